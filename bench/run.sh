@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Measures Tollway against a bare Pingora proxy, side by side, and prints the table.
+#
+#   bench/run.sh                      everything, about 8 minutes
+#   bench/run.sh cpu-1k latency       only these
+#   bench/run.sh --rounds 9 cpu-1k    more turns, see --help
+#   bench/run.sh --save               everything, and write bench/RESULTS.md
+#   bench/run.sh --no-build …         with the binaries that are there
+#
+# The proxies run on core PROXY_CORE (1), load and upstream on core LOAD_CORE (0).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PROXY_CORE=${PROXY_CORE:-1}
+LOAD_CORE=${LOAD_CORE:-0}
+target=${CARGO_TARGET_DIR:-target}
+results=bench/RESULTS.md
+
+fail() {
+    echo "bench/run.sh: $*" >&2
+    exit 1
+}
+
+build=yes
+save=no
+args=()
+for arg in "$@"; do
+    case $arg in
+    --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' bench/run.sh; exit ;;
+    --no-build) build=no ;;
+    --save) save=yes ;;
+    *) args+=("$arg") ;;
+    esac
+done
+
+command -v taskset >/dev/null || fail "taskset is missing (Debian: util-linux)"
+taskset -c "$PROXY_CORE" true 2>/dev/null || fail "there is no core $PROXY_CORE: two are needed"
+[ "$PROXY_CORE" != "$LOAD_CORE" ] || fail "PROXY_CORE and LOAD_CORE must differ"
+# 2,000 streams are 4,000 sockets in the proxy and in the load runner.
+[ "$(ulimit -n)" = unlimited ] || [ "$(ulimit -n)" -ge 10000 ] || ulimit -n 10000 ||
+    fail "10,000 open files are needed: raise the hard limit"
+
+if [ "$build" = yes ]; then
+    cargo build --profile dist -p tollway-gateway -p tollway-bench
+fi
+version=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain 2>/dev/null)" ] || version+=" with changes"
+args+=(--core "$PROXY_CORE" --version "$version")
+
+if [ "$save" = yes ]; then
+    for arg in "${args[@]}"; do
+        case $arg in
+        *-1k | *-64k | *-1m | chunk-* | latency | cache-hit | memory | streams)
+            fail "--save is for a full run" ;;
+        esac
+    done
+    args+=(--save "$results")
+fi
+exec taskset -c "$LOAD_CORE" "$target/dist/load" "${args[@]}"

@@ -1,0 +1,140 @@
+//! The load runner: measures the gateway against the bare proxy and prints the table.
+//!
+//! `run.sh` and `callgrind.sh` build everything and start this on the core it belongs to.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tollway_bench::measure::{ALL, Bench, note, run};
+use tollway_bench::process::Launch;
+use tollway_bench::report::{Row, table};
+use tollway_bench::{Failure, machine};
+
+const USAGE: &str = "\
+usage: load [OPTION VALUE ...] [MEASUREMENT ...]
+  --rounds N      how often each proxy takes its turn (5)
+  --seconds S     how long a turn is (2)
+  --core N        the core the proxies run on; start this program on another one (1)
+  --version TEXT  which version is measured, for the report
+  --save FILE     writes the report to this file as well";
+
+/// A machine that does this much besides makes figures that nobody should rely on.
+const LOAD_MAX: f64 = 0.5;
+
+struct Args {
+    bench: Bench,
+    names: Vec<String>,
+    version: Option<String>,
+    save: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            note(&format!("bench: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let folder = std::env::temp_dir().join(format!("tollway-bench-{}", std::process::id()));
+    let result = runtime.block_on(measure(&folder));
+    // What is left of it there is no harm.
+    let _ = fs::remove_dir_all(&folder);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(&format!("bench: FAILED: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(folder: &Path) -> Result<(), Failure> {
+    let args = read_args(folder)?;
+    fs::create_dir_all(folder)?;
+    let load = machine::load_average();
+    if load[0] > LOAD_MAX {
+        note(&format!("the machine is busy (load average {}): the figures will be rough", load[0]));
+    }
+    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    for name in &args.names {
+        // One that fails must not hide what the others say.
+        match run(name, &args.bench).await {
+            Ok(more) => rows.extend(more),
+            Err(error) => {
+                note(&format!("{name}: FAILED: {error}"));
+                failures.push(format!("{name}: {error}"));
+            }
+        }
+    }
+    let report = report(&args, &rows, load);
+    writeln!(std::io::stdout().lock(), "{report}")?;
+    if !failures.is_empty() {
+        return Err(failures.join("\n").into());
+    }
+    if let Some(file) = &args.save {
+        fs::write(file, report)?;
+    }
+    Ok(())
+}
+
+fn report(args: &Args, rows: &[Row], load_before: [f64; 3]) -> String {
+    let Bench { rounds, turn, .. } = &args.bench;
+    let load_after = machine::load_average();
+    let [before, after] = [load_before, load_after].map(|[one, five, _]| format!("{one} {five}"));
+    let version = args.version.as_deref().unwrap_or("unknown");
+    format!(
+        "# Tollway against bare Pingora\n\n\
+         Median (smallest..largest) of {rounds} rounds of {turn:?}; README.md beside this file says \
+         what each figure means.\n\n\
+         - Machine: {}; load average (1, 5 min) before: {before}, after: {after}\n\
+         - Version: {version}\n\n\
+         {}",
+        machine::describe(),
+        table(rows),
+    )
+}
+
+fn read_args(folder: &Path) -> Result<Args, Failure> {
+    let binary = std::env::current_exe()?;
+    let beside = |name: &str| binary.with_file_name(name);
+    let mut args = Args {
+        bench: Bench {
+            launch: Launch {
+                baseline: beside("baseline"),
+                gateway: beside("tollway"),
+                config: Path::new(env!("CARGO_MANIFEST_DIR")).join("all-filters.yaml"),
+                core: 1,
+                folder: folder.to_owned(),
+            },
+            rounds: 5,
+            turn: Duration::from_secs(2),
+        },
+        names: Vec::new(),
+        version: None,
+        save: None,
+    };
+    let mut given = std::env::args().skip(1);
+    while let Some(arg) = given.next() {
+        if !arg.starts_with('-') {
+            args.names.push(arg);
+            continue;
+        }
+        let mut value = || given.next().ok_or_else(|| format!("{arg} has no value\n{USAGE}"));
+        match arg.as_str() {
+            "--rounds" => args.bench.rounds = value()?.parse::<usize>()?.max(1),
+            "--seconds" => args.bench.turn = Duration::try_from_secs_f64(value()?.parse()?)?,
+            "--core" => args.bench.launch.core = value()?.parse()?,
+            "--version" => args.version = Some(value()?),
+            "--save" => args.save = Some(value()?.into()),
+            _ => return Err(format!("{arg} is unknown\n{USAGE}").into()),
+        }
+    }
+    if args.names.is_empty() {
+        args.names = ALL.map(str::to_owned).into();
+    }
+    Ok(args)
+}

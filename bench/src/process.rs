@@ -1,0 +1,222 @@
+//! The proxies under test: started, waited for, watched through `/proc`, stopped.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use crate::Failure;
+use crate::upstream::{Reply, Upstream};
+
+/// How long a proxy may take to start or to stop. Under valgrind it takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Which proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The bare Pingora proxy.
+    Bare,
+    /// The gateway.
+    Tollway,
+}
+
+impl Side {
+    /// Both, in the order in which they take turns.
+    pub const BOTH: [Side; 2] = [Side::Bare, Side::Tollway];
+
+    /// What messages call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Bare => "bare Pingora",
+            Side::Tollway => "tollway",
+        }
+    }
+}
+
+/// How to start the proxies.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The binary of the bare proxy.
+    pub baseline: PathBuf,
+    /// The binary of the gateway.
+    pub gateway: PathBuf,
+    /// The gateway's config.
+    pub config: PathBuf,
+    /// The core the proxies run on, alone.
+    pub core: usize,
+    /// A folder for what they write.
+    pub folder: PathBuf,
+}
+
+/// A running proxy. Killed when dropped.
+pub struct Proxy {
+    side: Side,
+    child: Child,
+    address: SocketAddr,
+    errors: PathBuf,
+}
+
+impl Proxy {
+    /// Starts one on its core and waits until it can be connected to.
+    ///
+    /// # Errors
+    /// When it ends instead; says what it wrote.
+    pub async fn start(launch: &Launch, side: Side, upstream: &Upstream) -> Result<Proxy, Failure> {
+        Proxy::start_under(&[], launch, side, upstream).await
+    }
+
+    /// As [`Proxy::start`], as an argument of another command, such as valgrind.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub async fn start_under(
+        command: &[&str],
+        launch: &Launch,
+        side: Side,
+        upstream: &Upstream,
+    ) -> Result<Proxy, Failure> {
+        // Somebody else may take the port before the proxy does; the proxy then says so and ends.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let errors = launch.folder.join(format!("{}.log", address.port()));
+        let mut start = Command::new("taskset");
+        start.arg("-c").arg(launch.core.to_string()).args(command);
+        match side {
+            Side::Bare => {
+                start.arg(&launch.baseline);
+                start.arg(address.to_string()).arg(upstream.address().to_string());
+            }
+            Side::Tollway => {
+                start.arg(&launch.gateway).args(["serve", "--listen", &address.to_string()]);
+                start.arg("-c").arg(&launch.config);
+                start.arg("--data").arg(launch.folder.join("data"));
+                start.env("TOLLWAY_THREADS", "1");
+                for reply in Reply::ALL {
+                    let base = format!("http://{}{}", upstream.address(), reply.base_path());
+                    start.env(reply.variable(), base);
+                }
+            }
+        }
+        // In its own folder, so that no `.env` of ours is read.
+        start.current_dir(&launch.folder);
+        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&errors)?);
+        let child = start.spawn().map_err(|error| format!("cannot start {start:?}: {error}"))?;
+        let mut proxy = Proxy { side, child, address, errors };
+        proxy.ready().await?;
+        Ok(proxy)
+    }
+
+    async fn ready(&mut self) -> Result<(), Failure> {
+        let end = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.address).await.is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(self.says(&format!("ended at once with {status}")));
+            }
+            if Instant::now() > end {
+                return Err(self.says("does not listen"));
+            }
+            sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    fn says(&self, what: &str) -> Failure {
+        let said = fs::read_to_string(&self.errors).unwrap_or_default();
+        format!("{} {what}: {}", self.side.name(), said.trim()).into()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Which one it is.
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The time that all its threads have run so far. To the nanosecond, where `/proc/PID/stat`
+    /// has ticks of 10 ms.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn cpu(&self) -> Result<Duration, Failure> {
+        let mut cpu = Duration::ZERO;
+        for thread in fs::read_dir(self.proc("task"))? {
+            let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let nanos = stat.split(' ').next().unwrap_or_default().parse()?;
+            cpu += Duration::from_nanos(nanos);
+        }
+        Ok(cpu)
+    }
+
+    /// The memory it has now, in bytes.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn rss(&self) -> Result<u64, Failure> {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory it ever had, in bytes, or since [`Proxy::forget_peak`].
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn peak_rss(&self) -> Result<u64, Failure> {
+        self.status("VmHWM:")
+    }
+
+    /// Lets the peak begin anew with what it has now.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn forget_peak(&self) -> Result<(), Failure> {
+        // "To reset the peak resident set size, write 5" (proc(5), /proc/pid/clear_refs).
+        Ok(fs::write(self.proc("clear_refs"), "5")?)
+    }
+
+    fn status(&self, name: &str) -> Result<u64, Failure> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        let kilobytes: u64 = kilobytes.ok_or("the process has no memory any more")?.parse()?;
+        Ok(kilobytes * 1024)
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        Path::new("/proc").join(self.child.id().to_string()).join(file)
+    }
+
+    /// Lets it end by itself, as after ctrl-c, and waits for that.
+    ///
+    /// # Errors
+    /// When it does not, or not well.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        // SIGTERM would let the bare proxy sleep for five minutes.
+        let told = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status()?;
+        if !told.success() {
+            return Err(self.says("is gone"));
+        }
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(self.says(&format!("ended with {status}"))),
+                None if Instant::now() > end => return Err(self.says("does not stop")),
+                None => sleep(LOOK).await,
+            }
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Fails only when it has ended already.
+        let _: Result<ExitStatus, _> = self.child.kill().and_then(|()| self.child.wait());
+    }
+}

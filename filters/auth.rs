@@ -1,0 +1,338 @@
+//! `auth` finds out who is calling, from the key in the request's head.
+//!
+//! Place it after `cors`, because preflights carry no key, and before everything that asks who the
+//! caller is. No body is read for a caller without a valid key.
+//!
+//! A key is taken from the first of these that is there and not empty: `x-litellm-api-key`,
+//! `authorization: Bearer`, `api-key`, `x-api-key`, `x-goog-api-key`, `ocp-apim-subscription-key`,
+//! and the websocket subprotocol `openai-insecure-api-key.<key>`. The order is LiteLLM's: its own
+//! header wins, so that `authorization` may carry something else.
+//!
+//! ```yaml
+//! - filter: auth
+//!   public_routes: [/health/liveliness, /health/readiness]
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{AUTHORIZATION, HeaderName, SEC_WEBSOCKET_PROTOCOL, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::{
+    BuildFilter, Clock, ConfigError, Deps, Filter, KeyHash, Phases, Reject, Rejection, RequestCtx,
+    RequestHead, Slot, Step, VirtualKey,
+};
+
+use crate::text::push_date;
+
+/// The longest key that is looked at. Ours have 25 bytes, JWTs stay below.
+const KEY_BYTES_MAX: usize = 1024;
+
+static LITELLM: HeaderName = HeaderName::from_static("x-litellm-api-key");
+
+/// The headers that hold nothing but a key, in order of precedence.
+static PLAIN: [HeaderName; 4] = [
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+    HeaderName::from_static("ocp-apim-subscription-key"),
+];
+
+const SUBPROTOCOL: &[u8] = b"openai-insecure-api-key.";
+
+/// The `auth` entry of a filter list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// The routes that need no key, as patterns like `/models/{id}`. By default the health checks
+    /// and `/metrics`.
+    pub public_routes: Vec<String>,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        let routes = ["/health/liveliness", "/health/liveness", "/health/readiness", "/metrics"];
+        AuthConfig { public_routes: routes.map(str::to_owned).into() }
+    }
+}
+
+/// Sets `ctx.identity`, or refuses the request.
+pub struct Auth {
+    clock: Clock,
+    keys: Arc<dyn KeyStore>,
+    public_routes: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum AuthError {
+    #[error("Authentication Error, No api key passed in.")]
+    Missing,
+    #[error("Authentication Error, Invalid API key provided.")]
+    Unknown,
+    #[error("Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin.")]
+    Blocked,
+    #[error(
+        "Authentication Error - Expired Key. Key Expiry time {} and current time {}",
+        date(*.expiry),
+        date(*.now)
+    )]
+    Expired { expiry: Duration, now: Duration },
+}
+
+impl BuildFilter for Auth {
+    const NAME: &'static str = "auth";
+    type Config = AuthConfig;
+
+    fn build(config: AuthConfig, deps: &Deps, _slot: Slot) -> Result<Self, ConfigError> {
+        let routes = &config.public_routes;
+        if let Some(at) = routes.iter().position(|route| !route.starts_with('/')) {
+            return Err(ConfigError::new(
+                format!("public_routes[{at}]"),
+                format!("{:?} is not a route: routes start with a slash", routes[at]),
+            ));
+        }
+        let keys = Arc::clone(&deps.keys);
+        Ok(Auth { clock: deps.clock.clone(), keys, public_routes: config.public_routes })
+    }
+}
+
+impl Filter for Auth {
+    fn phases(&self) -> Phases {
+        Phases::HEAD
+    }
+
+    fn head<'a>(&'a self, ctx: &'a mut RequestCtx, head: &'a RequestHead) -> Step<'a> {
+        if self.public_routes.iter().any(|route| route == ctx.route) {
+            return Step::next();
+        }
+        match self.identify(&head.headers) {
+            Ok(key) => {
+                ctx.identity = Some(key);
+                Step::next()
+            }
+            Err(error) => Step::reject(error),
+        }
+    }
+}
+
+impl Auth {
+    fn identify(&self, headers: &HeaderMap) -> Result<Arc<VirtualKey>, AuthError> {
+        let key = presented_key(headers).ok_or(AuthError::Missing)?;
+        if key.len() > KEY_BYTES_MAX {
+            return Err(AuthError::Unknown);
+        }
+        // Looking up the hash rather than the key is what makes this safe against timing: how long
+        // a comparison takes tells something about the hash, and nobody can choose a key to fit.
+        let hash = KeyHash(Sha256::digest(key).into());
+        let key = self.keys.find(&hash).ok_or(AuthError::Unknown)?;
+        if key.blocked {
+            return Err(AuthError::Blocked);
+        }
+        if let Some(expiry) = key.expires {
+            let now = self.clock.unix();
+            if now >= expiry {
+                return Err(AuthError::Expired { expiry, now });
+            }
+        }
+        Ok(key)
+    }
+}
+
+fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
+    let filled = |key: &&[u8]| !key.is_empty();
+    let plain = |name| headers.get(name).map(|value| value.as_bytes().trim_ascii()).filter(filled);
+    // LiteLLM's clients send its header with and without the scheme.
+    let litellm = plain(&LITELLM).map(|value| bearer(value).unwrap_or(value)).filter(filled);
+    litellm
+        .or_else(|| plain(&AUTHORIZATION).and_then(bearer).filter(filled))
+        .or_else(|| PLAIN.iter().find_map(plain))
+        .or_else(|| subprotocol(headers).filter(filled))
+}
+
+/// What follows the scheme `Bearer`, in any case and after any number of spaces.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(b"Bearer".len())?;
+    let key = rest.trim_ascii_start();
+    let is_apart = key.len() < rest.len() || rest.is_empty();
+    (scheme.eq_ignore_ascii_case(b"Bearer") && is_apart).then_some(key)
+}
+
+/// Browsers cannot set headers on a websocket, so OpenAI lets them hide the key among the
+/// subprotocols they offer.
+fn subprotocol(headers: &HeaderMap) -> Option<&[u8]> {
+    headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .find_map(|offer| offer.trim_ascii().strip_prefix(SUBPROTOCOL))
+}
+
+fn date(since_epoch: Duration) -> String {
+    let mut date = Vec::new();
+    push_date(&mut date, since_epoch);
+    String::from_utf8(date).unwrap_or_default()
+}
+
+impl From<AuthError> for Rejection {
+    fn from(error: AuthError) -> Self {
+        let kind = match error {
+            AuthError::Missing | AuthError::Blocked => "auth_error",
+            AuthError::Unknown => "token_not_found_in_db",
+            AuthError::Expired { .. } => "expired_key",
+        };
+        let reject = Reject::unauthorized(kind, error.to_string())
+            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        match error {
+            AuthError::Missing => reject,
+            AuthError::Blocked => reject.with_param("key").with_code("key_blocked"),
+            AuthError::Expired { .. } => reject.with_param("key").with_code("expired_key"),
+            AuthError::Unknown => reject.with_param("key").with_code("invalid_api_key"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use http::Request;
+    use tollway_filter_api::Flow;
+
+    use super::*;
+
+    struct Keys(Vec<Arc<VirtualKey>>);
+
+    impl KeyStore for Keys {
+        fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>> {
+            self.0.iter().find(|key| key.hash == *hash).cloned()
+        }
+    }
+
+    fn key(name: &str, change: impl FnOnce(&mut VirtualKey)) -> Arc<VirtualKey> {
+        let mut key = VirtualKey::new(KeyHash(Sha256::digest(name).into()));
+        key.alias = Some(name.into());
+        change(&mut key);
+        Arc::new(key)
+    }
+
+    fn auth() -> Auth {
+        let mut deps = Deps::for_test();
+        let now = deps.clock.unix();
+        deps.keys = Arc::new(Keys(vec![
+            key("sk-good", |_| ()),
+            key("sk-other", |_| ()),
+            key("sk-blocked", |key| key.blocked = true),
+            key("sk-ended", |key| key.expires = Some(now)),
+            key("sk-ending", |key| key.expires = Some(now + Duration::from_secs(1))),
+        ]));
+        Auth::build(AuthConfig::default(), &deps, Slot(0)).expect("the defaults are right")
+    }
+
+    fn run(route: &'static str, headers: &[(&str, &str)]) -> Result<String, Rejection> {
+        let auth = auth();
+        let mut request = Request::builder().uri("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let head = request.body(()).expect("the head is valid").into_parts().0;
+        let mut ctx = RequestCtx::new("id".into(), Instant::now(), route);
+        match auth.head(&mut ctx, &head) {
+            Step::Ready(Flow::Next) => (),
+            Step::Ready(Flow::Reject(why)) => return Err(why),
+            _ => panic!("auth neither waits nor answers"),
+        }
+        let alias = ctx.identity.and_then(|key| key.alias.clone());
+        Ok(alias.map(|alias| alias.to_string()).unwrap_or_default())
+    }
+
+    #[track_caller]
+    fn check(headers: &[(&str, &str)], expect: Result<&str, &str>) {
+        let have = run("/v1/models", headers).map_err(|why| why.kind.to_string());
+        assert_eq!(have.as_deref().map_err(String::as_str), expect, "{headers:?}");
+    }
+
+    #[test]
+    fn key_is_found_in_every_place_where_clients_put_it() {
+        for name in [
+            "x-litellm-api-key",
+            "x-api-key",
+            "api-key",
+            "x-goog-api-key",
+            "Ocp-Apim-Subscription-Key",
+        ] {
+            check(&[(name, "sk-good")], Ok("sk-good"));
+        }
+        check(&[("authorization", "Bearer sk-good")], Ok("sk-good"));
+        check(&[("authorization", "bearer   sk-good ")], Ok("sk-good"));
+        check(&[("x-litellm-api-key", "BEARER sk-good")], Ok("sk-good"));
+        let offers = "realtime, openai-insecure-api-key.sk-good, openai-beta.realtime-v1";
+        check(&[("sec-websocket-protocol", offers)], Ok("sk-good"));
+    }
+
+    #[test]
+    fn first_place_that_holds_a_key_wins() {
+        let bearer = ("authorization", "Bearer sk-good");
+        check(&[("x-api-key", "sk-other"), bearer], Ok("sk-good"));
+        check(&[("x-litellm-api-key", "sk-other"), bearer], Ok("sk-other"));
+        check(&[("x-litellm-api-key", ""), bearer], Ok("sk-good"));
+        check(&[("x-api-key", "sk-other"), ("api-key", "sk-good")], Ok("sk-good"));
+        check(&[("authorization", "Basic Zm9v"), ("api-key", "sk-good")], Ok("sk-good"));
+        check(&[("authorization", "Bearer wrong"), ("api-key", "sk-good")], {
+            Err("token_not_found_in_db")
+        });
+    }
+
+    #[test]
+    fn request_without_a_key_is_refused() {
+        check(&[], Err("auth_error"));
+        check(&[("authorization", "Bearer")], Err("auth_error"));
+        check(&[("authorization", "Bearer  ")], Err("auth_error"));
+        check(&[("authorization", "sk-good")], Err("auth_error"));
+        check(&[("authorization", "Bearersk-good")], Err("auth_error"));
+        check(&[("sec-websocket-protocol", "openai-insecure-api-key.")], Err("auth_error"));
+        let why = run("/v1/models", &[]).expect_err("it is refused");
+        assert_eq!(why.status, 401);
+        assert_eq!(why.message, "Authentication Error, No api key passed in.");
+        assert_eq!(why.headers[0], (WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
+    }
+
+    #[test]
+    fn unknown_key_is_refused_without_being_quoted() {
+        let why = run("/v1/models", &[("api-key", "sk-nope")]).expect_err("it is refused");
+        assert_eq!((why.status, &*why.kind), (401, "token_not_found_in_db"));
+        assert_eq!(why.code.as_deref(), Some("invalid_api_key"));
+        assert_eq!(why.param.as_deref(), Some("key"));
+        assert_eq!(why.message, "Authentication Error, Invalid API key provided.");
+        check(&[("api-key", &"k".repeat(KEY_BYTES_MAX + 1))], Err("token_not_found_in_db"));
+    }
+
+    #[test]
+    fn blocked_key_is_refused() {
+        check(&[("api-key", "sk-blocked")], Err("auth_error"));
+    }
+
+    #[test]
+    fn key_ends_at_its_expiry() {
+        check(&[("api-key", "sk-ending")], Ok("sk-ending"));
+        let why = run("/v1/models", &[("api-key", "sk-ended")]).expect_err("it is refused");
+        assert_eq!((why.status, &*why.kind), (401, "expired_key"));
+        assert_eq!(
+            why.message,
+            "Authentication Error - Expired Key. Key Expiry time 2026-01-01T00:00:00.000Z and \
+             current time 2026-01-01T00:00:00.000Z"
+        );
+    }
+
+    #[test]
+    fn public_routes_need_no_key() {
+        assert_eq!(run("/metrics", &[]).expect("public"), "");
+        assert_eq!(run("/health/liveliness", &[("api-key", "wrong")]).expect("public"), "");
+        assert!(run("/health", &[]).is_err());
+        let config = AuthConfig { public_routes: vec!["metrics".into()] };
+        let error = Auth::build(config, &Deps::for_test(), Slot(0)).err().expect("no slash");
+        assert_eq!(error.path, "public_routes[0]");
+    }
+}

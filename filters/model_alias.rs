@@ -1,0 +1,346 @@
+//! `model_alias` finds out which model is meant, and whether the caller may use it.
+//!
+//! Place it after `auth` and `validate`, and before everything that counts by model. The name in
+//! the body goes through the key's own aliases, then those of this entry, then the aliases, groups
+//! and wildcards of the config; each of them once, so that aliases cannot run in circles.
+//!
+//! ```yaml
+//! - filter: model_alias
+//!   aliases: { gpt-4: gpt-4o, fast: groq/llama-3.3-70b }
+//! ```
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tollway_filter_api::{
+    BuildFilter, ConfigError, Deps, Filter, ModelDirectory, ModelGroup, Phases, Plan, Reject,
+    Rejection, RequestCtx, RequestHead, Slot, Step, VirtualKey,
+};
+
+/// How much of a model name an error message quotes.
+const NAME_CHARS_MAX: usize = 256;
+
+/// The `model_alias` entry of a filter list.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelAliasConfig {
+    /// Names that mean another model, for all callers.
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// Sets `ctx.plan`, or refuses the request.
+pub struct ModelAlias {
+    aliases: BTreeMap<String, String>,
+    models: Arc<dyn ModelDirectory>,
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum ModelError {
+    #[error("{path}: Missing required parameter: 'model'.")]
+    Missing { path: &'static str },
+    #[error(
+        "litellm.BadRequestError: You passed in model={model}. There are no healthy deployments \
+         for this model"
+    )]
+    Unknown { model: String },
+    #[error(
+        "The requested model '{model}' is not available for this API key, or the model name is \
+         invalid. Check the models available to you and try again."
+    )]
+    Denied { model: String },
+}
+
+impl BuildFilter for ModelAlias {
+    const NAME: &'static str = "model_alias";
+    type Config = ModelAliasConfig;
+
+    fn build(config: ModelAliasConfig, deps: &Deps, _slot: Slot) -> Result<Self, ConfigError> {
+        for (from, to) in &config.aliases {
+            if deps.models.resolve(to).is_none() {
+                return Err(ConfigError::new(
+                    format!("aliases.{from}"),
+                    format!("{to:?} is no model of this config"),
+                ));
+            }
+        }
+        Ok(ModelAlias { aliases: config.aliases, models: Arc::clone(&deps.models) })
+    }
+}
+
+impl Filter for ModelAlias {
+    fn phases(&self) -> Phases {
+        Phases::BODY
+    }
+
+    fn body<'a>(&'a self, ctx: &'a mut RequestCtx, _head: &'a RequestHead) -> Step<'a> {
+        let Some(view) = &ctx.view else { return Step::next() };
+        let planned = match view.object.str(&view.body, "model") {
+            Some(model) => self.plan(model, ctx.identity.as_deref()),
+            None => Err(ModelError::Missing { path: view.operation.path() }),
+        };
+        match planned {
+            Ok(plan) => {
+                ctx.plan = Some(plan);
+                Step::next()
+            }
+            Err(error) => Step::reject(error),
+        }
+    }
+}
+
+impl ModelAlias {
+    fn plan(&self, model: Cow<'_, str>, key: Option<&VirtualKey>) -> Result<Plan, ModelError> {
+        let own = key.and_then(|key| key.aliases.get(&*model)).map_or(&*model, String::as_str);
+        let name = self.aliases.get(own).map_or(own, String::as_str);
+        let group = self.models.resolve(name);
+
+        // Before saying that a model is unknown: which models exist is nobody's business who may
+        // not call them.
+        let is_allowed = match (key, &group) {
+            (None, _) => true,
+            (Some(key), Some(group)) => allowed(key, group) || has_named(key, &model),
+            (Some(key), None) => may_all(key) || has_named(key, &model),
+        };
+        if !is_allowed {
+            return Err(ModelError::Denied { model: quote(&model) });
+        }
+        let group = group.ok_or_else(|| ModelError::Unknown { model: quote(&model) })?;
+        let requested = match *model == *group.name {
+            true => Arc::clone(&group.name),
+            false => Arc::from(&*model),
+        };
+        Ok(Plan { requested, group })
+    }
+}
+
+/// Whether a key may call a group: what `GET /models` shows it.
+///
+/// The key's list names groups, access groups, all names with a prefix (`openai/*`) or all (`*`).
+/// An empty list and the master key allow all.
+pub fn allowed(key: &VirtualKey, group: &ModelGroup) -> bool {
+    let is_member = || group.access_groups.iter().any(|access| key.models.contains(access));
+    may_all(key) || has_named(key, &group.name) || is_member()
+}
+
+fn may_all(key: &VirtualKey) -> bool {
+    // The second is LiteLLM's way to write it.
+    let is_all = |entry: &String| entry == "*" || entry == "all-proxy-models";
+    key.master || key.models.is_empty() || key.models.iter().any(is_all)
+}
+
+/// Whether the list of a key names this model, by itself or by a prefix.
+fn has_named(key: &VirtualKey, model: &str) -> bool {
+    key.models.iter().any(|entry| match entry.strip_suffix('*') {
+        Some(prefix) => model.starts_with(prefix),
+        None => entry == model,
+    })
+}
+
+fn quote(model: &str) -> String {
+    model.chars().filter(|char| !char.is_control()).take(NAME_CHARS_MAX).collect()
+}
+
+impl From<ModelError> for Rejection {
+    fn from(error: ModelError) -> Self {
+        let reject = match &error {
+            ModelError::Missing { .. } => {
+                Reject::invalid_request(error.to_string()).with_code("missing_required_parameter")
+            }
+            ModelError::Unknown { .. } => {
+                Reject::invalid_request(error.to_string()).with_code("model_not_found")
+            }
+            // OpenAI answers with this code in both cases, so that one cannot be told from the
+            // other.
+            ModelError::Denied { .. } => {
+                Reject::new(403, "key_model_access_denied", error.to_string())
+                    .with_code("model_not_found")
+            }
+        };
+        reject.with_param("model")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use bytes::Bytes;
+    use serde_json::json;
+    use tollway_filter_api::limits::RateLimits;
+    use tollway_filter_api::{Flow, KeyHash, RequestView};
+    use tollway_wire::operation::Operation;
+    use tollway_wire::scan::{Limits, scan};
+
+    use super::*;
+
+    fn group(name: &str, access_groups: &[&str]) -> Arc<ModelGroup> {
+        Arc::new(ModelGroup {
+            name: name.into(),
+            deployments: Vec::new(),
+            fallbacks: Vec::new(),
+            limits: RateLimits::default(),
+            access_groups: access_groups.iter().map(|name| (*name).to_owned()).collect(),
+            hidden: false,
+            mode: None,
+        })
+    }
+
+    /// Two groups, an alias and a wildcard.
+    struct Models;
+
+    impl ModelDirectory for Models {
+        fn resolve(&self, name: &str) -> Option<Arc<ModelGroup>> {
+            match name {
+                "gpt-4o" | "gpt-4-router-alias" => Some(group("gpt-4o", &["beta"])),
+                "claude" => Some(group("claude", &[])),
+                name if name.starts_with("openai/") => Some(group(name, &[])),
+                _ => None,
+            }
+        }
+        fn groups(&self) -> Vec<Arc<ModelGroup>> {
+            vec![group("gpt-4o", &["beta"]), group("claude", &[])]
+        }
+    }
+
+    fn deps() -> Deps {
+        Deps { models: Arc::new(Models), ..Deps::for_test() }
+    }
+
+    fn key(models: &[&str]) -> VirtualKey {
+        let mut key = VirtualKey::new(KeyHash([1; 32]));
+        key.models = models.iter().map(|name| (*name).to_owned()).collect();
+        key.aliases = [("mine".to_owned(), "claude".to_owned())].into();
+        key.aliases.insert("twice".to_owned(), "house".to_owned());
+        key
+    }
+
+    fn run(key: Option<VirtualKey>, body: &str) -> Result<Plan, Rejection> {
+        let config = json!({"aliases": {"house": "gpt-4o", "claude": "claude"}});
+        let config = serde_json::from_value(config).expect("settings are of the right kind");
+        let filter = ModelAlias::build(config, &deps(), Slot(0)).expect("the settings are right");
+        let object = scan(body.as_bytes(), &Limits::default()).expect("the body is valid");
+        let mut ctx = RequestCtx::new("id".into(), Instant::now(), "/v1/chat/completions");
+        ctx.identity = key.map(Arc::new);
+        ctx.view = Some(RequestView {
+            operation: Operation::ChatCompletions,
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            object,
+            stream: false,
+            include_usage: false,
+        });
+        let head = http::Request::new(()).into_parts().0;
+        match filter.body(&mut ctx, &head) {
+            Step::Ready(Flow::Next) => (),
+            Step::Ready(Flow::Reject(why)) => return Err(why),
+            _ => panic!("model_alias neither waits nor answers"),
+        }
+        Ok(ctx.plan.expect("there is a plan now"))
+    }
+
+    #[track_caller]
+    fn check(key: Option<VirtualKey>, model: &str, expect: Result<&str, (u16, &str)>) {
+        let have = run(key, &json!({"model": model}).to_string());
+        let have = have.as_ref().map(|plan| {
+            assert_eq!(&*plan.requested, model);
+            &*plan.group.name
+        });
+        assert_eq!(have.map_err(|why| (why.status, &*why.kind)), expect, "{model}");
+    }
+
+    const UNKNOWN: Result<&str, (u16, &str)> = Err((400, "invalid_request_error"));
+    const DENIED: Result<&str, (u16, &str)> = Err((403, "key_model_access_denied"));
+
+    #[test]
+    fn names_lead_to_groups() {
+        check(None, "gpt-4o", Ok("gpt-4o"));
+        check(None, "gpt-4-router-alias", Ok("gpt-4o"));
+        check(None, "house", Ok("gpt-4o"));
+        check(None, "openai/o3", Ok("openai/o3"));
+        check(None, "nope", UNKNOWN);
+        check(None, "mine", UNKNOWN);
+    }
+
+    #[test]
+    fn aliases_of_a_key_come_first_and_are_followed_once() {
+        check(Some(key(&[])), "mine", Ok("claude"));
+        check(Some(key(&[])), "twice", Ok("gpt-4o"));
+        check(Some(key(&[])), "house", Ok("gpt-4o"));
+    }
+
+    #[test]
+    fn group_name_is_shared_when_it_is_what_was_asked_for() {
+        let plan = run(None, r#"{"model":"\u0067pt-4o"}"#).expect("it is known");
+        assert!(Arc::ptr_eq(&plan.requested, &plan.group.name));
+    }
+
+    #[test]
+    fn keys_call_what_their_list_names() {
+        check(Some(key(&["gpt-4o"])), "gpt-4o", Ok("gpt-4o"));
+        check(Some(key(&["gpt-4o"])), "house", Ok("gpt-4o"));
+        check(Some(key(&["house"])), "house", Ok("gpt-4o"));
+        check(Some(key(&["house"])), "gpt-4o", DENIED);
+        check(Some(key(&["beta"])), "gpt-4o", Ok("gpt-4o"));
+        check(Some(key(&["beta"])), "claude", DENIED);
+        check(Some(key(&["openai/*"])), "openai/o3", Ok("openai/o3"));
+        check(Some(key(&["openai/*"])), "claude", DENIED);
+        check(Some(key(&["openai/"])), "openai/o3", DENIED);
+        check(Some(key(&["claude", "*"])), "gpt-4o", Ok("gpt-4o"));
+        check(Some(key(&["all-proxy-models"])), "gpt-4o", Ok("gpt-4o"));
+        check(Some(key(&["no-default-models"])), "gpt-4o", DENIED);
+        check(Some(VirtualKey { master: true, ..key(&["claude"]) }), "gpt-4o", Ok("gpt-4o"));
+    }
+
+    #[test]
+    fn restricted_key_cannot_find_out_which_models_exist() {
+        check(Some(key(&["claude"])), "nope", DENIED);
+        check(Some(key(&["nope"])), "nope", UNKNOWN);
+        check(Some(key(&[])), "nope", UNKNOWN);
+    }
+
+    #[test]
+    fn refusals_say_what_litellm_says() {
+        let why = run(None, r#"{"model":"nope"}"#).expect_err("unknown");
+        assert_eq!(
+            why.message,
+            "litellm.BadRequestError: You passed in model=nope. There are no healthy deployments \
+             for this model"
+        );
+        assert_eq!(why.code.as_deref(), Some("model_not_found"));
+        assert_eq!(why.param.as_deref(), Some("model"));
+        let why = run(Some(key(&["x"])), r#"{"model":"gpt-4o"}"#).expect_err("denied");
+        assert_eq!(
+            why.message,
+            "The requested model 'gpt-4o' is not available for this API key, or the model name is \
+             invalid. Check the models available to you and try again."
+        );
+        let why = run(None, r#"{"model":7}"#).expect_err("no name");
+        assert_eq!(why.code.as_deref(), Some("missing_required_parameter"));
+        let long = json!({"model": format!("a\n{}", "b".repeat(9_999))}).to_string();
+        assert!(run(None, &long).expect_err("unknown").message.len() < 400);
+    }
+
+    #[test]
+    fn key_sees_the_models_it_may_call() {
+        let check = |models: &[&str], expect: &[&str]| {
+            let key = key(models);
+            let groups = Models.groups();
+            let seen = groups.iter().filter(|group| allowed(&key, group));
+            let seen: Vec<_> = seen.map(|group| &*group.name).collect();
+            assert_eq!(seen, expect, "{models:?}");
+        };
+        check(&[], &["gpt-4o", "claude"]);
+        check(&["*"], &["gpt-4o", "claude"]);
+        check(&["beta"], &["gpt-4o"]);
+        check(&["cl*"], &["claude"]);
+        check(&["openai/*"], &[]);
+    }
+
+    #[test]
+    fn alias_to_an_unknown_model_is_refused_at_load() {
+        let config = ModelAliasConfig { aliases: [("a".to_owned(), "nope".to_owned())].into() };
+        let error = ModelAlias::build(config, &deps(), Slot(0)).err().expect("it is refused");
+        assert_eq!(error.path, "aliases.a");
+    }
+}

@@ -1,0 +1,149 @@
+//! The response headers that tell a caller what became of the request.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use papaya::{Equivalent, HashMap};
+use smallvec::SmallVec;
+use tollway_filter_api::{Deployment, ResponseHead};
+
+pub(super) const CALL_ID: HeaderName = HeaderName::from_static("x-litellm-call-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const VERSION: HeaderName = HeaderName::from_static("x-litellm-version");
+pub(super) const RETRIES: HeaderName = HeaderName::from_static("x-litellm-attempted-retries");
+pub(super) const FALLBACKS: HeaderName = HeaderName::from_static("x-litellm-attempted-fallbacks");
+pub(super) const DURATION: HeaderName = HeaderName::from_static("x-litellm-response-duration-ms");
+pub(super) const OVERHEAD: HeaderName = HeaderName::from_static("x-litellm-overhead-duration-ms");
+pub(super) const COST: HeaderName = HeaderName::from_static("x-litellm-response-cost");
+pub(super) const KEY_RPM: HeaderName = HeaderName::from_static("x-litellm-key-rpm-limit");
+pub(super) const KEY_TPM: HeaderName = HeaderName::from_static("x-litellm-key-tpm-limit");
+const MODEL_ID: HeaderName = HeaderName::from_static("x-litellm-model-id");
+const MODEL_NAME: HeaderName = HeaderName::from_static("x-litellm-model-name");
+const MODEL_GROUP: HeaderName = HeaderName::from_static("x-litellm-model-group");
+const API_BASE: HeaderName = HeaderName::from_static("x-litellm-model-api-base");
+
+/// How many deployments' headers are kept. A wildcard can make more, which are made each time.
+const KEPT_MAX: usize = 4096;
+
+/// The headers of a deployment in a group, made once and shared by all answers.
+#[derive(Default)]
+pub(super) struct TargetHeaders {
+    made: HashMap<Target, [HeaderValue; 4]>,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Target {
+    group: Arc<str>,
+    deployment: Arc<str>,
+}
+
+#[derive(Hash)]
+struct TargetRef<'a> {
+    group: &'a str,
+    deployment: &'a str,
+}
+
+impl Equivalent<Target> for TargetRef<'_> {
+    fn equivalent(&self, key: &Target) -> bool {
+        self.group == &*key.group && self.deployment == &*key.deployment
+    }
+}
+
+impl TargetHeaders {
+    /// Adds `x-litellm-model-…` for a call that `deployment` answered on behalf of `group`.
+    pub(super) fn add(
+        &self,
+        group: &Arc<str>,
+        deployment: &Deployment,
+        response: &mut ResponseHead,
+    ) {
+        let made = self.made.pin();
+        let target = TargetRef { group, deployment: &deployment.id };
+        let values = match made.get(&target) {
+            Some(values) => values.clone(),
+            None => {
+                let texts =
+                    [&deployment.id, &deployment.litellm_model, group, &deployment.api_base];
+                let values = texts.map(|text| header(text.as_bytes()));
+                if made.len() < KEPT_MAX {
+                    let deployment = Arc::clone(&deployment.id);
+                    made.insert(Target { group: Arc::clone(group), deployment }, values.clone());
+                }
+                values
+            }
+        };
+        let names = [MODEL_ID, MODEL_NAME, MODEL_GROUP, API_BASE];
+        // A name that cannot stand in a header is left out.
+        response.headers.extend(names.into_iter().zip(values).filter(|(_, text)| !text.is_empty()));
+    }
+}
+
+/// A header's value; empty if the text cannot stand in a header.
+fn header(text: &[u8]) -> HeaderValue {
+    HeaderValue::from_bytes(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A small number. Nearly always 0, for which nothing is allocated.
+pub(super) fn count(number: u64) -> HeaderValue {
+    match number {
+        0 => HeaderValue::from_static("0"),
+        1 => HeaderValue::from_static("1"),
+        _ => HeaderValue::from(number),
+    }
+}
+
+/// Texts that become values together: they share one piece of memory.
+#[derive(Default)]
+pub(super) struct Texts {
+    bytes: Vec<u8>,
+    ends: SmallVec<[usize; 4]>,
+}
+
+impl Texts {
+    pub(super) fn with_capacity(bytes: usize) -> Texts {
+        Texts { bytes: Vec::with_capacity(bytes), ends: SmallVec::new() }
+    }
+
+    /// Adds one text.
+    pub(super) fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// The values in the order in which they were added. A text that cannot stand in a header is
+    /// empty.
+    pub(super) fn into_values(self) -> impl Iterator<Item = HeaderValue> {
+        let bytes = Bytes::from(self.bytes);
+        let mut start = 0;
+        self.ends.into_iter().map(move |end| {
+            let text = bytes.slice(start..end);
+            start = end;
+            HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_become_values_one_by_one() {
+        let mut texts = Texts::with_capacity(2);
+        texts.add(|text| text.extend_from_slice(b"first"));
+        texts.add(|_| ());
+        texts.add(|text| text.extend_from_slice(b"not\na header"));
+        texts.add(|text| text.extend_from_slice(b"last"));
+        let values: Vec<_> = texts.into_values().collect();
+        assert_eq!(values, ["first", "", "", "last"]);
+    }
+
+    #[test]
+    fn small_counts_are_numbers_too() {
+        let check = |number, expect: &str| assert_eq!(count(number), expect);
+        check(0, "0");
+        check(1, "1");
+        check(1_000_000, "1000000");
+    }
+}

@@ -1,0 +1,50 @@
+//! The trait of what keeps answers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tollway_wire::usage::Usage;
+
+/// The name of an entry: a BLAKE3 hash over tenant, group and canonical request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheKey(pub [u8; 32]);
+
+/// One stored answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CachedAnswer {
+    /// Whether `body` holds server-sent events or one JSON document.
+    pub streamed: bool,
+    /// Whether a streamed `body` has the event that carries nothing but usage: its first caller had
+    /// asked for `stream_options.include_usage`.
+    pub usage_event: bool,
+    /// The model name in `body`: the one its first caller had asked for. Another name of the same
+    /// group may be what the next one asks for.
+    pub model: Arc<str>,
+    /// The answer as the client got it.
+    pub body: Bytes,
+    /// What the provider counted for it.
+    pub usage: Option<Usage>,
+    /// When it was stored, since the Unix epoch: for `s-maxage`.
+    pub stored: Duration,
+}
+
+/// What a look-up gives: at once from memory, or after asking a server.
+pub enum Lookup<'a> {
+    /// The answer is here.
+    Ready(Option<CachedAnswer>),
+    /// A server has to be asked. An unreachable server is a miss.
+    Wait(Pin<Box<dyn Future<Output = Option<CachedAnswer>> + Send + 'a>>),
+}
+
+/// Keeps answers for a while.
+pub trait CacheStore: Send + Sync {
+    /// Looks an entry up.
+    fn get(&self, key: CacheKey) -> Lookup<'_>;
+
+    /// Stores an entry for `ttl`. Does not wait and cannot fail: a cache that is full or away just
+    /// does not keep it.
+    fn put(&self, key: CacheKey, answer: CachedAnswer, ttl: Duration);
+}

@@ -1,0 +1,134 @@
+//! What is known of one request: the shared, typed part, and each filter's own slot.
+
+use std::any::Any;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+use tollway_wire::operation::Operation;
+use tollway_wire::price::Cost;
+use tollway_wire::usage::Usage;
+
+use crate::identity::VirtualKey;
+use crate::model::{Deployment, Plan};
+use crate::view::RequestView;
+
+/// One request, from its head to its end.
+pub struct RequestCtx {
+    /// The id that goes into headers and logs: the caller's `x-litellm-call-id` where it is sane,
+    /// else a fresh one.
+    pub id: Arc<str>,
+    /// When the head was read.
+    pub arrived: Instant,
+    /// The route it matched, as a pattern: `/v1/chat/completions`, `/models/{id}`. Bounded, so that
+    /// it can be a metric label.
+    pub route: &'static str,
+    /// Which model call it is, if it is one.
+    pub operation: Option<Operation>,
+    /// The address the connection came from.
+    pub client: Option<IpAddr>,
+    /// Who is calling; set by `auth`.
+    pub identity: Option<Arc<VirtualKey>>,
+    /// The end user named in the body's `user` or in a header; set by the gateway after the scan.
+    pub end_user: Option<Arc<str>>,
+    /// The body; set by the gateway before the body phase of a model call.
+    pub view: Option<RequestView>,
+    /// Where it goes; set by `model_alias`.
+    pub plan: Option<Plan>,
+    /// What became of it; written by the exchange, read by metering.
+    pub report: Report,
+    slots: SmallVec<[Option<Box<dyn Any + Send + Sync>>; 8]>,
+}
+
+/// What the exchange tells about a request.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// The status sent to the client, once it is sent.
+    pub status: Option<u16>,
+    /// Attempts that were started.
+    pub attempts: u32,
+    /// How often another group was turned to.
+    pub fallbacks: u32,
+    /// The deployment of the last attempt.
+    pub deployment: Option<Arc<Deployment>>,
+    /// When the first attempt was sent.
+    pub upstream_started: Option<Instant>,
+    /// When the first body byte (a stream's first event) of the answer came.
+    pub first_byte: Option<Instant>,
+    /// When the answer was complete.
+    pub upstream_ended: Option<Instant>,
+    /// What the provider counted. On a broken stream, what it had reported until then.
+    pub usage: Option<Usage>,
+    /// Bytes of answer body sent to the client.
+    pub bytes_sent: u64,
+    /// What it costs; set by `usage` when the counts are known.
+    pub cost: Option<Cost>,
+    /// The answer came out of the cache.
+    pub cache_hit: bool,
+    /// The kind of error the client was told, if any: `rate_limit_error`, `timeout` …
+    pub error_kind: Option<String>,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The client has the whole answer, be it an error.
+    Done,
+    /// The client left before the answer was complete.
+    ClientGone,
+    /// The answer broke off: the client was told so in the stream.
+    Broken,
+}
+
+/// The place of one filter's private state. Given out when the chain is built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot(pub u8);
+
+impl RequestCtx {
+    /// A request that has just arrived.
+    pub fn new(id: Arc<str>, arrived: Instant, route: &'static str) -> RequestCtx {
+        RequestCtx {
+            id,
+            arrived,
+            route,
+            operation: None,
+            client: None,
+            identity: None,
+            end_user: None,
+            view: None,
+            plan: None,
+            report: Report::default(),
+            slots: SmallVec::new(),
+        }
+    }
+
+    /// What a filter kept in its slot.
+    pub fn slot<T: Any>(&self, slot: Slot) -> Option<&T> {
+        self.slots.get(usize::from(slot.0))?.as_ref()?.downcast_ref()
+    }
+
+    /// What a filter kept in its slot, to change it.
+    pub fn slot_mut<T: Any>(&mut self, slot: Slot) -> Option<&mut T> {
+        self.slots.get_mut(usize::from(slot.0))?.as_mut()?.downcast_mut()
+    }
+
+    /// Keeps something in a filter's slot.
+    pub fn set_slot<T: Any + Send + Sync>(&mut self, slot: Slot, value: T) {
+        let at = usize::from(slot.0);
+        if self.slots.len() <= at {
+            self.slots.resize_with(at + 1, || None);
+        }
+        self.slots[at] = Some(Box::new(value));
+    }
+
+    /// Takes what a filter kept out of its slot.
+    pub fn take_slot<T: Any>(&mut self, slot: Slot) -> Option<Box<T>> {
+        self.slots.get_mut(usize::from(slot.0))?.take()?.downcast().ok()
+    }
+
+    /// How long the request has been with us.
+    pub fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.arrived)
+    }
+}

@@ -1,0 +1,27 @@
+//! The contract between the gateway and its filters.
+//!
+//! A filter is one file in `filters/`. It sees a request at the moments it asks for ([`Phases`]),
+//! finds what filters share on [`RequestCtx`], and gets what it needs from outside in [`Deps`]. It
+//! never sees Pingora, a socket or another filter.
+
+pub mod cache;
+pub mod clock;
+pub mod ctx;
+pub mod deps;
+pub mod filter;
+pub mod identity;
+pub mod limits;
+pub mod model;
+pub mod reject;
+pub mod view;
+
+pub use clock::Clock;
+pub use ctx::{Outcome, RequestCtx, Slot};
+pub use deps::{ConfigError, Deps, LogSink};
+pub use filter::{
+    Answer, AnswerBody, BuildFilter, Builtin, Filter, Flow, Phases, RequestHead, ResponseHead, Step,
+};
+pub use identity::{KeyHash, VirtualKey};
+pub use model::{Deployment, ModelDirectory, ModelGroup, Plan};
+pub use reject::{Reject, Rejection};
+pub use view::RequestView;

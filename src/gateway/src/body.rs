@@ -1,0 +1,163 @@
+//! Reads a request's body whole, within a limit, a deadline and a budget of memory for all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
+use pingora_core::protocols::http::ServerSession;
+use tollway_filter_api::{Reject, Rejection};
+
+/// Bytes of request bodies that may be held at once, by all requests together.
+pub(crate) struct BodyMemory {
+    left: AtomicUsize,
+}
+
+/// A share of [`BodyMemory`], given back when dropped.
+pub(crate) struct Held {
+    memory: Arc<BodyMemory>,
+    bytes: usize,
+}
+
+impl BodyMemory {
+    pub(crate) fn new(bytes: usize) -> Arc<BodyMemory> {
+        Arc::new(BodyMemory { left: AtomicUsize::new(bytes) })
+    }
+
+    fn hold(self: &Arc<Self>) -> Held {
+        Held { memory: Arc::clone(self), bytes: 0 }
+    }
+}
+
+impl Held {
+    /// Takes more, if there is.
+    fn grow(&mut self, by: usize) -> bool {
+        let taken = self.memory.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(by)
+        });
+        if taken.is_ok() {
+            self.bytes += by;
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.memory.left.fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why there is no body.
+pub(crate) enum BodyError {
+    /// The client is to be told.
+    Rejected(Rejection),
+    /// The client left.
+    Gone(Box<pingora_error::Error>),
+}
+
+/// Reads the whole body.
+///
+/// A declared length over `max` is refused before a byte is read; an undeclared one as soon as it
+/// is passed.
+pub(crate) async fn read(
+    session: &mut ServerSession,
+    max: usize,
+    patience: Duration,
+    memory: &Arc<BodyMemory>,
+) -> Result<(Bytes, Held), BodyError> {
+    let too_large = || {
+        let message = format!("Request body is too large: at most {max} bytes are accepted.");
+        BodyError::Rejected(
+            Reject::new(413, "invalid_request_error", message).with_code("request_too_large"),
+        )
+    };
+    let headers = &session.req_header().headers;
+    if headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() != b"identity") {
+        let message = "Compressed request bodies are not accepted; send plain JSON.";
+        return Err(BodyError::Rejected(Reject::new(415, "invalid_request_error", message)));
+    }
+    let declared = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.trim().parse::<usize>().ok());
+    if declared.is_some_and(|declared| declared > max) {
+        return Err(too_large());
+    }
+    let mut held = memory.hold();
+    if !held.grow(declared.unwrap_or(0)) {
+        return Err(busy());
+    }
+    // Pingora answers this only when an upstream does; a client that waits for it would wait for
+    // ever, because here the body is read first.
+    let waits = headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if waits {
+        session.write_continue_response().await.map_err(BodyError::Gone)?;
+    }
+
+    let started = std::time::Instant::now();
+    let mut whole = Whole::default();
+    loop {
+        // Pingora's own limit is 60 s for each read of HTTP/1.1, and none for HTTP/2.
+        let left = patience.saturating_sub(started.elapsed());
+        let read = session.read_request_body();
+        let read = match tokio::time::timeout(left, read).await {
+            Ok(read) => read.map_err(BodyError::Gone)?,
+            Err(_) => {
+                let message = "Request body did not arrive in time.";
+                let reject = Reject::new(408, "invalid_request_error", message);
+                return Err(BodyError::Rejected(reject.with_code("request_timeout")));
+            }
+        };
+        let Some(bytes) = read else { break };
+        let len = whole.len() + bytes.len();
+        if len > max {
+            return Err(too_large());
+        }
+        if len > held.bytes && !held.grow(len - held.bytes) {
+            return Err(busy());
+        }
+        whole.push(bytes, declared);
+        // The usual case, a body in one piece, needs no second read to learn that it is over.
+        if session.is_body_done() {
+            break;
+        }
+    }
+    Ok((whole.into_bytes(), held))
+}
+
+fn busy() -> BodyError {
+    let message = "The gateway holds too many request bodies at the moment.";
+    let mut reject = Reject::new(503, "internal_server_error", message).with_code("overloaded");
+    reject.retry_after = Some(Duration::from_secs(1));
+    BodyError::Rejected(reject)
+}
+
+/// Pieces of a body; a single one is not copied.
+#[derive(Default)]
+struct Whole {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Whole {
+    fn len(&self) -> usize {
+        self.first.len() + self.rest.len()
+    }
+
+    fn push(&mut self, bytes: Bytes, declared: Option<usize>) {
+        if self.first.is_empty() && self.rest.is_empty() {
+            self.first = bytes;
+            return;
+        }
+        if self.rest.is_empty() {
+            self.rest.reserve(declared.unwrap_or(0).max(2 * (self.first.len() + bytes.len())));
+            self.rest.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.rest.extend_from_slice(&bytes);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+    }
+}

@@ -1,0 +1,87 @@
+//! The filter chain: the configured filters, indexed by the moment they want to be called.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tollway_filter_api::{
+    Filter, Flow, Outcome, Phases, Rejection, RequestCtx, RequestHead, ResponseHead, Step,
+};
+
+/// Filters in their configured order. A request keeps the chain it began with.
+pub(crate) struct Chain {
+    head: Vec<Arc<dyn Filter>>,
+    body: Vec<Arc<dyn Filter>>,
+    // The way out runs backwards, so these are stored backwards.
+    response: Vec<Arc<dyn Filter>>,
+    chunk: Vec<Arc<dyn Filter>>,
+    end: Vec<Arc<dyn Filter>>,
+}
+
+impl Chain {
+    /// Sorts `filters` by their moments.
+    pub(crate) fn new(filters: &[Arc<dyn Filter>]) -> Chain {
+        let wanting = |phase: Phases| {
+            filters.iter().filter(move |f| f.phases().contains(phase)).cloned()
+        };
+        let backwards = |phase: Phases| wanting(phase).rev().collect();
+        Chain {
+            head: wanting(Phases::HEAD).collect(),
+            body: wanting(Phases::BODY).collect(),
+            response: backwards(Phases::RESPONSE),
+            chunk: backwards(Phases::CHUNK),
+            end: backwards(Phases::END),
+        }
+    }
+
+    /// Runs the head phase until a filter decides.
+    pub(crate) async fn head(&self, ctx: &mut RequestCtx, head: &RequestHead) -> Flow {
+        for filter in &self.head {
+            let flow = match filter.head(ctx, head) {
+                Step::Ready(flow) => flow,
+                Step::Wait(wait) => wait.await,
+            };
+            if !matches!(flow, Flow::Next) {
+                return flow;
+            }
+        }
+        Flow::Next
+    }
+
+    /// Runs the body phase until a filter decides.
+    pub(crate) async fn body(&self, ctx: &mut RequestCtx, head: &RequestHead) -> Flow {
+        for filter in &self.body {
+            let flow = match filter.body(ctx, head) {
+                Step::Ready(flow) => flow,
+                Step::Wait(wait) => wait.await,
+            };
+            if !matches!(flow, Flow::Next) {
+                return flow;
+            }
+        }
+        Flow::Next
+    }
+
+    /// Lets filters change the head of the answer.
+    pub(crate) fn response(
+        &self,
+        ctx: &mut RequestCtx,
+        head: &RequestHead,
+        response: &mut ResponseHead,
+    ) {
+        for filter in &self.response {
+            filter.response(ctx, head, response);
+        }
+    }
+
+    /// Lets filters see or change a piece of the body.
+    pub(crate) fn chunk(&self, ctx: &mut RequestCtx, chunk: &mut Bytes) -> Result<(), Rejection> {
+        self.chunk.iter().try_for_each(|filter| filter.chunk(ctx, chunk))
+    }
+
+    /// Tells filters that the request is over.
+    pub(crate) fn end(&self, ctx: &mut RequestCtx, outcome: Outcome) {
+        for filter in &self.end {
+            filter.end(ctx, outcome);
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! One entry of `model_list`, ready to be called.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tollway_filter_api::KeyHash;
+use tollway_providers::presets;
+use tollway_providers::prices;
+use tollway_providers::{Access, Provider};
+use tollway_wire::operation::Operation;
+
+use super::base::Base;
+use super::default;
+use super::env::Environment;
+use super::file::{FileModel, FileParams};
+use super::mistake::{Report, hint};
+
+/// A credential shorter than this is found in any text, and is none.
+const SECRET_BYTES_MIN: usize = 8;
+
+/// Where deployments are called, and how. A wildcard's deployments share one.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Where it stands in the config: `model_list[0]`.
+    pub(crate) path: String,
+    /// The name in metrics and headers: `model_info.id`.
+    pub(crate) id: Arc<str>,
+    /// The provider.
+    pub(crate) provider: &'static dyn Provider,
+    /// Where it is. The provider's paths go below it.
+    pub(crate) base: Base,
+    /// The provider's headers, credentials included, then those of the config.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    secret: Option<SecretString>,
+    /// Leave out parameters the provider lacks.
+    pub(crate) drop_params: bool,
+    /// How long connecting may take.
+    pub(crate) connect_timeout: Duration,
+    /// How long a streamed answer may take to begin.
+    pub(crate) first_byte_timeout: Duration,
+    /// How long a stream may be silent.
+    pub(crate) idle_timeout: Duration,
+    /// How long an answer may take as a whole.
+    pub(crate) timeout: Duration,
+    /// Tries after the first one, if the entry has its own number.
+    pub(crate) max_retries: Option<u32>,
+    /// LiteLLM's tags.
+    pub(crate) tags: Vec<String>,
+}
+
+impl Entry {
+    /// The credential, for finding it in what comes back.
+    pub(crate) fn secret(&self) -> Option<&str> {
+        let secret = self.secret.as_ref()?.expose_secret();
+        (secret.len() >= SECRET_BYTES_MIN).then_some(secret)
+    }
+}
+
+/// What holds for deployments that do not say.
+pub(super) struct Defaults {
+    pub(super) drop_params: bool,
+    pub(super) connect_timeout: Duration,
+    pub(super) first_byte_timeout: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) timeout: Duration,
+}
+
+/// What the name of a model leads to.
+pub(super) enum Route {
+    /// A model at a provider.
+    Model(&'static dyn Provider, String),
+    /// `*`: whatever provider the client's model name tells.
+    AnyProvider,
+}
+
+/// Finds the provider, and the model's name there.
+pub(super) fn route(params: &FileParams, path: &str, report: &mut Report) -> Option<Route> {
+    let at = format!("{path}.model");
+    let Some(model) = params.model.as_deref() else {
+        report.mistake(&at, "is missing: write `provider/model`, such as `openai/gpt-4o`");
+        return None;
+    };
+    if let Some(name) = &params.provider {
+        let own = model.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('/'));
+        let at = format!("{path}.custom_llm_provider");
+        return Some(Route::Model(provider(name, &at, report)?, own.unwrap_or(model).to_owned()));
+    }
+    if model == "*" {
+        return Some(Route::AnyProvider);
+    }
+    if let Some((first, rest)) = model.split_once('/')
+        && (find_provider(first).is_some() || is_known_elsewhere(first))
+    {
+        if rest.is_empty() {
+            report.mistake(&at, format!("names the provider `{first}` and no model"));
+            return None;
+        }
+        return Some(Route::Model(provider(first, &at, report)?, rest.to_owned()));
+    }
+    if let Some(name) = prices::infer_provider(model) {
+        return Some(Route::Model(provider(name, &at, report)?, model.to_owned()));
+    }
+    let first = model.split_once('/').map_or("", |(first, _)| first);
+    let hint = hint(first, names());
+    let message = format!(
+        "the provider of `{model}` cannot be told{hint}: write `provider/{model}` (`openai/{model}` \
+         for an API like OpenAI's), or set custom_llm_provider"
+    );
+    report.mistake(&at, message);
+    None
+}
+
+pub(super) fn find_provider(name: &str) -> Option<&'static dyn Provider> {
+    presets::provider(name).or_else(|| default::demo(name))
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    presets::all().map(|provider| provider.name()).chain([default::DEMO])
+}
+
+/// Providers that LiteLLM has and we do not yet: those of its table, and those it prices otherwise.
+fn is_known_elsewhere(name: &str) -> bool {
+    let more =
+        ["azure", "azure_ai", "bedrock", "cohere", "gemini", "replicate", "sagemaker", "triton"];
+    more.contains(&name)
+        || ["vertex_ai", "predibase", "watsonx", "snowflake", "databricks", "voyage"]
+            .contains(&name)
+        || prices::models_of(name).next().is_some()
+}
+
+fn provider(name: &str, path: &str, report: &mut Report) -> Option<&'static dyn Provider> {
+    let found = find_provider(name);
+    if found.is_none() {
+        let message = match is_known_elsewhere(name) {
+            true => format!("the provider `{name}` is not supported yet"),
+            false => format!("there is no provider `{name}`{}", hint(name, names())),
+        };
+        report.mistake(path, message);
+    }
+    found
+}
+
+/// What a model of the file needs to become an entry.
+pub(super) struct Context<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) defaults: &'a Defaults,
+    pub(super) simulator_base: &'a str,
+}
+
+impl Context<'_> {
+    /// The provider's credential: the entry's, or that of the environment.
+    pub(super) fn api_key(
+        &self,
+        params: &FileParams,
+        provider: &dyn Provider,
+    ) -> Option<SecretString> {
+        let variable = || {
+            let mut names = provider.key_variables().iter();
+            names.find_map(|name| self.environment.get(name)).map(SecretString::from)
+        };
+        params.api_key.clone().or_else(variable)
+    }
+
+    /// Makes the entry of a model at `provider`.
+    pub(super) fn entry(
+        &self,
+        file: &FileModel,
+        path: &str,
+        provider: &'static dyn Provider,
+        model: &str,
+        report: &mut Report,
+    ) -> Option<Entry> {
+        let params = &file.params;
+        let at = format!("{path}.litellm_params");
+        let secret = self.api_key(params, provider);
+        let own_credential = || {
+            let names = ["authorization", "api-key", "x-api-key"];
+            params.extra_headers.iter().any(|(name, _)| names.contains(&name.as_str()))
+        };
+        if secret.is_none() && !provider.is_free() && !own_credential() {
+            let name = provider.name();
+            let or_set = match provider.key_variables() {
+                [] => String::new(),
+                variables => format!(", or set {} in the environment", variables.join(" or ")),
+            };
+            let message = format!("is missing: `{name}` needs a key; write one here{or_set}");
+            report.mistake(&format!("{at}.api_key"), message);
+        }
+        let access = Access {
+            api_key: secret.as_ref().map(|secret| secret.expose_secret()),
+            organization: params.organization.as_deref(),
+            api_version: params.api_version.as_deref(),
+        };
+        let headers = provider.headers(&access);
+        if headers.is_err() {
+            let message = "`api_key`, `organization` or `api_version` holds what no header can: a \
+                           line feed, say";
+            report.mistake(&at, message);
+        }
+        let base = self.base(params, &at, provider, report);
+        let (base, mut headers) = (base?, headers.ok()?);
+        for (name, value) in &params.extra_headers {
+            headers.retain(|(have, _)| have != name);
+            headers.push((name.clone(), value.clone()));
+        }
+        let id = match &file.info.id {
+            Some(id) => id.as_str().into(),
+            None => id(file, provider.name(), model, &base, secret.as_ref()).hex().into(),
+        };
+        let defaults = self.defaults;
+        Some(Entry {
+            path: path.to_owned(),
+            id,
+            provider,
+            base,
+            headers,
+            secret,
+            drop_params: params.drop_params.unwrap_or(defaults.drop_params),
+            connect_timeout: defaults.connect_timeout,
+            first_byte_timeout: params.stream_timeout.unwrap_or(defaults.first_byte_timeout),
+            idle_timeout: defaults.idle_timeout,
+            timeout: params.timeout.unwrap_or(defaults.timeout),
+            max_retries: params.max_retries,
+            tags: params.tags.clone(),
+        })
+    }
+
+    fn base(
+        &self,
+        params: &FileParams,
+        path: &str,
+        provider: &'static dyn Provider,
+        report: &mut Report,
+    ) -> Option<Base> {
+        let at = format!("{path}.api_base");
+        let name = provider.name();
+        if let Some(base) = &params.api_base {
+            return Some(below(base, provider));
+        }
+        let mut variables = provider.base_variables().iter();
+        let variable = variables.find_map(|name| Some((*name, self.environment.get(name)?)));
+        if let Some((variable, text)) = variable {
+            return match text.parse() {
+                Ok(base) => Some(below(&base, provider)),
+                Err(error) => {
+                    let error: super::base::BaseError = error;
+                    report.mistake(&at, format!("the environment variable {variable} {error}"));
+                    None
+                }
+            };
+        }
+        let demo = || (name == default::DEMO).then_some(self.simulator_base);
+        let base = provider.default_base().or_else(demo).and_then(|base| base.parse().ok());
+        if base.is_none() {
+            let message = format!("is missing: `{name}` has no address of its own");
+            report.mistake(&at, message);
+        }
+        Some(below(&base?, provider))
+    }
+}
+
+/// The base that is left when the provider's own path is taken off the URL it would call. People
+/// write the whole URL into `api_base`, or leave out a `/v1`; the provider knows.
+fn below(base: &Base, provider: &dyn Provider) -> Base {
+    // Chat first, whose path ends in that of text completions.
+    let operations = [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
+    let has = |operation: &Operation| provider.dialect(*operation).is_some();
+    let is_written = |operation: &Operation| base.path.ends_with(provider.path(*operation));
+    let mut known = operations.iter().filter(|operation| has(operation));
+    let Some(operation) = known.clone().find(|o| is_written(o)).or_else(|| known.next()) else {
+        return base.clone();
+    };
+    let url = provider.url(&base.to_string(), *operation);
+    let rest = url.strip_suffix(provider.path(*operation));
+    rest.and_then(|rest| rest.parse().ok()).unwrap_or_else(|| base.clone())
+}
+
+/// A name made from what a deployment is, which stays the same for as long as that does. LiteLLM's
+/// is as long.
+fn id(
+    file: &FileModel,
+    provider: &str,
+    model: &str,
+    base: &Base,
+    secret: Option<&SecretString>,
+) -> KeyHash {
+    let mut hash = Sha256::new();
+    let base = base.to_string();
+    let name = file.model_name.as_deref().unwrap_or_default();
+    let organization = file.params.organization.as_deref().unwrap_or_default();
+    let version = file.params.api_version.as_deref().unwrap_or_default();
+    for part in [name, provider, model, &base, organization, version] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    // Two deployments may differ in nothing but the account they belong to.
+    if let Some(secret) = secret {
+        hash.update(Sha256::digest(secret.expose_secret()));
+    }
+    for (name, value) in &file.params.extra_headers {
+        hash.update(Sha256::digest(name));
+        hash.update(Sha256::digest(value));
+    }
+    KeyHash(hash.finalize().into())
+}

@@ -1,0 +1,191 @@
+//! The config in words: what `tollway check --model NAME` and the first lines of a start say.
+
+use std::fmt::Write;
+
+use tollway_filter_api::limits::RateLimits;
+use tollway_filter_api::{Deployment, ModelDirectory, ModelGroup, VirtualKey};
+use tollway_wire::price::{PicoDollars, Price, Rates, Tier};
+
+use super::Config;
+use super::mistake::hint;
+
+impl Config {
+    /// What is served, in a few lines.
+    pub(crate) fn summary(&self) -> String {
+        let names: Vec<_> = self.directory.groups().iter().map(|g| g.name.to_string()).collect();
+        let mut text = String::new();
+        let _ = writeln!(text, "serves: {}", names.join(", "));
+        let virtual_keys = self.keys.iter().filter(|key| !key.master).count();
+        if virtual_keys > 0 {
+            let _ = writeln!(text, "keys: {virtual_keys}");
+        }
+        let filters: Vec<_> = self.filters.iter().map(|filter| filter.name.as_str()).collect();
+        let _ = writeln!(text, "filters: {}", filters.join(", "));
+        for endpoint in &self.pass_through {
+            let _ = writeln!(text, "passes through: {} to {}", endpoint.path, endpoint.target);
+        }
+        text
+    }
+
+    /// What happens to a request for the model `name`: its route, deployments, prices, limits,
+    /// fallbacks, and who may call it. `None` if there is no such model, with a guess at what was
+    /// meant in the error.
+    ///
+    /// # Errors
+    /// When nothing of that name is served.
+    pub(crate) fn explain(&self, name: &str) -> Result<String, String> {
+        let Some(group) = self.directory.resolve(name) else {
+            let hint = hint(name, self.directory.names());
+            return Err(format!("there is no model `{name}`{hint}"));
+        };
+        let mut text = String::new();
+        match *group.name == *name {
+            true => _ = writeln!(text, "{name}"),
+            false => _ = writeln!(text, "{name} means {}", group.name),
+        }
+        if let Some(mode) = &group.mode {
+            let _ = writeln!(text, "  mode: {mode}");
+        }
+        if !group.access_groups.is_empty() {
+            let _ = writeln!(text, "  access groups: {}", group.access_groups.join(", "));
+        }
+        let weights: u64 = group.deployments.iter().map(|d| u64::from(d.weight)).sum();
+        for deployment in &group.deployments {
+            self.explain_deployment(&mut text, deployment, weights);
+        }
+        let router = &self.router;
+        let _ = writeln!(text, "  retries: {}", router.num_retries);
+        match group.fallbacks.as_slice() {
+            [] => _ = writeln!(text, "  fallbacks: none"),
+            fallbacks => {
+                let tried = fallbacks.iter().take(router.max_fallbacks);
+                let names: Vec<_> = tried.map(|name| &**name).collect();
+                let _ = writeln!(text, "  fallbacks: {}", names.join(", then "));
+            }
+        }
+        self.explain_callers(&mut text, name, &group);
+        Ok(text)
+    }
+
+    fn explain_deployment(&self, text: &mut String, deployment: &Deployment, weights: u64) {
+        let entry = &self.entries[deployment.entry];
+        let share = 100 * u64::from(deployment.weight) / weights.max(1);
+        let _ = writeln!(text, "  deployment {} ({})", deployment.litellm_model, entry.path);
+        let _ = writeln!(text, "    at: {}", deployment.api_base);
+        let _ = writeln!(text, "    id: {}", deployment.id);
+        let _ = writeln!(text, "    weight: {} ({share} % of the calls)", deployment.weight);
+        let _ = writeln!(text, "    price: {}", price(deployment.price.as_deref()));
+        if let Some(limits) = limits(&deployment.limits) {
+            let _ = writeln!(text, "    limits: {limits}");
+        }
+        let tokens =
+            [("reads", deployment.max_input_tokens), ("writes", deployment.max_output_tokens)];
+        for (what, tokens) in tokens {
+            if let Some(tokens) = tokens {
+                let _ = writeln!(text, "    {what} at most: {tokens} tokens");
+            }
+        }
+        let _ = writeln!(
+            text,
+            "    timeouts: connect {:?}, first byte of a stream {:?}, silence in a stream {:?}, \
+             whole {:?}",
+            entry.connect_timeout, entry.first_byte_timeout, entry.idle_timeout, entry.timeout
+        );
+        if let Some(retries) = entry.max_retries {
+            let _ = writeln!(text, "    retries: {retries}");
+        }
+        if !entry.tags.is_empty() {
+            let _ = writeln!(text, "    tags: {}", entry.tags.join(", "));
+        }
+    }
+
+    fn explain_callers(&self, text: &mut String, name: &str, group: &ModelGroup) {
+        let mut callers = vec!["the master key".to_owned()];
+        for (at, key) in self.keys.iter().filter(|key| !key.master).enumerate() {
+            if !may_call(key, name, group) {
+                continue;
+            }
+            let mut caller = match &key.alias {
+                Some(alias) => alias.to_string(),
+                None => format!("keys[{at}]"),
+            };
+            let own = key.model_limits.get(&*group.name).and_then(limits);
+            let notes: Vec<_> =
+                [key.blocked.then(|| "blocked".to_owned()), limits(&key.limits), own]
+                    .into_iter()
+                    .flatten()
+                    .collect();
+            if !notes.is_empty() {
+                let _ = write!(caller, " ({})", notes.join(", "));
+            }
+            callers.push(caller);
+        }
+        let _ = writeln!(text, "  may call it: {}", callers.join(", "));
+    }
+}
+
+/// As the `model_alias` filter decides it.
+fn may_call(key: &VirtualKey, name: &str, group: &ModelGroup) -> bool {
+    let covers = |entry: &String| match entry.strip_suffix('*') {
+        Some(prefix) => group.name.starts_with(prefix) || name.starts_with(prefix),
+        None => {
+            *entry == *group.name
+                || entry == name
+                || entry == "all-proxy-models"
+                || group.access_groups.contains(entry)
+        }
+    };
+    key.models.is_empty() || key.models.iter().any(covers)
+}
+
+fn limits(limits: &RateLimits) -> Option<String> {
+    let parts: Vec<_> = [
+        limits.rpm.map(|rpm| format!("{rpm} requests a minute")),
+        limits.tpm.map(|tpm| format!("{tpm} tokens a minute")),
+        limits.max_parallel_requests.map(|most| format!("{most} at once")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// Dollars per million tokens, which is how providers print them.
+fn price(price: Option<&Price>) -> String {
+    let Some(price) = price else {
+        return "not known; it is served and counted as unpriced".to_owned();
+    };
+    if price.is_free() {
+        return "free".to_owned();
+    }
+    let mut text = rates(&price.rates(Tier::Standard, 0));
+    let mut thresholds: Vec<_> = price.thresholds().collect();
+    thresholds.reverse();
+    for above in thresholds {
+        let above_rates = rates(&price.rates(Tier::Standard, above + 1));
+        let _ = write!(text, "; above {above} prompt tokens {above_rates}");
+    }
+    if price.per_request != PicoDollars::ZERO {
+        let _ = write!(text, "; ${} a request", price.per_request);
+    }
+    text
+}
+
+fn rates(rates: &Rates) -> String {
+    let million = |amount: PicoDollars| amount.times(1_000_000);
+    let mut text = format!("${} in, ${} out", million(rates.input), million(rates.output));
+    let kinds = [
+        ("cached", rates.cache_read, rates.input),
+        ("cache writes", rates.cache_write, rates.input),
+        ("audio in", rates.audio_input, rates.input),
+        ("audio out", rates.audio_output, rates.output),
+        ("reasoning", rates.reasoning, rates.output),
+    ];
+    for (kind, rate, general) in kinds {
+        if rate != general {
+            let _ = write!(text, ", ${} {kind}", million(rate));
+        }
+    }
+    text.push_str(" per million tokens");
+    text
+}

@@ -1,0 +1,879 @@
+//! What was written: the config file, typed, with references to the environment followed.
+//!
+//! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
+//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys` and `compat`
+//! are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use secrecy::SecretString;
+use tollway_filter_api::KeyHash;
+use tollway_wire::price::PicoDollars;
+
+use super::base::Base;
+use super::env::Environment;
+use super::listen::Address;
+use super::mistake::{Report, hint};
+use super::reader::{Fields, Reader};
+use super::yaml::{Node, Value};
+use super::{date, litellm};
+
+/// A config file as it was written. What could not be read is `None` and has left a mistake, which
+/// comes out of `Config::resolve` together with all others.
+#[derive(Debug, Default)]
+pub(crate) struct FileConfig {
+    pub(super) report: Report,
+    /// The file is no mapping: there is nothing to resolve.
+    pub(super) is_unreadable: bool,
+    pub(super) environment: Environment,
+    /// `model_list`: what can be called. Entries of the same `model_name` share its load.
+    pub(crate) model_list: Vec<FileModel>,
+    /// `router_settings`
+    pub(crate) router: FileRouter,
+    /// `litellm_settings`
+    pub(crate) litellm: FileLitellm,
+    /// `general_settings`
+    pub(crate) general: FileGeneral,
+    /// `listen`: where clients connect.
+    pub(crate) listen: FileListen,
+    /// `data`: the folder of the generated master key. Default `./tollway-data`.
+    pub(crate) data: Option<PathBuf>,
+    /// `server`: what a request may be, and how long anything may take.
+    pub(crate) server: FileServer,
+    /// `filters`: the stack, in the order in which requests go through it. Without it, the usual
+    /// one.
+    pub(crate) filters: Option<Vec<FilterEntry>>,
+    /// `keys`: virtual keys.
+    pub(crate) keys: Vec<FileKey>,
+    /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
+    /// instead of OpenAI's machine-readable codes.
+    pub(crate) compat_litellm: bool,
+}
+
+/// One entry of `model_list`.
+#[derive(Debug, Default)]
+pub(crate) struct FileModel {
+    /// `model_name`: what clients call it. With `*` in it (`openai/*`) it stands for all names of
+    /// that form, and what the `*` stands for is put in the place of the `*` in `model`.
+    pub(crate) model_name: Option<String>,
+    /// `litellm_params`
+    pub(crate) params: FileParams,
+    /// `model_info`
+    pub(crate) info: FileInfo,
+}
+
+/// `litellm_params`: one model at one endpoint with one credential.
+#[derive(Debug, Default)]
+pub(crate) struct FileParams {
+    /// `model`: `provider/model`; or a model's name alone where that tells the provider.
+    pub(crate) model: Option<String>,
+    /// `custom_llm_provider`: the provider, where `model` does not begin with it.
+    pub(crate) provider: Option<String>,
+    /// `api_key`. Default: the provider's usual variable, such as `OPENAI_API_KEY`.
+    pub(crate) api_key: Option<SecretString>,
+    /// `api_base` or `base_url`: where to call it, if not where the provider usually is.
+    pub(crate) api_base: Option<Base>,
+    /// `api_version`, where the provider has versions.
+    pub(crate) api_version: Option<String>,
+    /// `organization`: OpenAI's.
+    pub(crate) organization: Option<String>,
+    /// `extra_headers`: sent with every call, besides the provider's own. Those that frame a
+    /// message or belong to one connection cannot be set.
+    pub(crate) extra_headers: Vec<(HeaderName, HeaderValue)>,
+    /// `drop_params`: leave out parameters the provider lacks instead of refusing the call. Default:
+    /// that of `litellm_settings`.
+    pub(crate) drop_params: Option<bool>,
+    /// `timeout`: how long an answer may take, from the request to its end.
+    pub(crate) timeout: Option<Duration>,
+    /// `stream_timeout`: how long a streamed answer may take to begin.
+    pub(crate) stream_timeout: Option<Duration>,
+    /// `max_retries`: tries after the first one, for calls that begin here.
+    pub(crate) max_retries: Option<u32>,
+    /// `weight`: the share of the group's load, relative to the others, in thousandths. Without any
+    /// weight in the group, `rpm` or `tpm` take its place if all entries have them.
+    pub(crate) weight: Option<u64>,
+    /// `rpm`: requests in any 60 seconds. A limit, not only a weight.
+    pub(crate) rpm: Option<u64>,
+    /// `tpm`: tokens in any 60 seconds.
+    pub(crate) tpm: Option<u64>,
+    /// `max_parallel_requests`: requests at once.
+    pub(crate) max_parallel_requests: Option<u64>,
+    /// `tags`: shown by `tollway check`; routing by tags is not supported yet.
+    pub(crate) tags: Vec<String>,
+    /// `input_cost_per_token`, `output_cost_per_token` and the like, in dollars; LiteLLM's names.
+    pub(crate) prices: Vec<(String, PicoDollars)>,
+}
+
+/// `model_info`: what is known of a deployment.
+#[derive(Debug, Default)]
+pub(crate) struct FileInfo {
+    /// `id`: its name in metrics, logs and headers. Default: 64 hexadecimal digits made from the
+    /// entry.
+    pub(crate) id: Option<String>,
+    /// `mode`: `chat`, `embedding`, `completion` … Default: what the price table says.
+    pub(crate) mode: Option<String>,
+    /// `base_model`: the model whose price and limits hold, where `model` is a name of your own.
+    pub(crate) base_model: Option<String>,
+    /// `access_groups`: names by which keys may be given access to several models.
+    pub(crate) access_groups: Vec<String>,
+    /// `max_input_tokens`: how much the model reads. Default: what the price table says.
+    pub(crate) max_input_tokens: Option<u64>,
+    /// `max_output_tokens`, or `max_tokens`: how much the model writes.
+    pub(crate) max_output_tokens: Option<u64>,
+    /// Prices, as in `litellm_params`, which wins.
+    pub(crate) prices: Vec<(String, PicoDollars)>,
+}
+
+/// Fallbacks as written: a model and what to try when it fails.
+pub(crate) type FileFallbacks = Vec<FileFallback>;
+
+/// One entry of a list of fallbacks.
+#[derive(Debug)]
+pub(crate) struct FileFallback {
+    pub(super) path: String,
+    /// The model that failed; `*` is any.
+    pub(crate) model: String,
+    /// What to try, in this order.
+    pub(crate) fallbacks: Vec<String>,
+}
+
+/// `router_settings`
+#[derive(Debug, Default)]
+pub(crate) struct FileRouter {
+    /// `num_retries`: tries after the first one. Default 2.
+    pub(crate) num_retries: Option<u32>,
+    /// `retry_after`: the shortest pause before a retry. Default 0.
+    pub(crate) retry_after: Option<Duration>,
+    /// `timeout`: the `timeout` of deployments that have none.
+    pub(crate) timeout: Option<Duration>,
+    /// `stream_timeout`: the `stream_timeout` of deployments that have none.
+    pub(crate) stream_timeout: Option<Duration>,
+    /// `allowed_fails`: how many failures within a minute a deployment may have before it rests.
+    /// Default 3.
+    pub(crate) allowed_fails: Option<u32>,
+    /// `cooldown_time`: how long it rests. Default 5 seconds.
+    pub(crate) cooldown_time: Option<Duration>,
+    /// `disable_cooldowns`: it never rests.
+    pub(crate) disable_cooldowns: bool,
+    /// `fallbacks`: `[{gpt-4o: [claude, small]}]`: models to try when all deployments of one fail.
+    pub(crate) fallbacks: FileFallbacks,
+    /// `default_fallbacks`: models to try when one fails that has no fallbacks of its own.
+    pub(crate) default_fallbacks: Vec<String>,
+    /// `max_fallbacks`: how many of them are tried. Default 5.
+    pub(crate) max_fallbacks: Option<u32>,
+    /// `model_group_alias`: `{gpt-4: gpt-4o}`, or `{gpt-4: {model: gpt-4o, hidden: true}}` for a
+    /// name that `GET /models` does not list.
+    pub(crate) model_group_alias: Vec<FileAlias>,
+    /// `retry_policy`: other numbers of retries for some kinds of failure.
+    pub(crate) retry_policy: RetryPolicy,
+    /// `default_max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
+    pub(crate) default_max_parallel_requests: Option<u64>,
+}
+
+/// One entry of `model_group_alias`.
+#[derive(Debug)]
+pub(crate) struct FileAlias {
+    /// The name clients use.
+    pub(crate) name: String,
+    /// The model it means.
+    pub(crate) model: String,
+    /// Not listed by `GET /models`.
+    pub(crate) hidden: bool,
+}
+
+/// `router_settings.retry_policy`: how often to retry after which failure. `None` is `num_retries`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RetryPolicy {
+    /// `BadRequestErrorRetries`: the provider refused the request (400).
+    pub(crate) bad_request: Option<u32>,
+    /// `AuthenticationErrorRetries`: it refused the credentials (401).
+    pub(crate) authentication: Option<u32>,
+    /// `TimeoutErrorRetries`: it took too long.
+    pub(crate) timeout: Option<u32>,
+    /// `RateLimitErrorRetries`: it had enough (429).
+    pub(crate) rate_limit: Option<u32>,
+    /// `ContentPolicyViolationErrorRetries`: it refused the content.
+    pub(crate) content_policy: Option<u32>,
+    /// `InternalServerErrorRetries`: it failed (5xx).
+    pub(crate) internal_server: Option<u32>,
+}
+
+/// `litellm_settings`
+#[derive(Debug, Default)]
+pub(crate) struct FileLitellm {
+    /// `num_retries`, where `router_settings` has none.
+    pub(crate) num_retries: Option<u32>,
+    /// `request_timeout`: the `timeout` of deployments that have none, where `router_settings` has
+    /// none either.
+    pub(crate) request_timeout: Option<Duration>,
+    /// `drop_params`, for deployments that do not say.
+    pub(crate) drop_params: Option<bool>,
+    /// `fallbacks`, as in `router_settings`, which wins.
+    pub(crate) fallbacks: FileFallbacks,
+    /// `default_fallbacks`, where `router_settings` has none.
+    pub(crate) default_fallbacks: Vec<String>,
+    /// `cache`: whether answers are cached.
+    pub(crate) cache: bool,
+    /// `cache_params`
+    pub(crate) cache_params: FileCache,
+}
+
+/// `litellm_settings.cache_params`
+#[derive(Debug, Default)]
+pub(crate) struct FileCache {
+    /// `type`: `local` (memory) or `redis`. Default: `redis` where a Redis is named here or in
+    /// `REDIS_HOST` or `REDIS_URL`, else `local`.
+    pub(crate) kind: Option<CacheKind>,
+    /// `host`. Default `REDIS_HOST`.
+    pub(crate) host: Option<String>,
+    /// `port`. Default `REDIS_PORT`, then 6379.
+    pub(crate) port: Option<u16>,
+    /// `username`. Default `REDIS_USERNAME`.
+    pub(crate) username: Option<String>,
+    /// `password`. Default `REDIS_PASSWORD`.
+    pub(crate) password: Option<SecretString>,
+    /// `db`: the number of the database. Default 0.
+    pub(crate) db: Option<u32>,
+    /// `url`: all of the above in one. Default `REDIS_URL`.
+    pub(crate) url: Option<SecretString>,
+    /// `ssl`: Redis over TLS, which is not supported yet.
+    pub(crate) ssl: bool,
+    /// `namespace`: what the keys in Redis begin with.
+    pub(crate) namespace: Option<String>,
+    /// `ttl`: how long an answer is kept.
+    pub(crate) ttl: Option<Duration>,
+    /// `mode`: `default_on` caches everything, `default_off` what asks for it by
+    /// `"cache": {"use-cache": true}`.
+    pub(crate) default_off: Option<bool>,
+    /// `supported_call_types`: which operations are cached, by LiteLLM's names: `acompletion`,
+    /// `atext_completion`, `aembedding`. Default: all.
+    pub(crate) supported_call_types: Option<Vec<String>>,
+    /// `max_size_in_memory`: the most memory the cache takes, in bytes. Default 64 MiB.
+    pub(crate) memory_bytes_max: Option<u64>,
+}
+
+/// Where answers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheKind {
+    /// In memory.
+    Local,
+    /// In a Redis.
+    Redis,
+}
+
+/// `general_settings`
+#[derive(Debug, Default)]
+pub(crate) struct FileGeneral {
+    /// `master_key`: may do everything. Default: `TOLLWAY_MASTER_KEY` or `LITELLM_MASTER_KEY` of the
+    /// environment, else one that is generated and kept in the data folder.
+    pub(crate) master_key: Option<SecretString>,
+    /// `max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
+    pub(crate) max_parallel_requests: Option<u64>,
+    /// `global_max_parallel_requests`: requests at once, all together.
+    pub(crate) global_max_parallel_requests: Option<u64>,
+    /// `max_request_size_mb`: LiteLLM's name of `server.request_body_bytes_max`.
+    pub(crate) max_request_size_mb: Option<u64>,
+    /// `pass_through_endpoints`
+    pub(crate) pass_through: Vec<FilePassThrough>,
+}
+
+/// One of `general_settings.pass_through_endpoints`: a path that is handed to another server as it
+/// is.
+#[derive(Debug, Default)]
+pub(crate) struct FilePassThrough {
+    /// `path`: the path here, with everything below it.
+    pub(crate) path: Option<String>,
+    /// `target`: where it goes. What follows `path` in the request is added.
+    pub(crate) target: Option<Base>,
+    /// `headers`: set on what goes there.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// `methods`: which are let through. Default: all.
+    pub(crate) methods: Vec<String>,
+    /// `auth`: whether callers need a key. Default true (LiteLLM: false, without an enterprise
+    /// licence).
+    pub(crate) auth: Option<bool>,
+}
+
+/// `listen`: an address alone, or a mapping.
+#[derive(Debug, Default)]
+pub(crate) struct FileListen {
+    /// `address`: `127.0.0.1:4000` by default. `0.0.0.0:4000` is every address of the machine.
+    pub(crate) address: Option<Address>,
+    /// `tls`: `cert` and `key`, the paths of PEM files. Without it, plain HTTP.
+    pub(crate) tls: Option<FileTls>,
+}
+
+/// `listen.tls`
+#[derive(Debug, Default)]
+pub(crate) struct FileTls {
+    /// `cert`: the certificate and its chain.
+    pub(crate) cert: Option<PathBuf>,
+    /// `key`: its private key.
+    pub(crate) key: Option<PathBuf>,
+}
+
+/// `server`: what a request may be, and how long anything may take.
+#[derive(Debug, Default)]
+pub(crate) struct FileServer {
+    /// `request_body_bytes_max`: how large the body of a model call may be. Default 50 MiB.
+    pub(crate) request_body_bytes_max: Option<u64>,
+    /// `request_header_bytes_max`: how large a request's head may be. Default 64 KiB.
+    pub(crate) request_header_bytes_max: Option<u64>,
+    /// `body_memory_bytes_max`: how much all bodies that are being served may take together. Default
+    /// 1 GiB.
+    pub(crate) body_memory_bytes_max: Option<u64>,
+    /// `body_timeout`: how long a request's body may take to arrive. Default 30 s.
+    pub(crate) body_timeout: Option<Duration>,
+    /// `connect_timeout`: how long connecting to a provider may take, TLS included. Default 10 s.
+    pub(crate) connect_timeout: Option<Duration>,
+    /// `first_byte_timeout`: how long a streamed answer may take to begin, where no
+    /// `stream_timeout` says otherwise. Default 5 minutes.
+    pub(crate) first_byte_timeout: Option<Duration>,
+    /// `idle_timeout`: how long a stream may be silent. Default 2 minutes.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// `total_timeout`: how long an answer may take as a whole, where no `timeout` says otherwise.
+    /// Default 10 minutes.
+    pub(crate) total_timeout: Option<Duration>,
+    /// `drain_timeout`: how long requests may go on after SIGTERM. Default 30 s.
+    pub(crate) drain_timeout: Option<Duration>,
+}
+
+/// One entry of `filters`: its name, and whatever stands beside it.
+#[derive(Clone)]
+pub(crate) struct FilterEntry {
+    /// `filter`: which one.
+    pub(crate) name: String,
+    /// Where it stands: `filters[2]`. Empty where it comes from no file.
+    pub(crate) path: String,
+    /// The settings, for the filter to read.
+    pub(crate) settings: serde_json::Value,
+}
+
+impl FilterEntry {
+    pub(super) fn new(
+        name: impl Into<String>,
+        path: &str,
+        settings: serde_json::Map<String, serde_json::Value>,
+    ) -> FilterEntry {
+        FilterEntry { name: name.into(), path: path.to_owned(), settings: settings.into() }
+    }
+}
+
+/// Settings may hold secrets.
+impl fmt::Debug for FilterEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FilterEntry({} at {:?})", self.name, self.path)
+    }
+}
+
+/// One entry of `keys`: a virtual key.
+#[derive(Debug, Default)]
+pub(crate) struct FileKey {
+    /// `alias`: its name in metrics and logs.
+    pub(crate) alias: Option<String>,
+    /// The SHA-256 of `key`, or `key_hash` (also `sha256`): 64 hexadecimal digits, which is how
+    /// LiteLLM's database has it.
+    pub(crate) hash: Option<KeyHash>,
+    /// `models`: what it may call: names, access groups, `openai/*` or `*`. Default: everything.
+    pub(crate) models: Vec<String>,
+    /// `aliases`: names that mean another model for this key.
+    pub(crate) aliases: Vec<(String, String)>,
+    /// `rpm` (also `rpm_limit`): requests in any 60 seconds.
+    pub(crate) rpm: Option<u64>,
+    /// `tpm` (also `tpm_limit`): tokens in any 60 seconds.
+    pub(crate) tpm: Option<u64>,
+    /// `max_parallel_requests`: requests at once.
+    pub(crate) max_parallel_requests: Option<u64>,
+    /// `model_rpm_limit`: `{gpt-4o: 10}`: requests in any 60 seconds to one model.
+    pub(crate) model_rpm: Vec<(String, u64)>,
+    /// `model_tpm_limit`: tokens in any 60 seconds of one model.
+    pub(crate) model_tpm: Vec<(String, u64)>,
+    /// `user` (also `user_id`): whom it belongs to.
+    pub(crate) user: Option<String>,
+    /// `team` (also `team_id`): the team it belongs to.
+    pub(crate) team: Option<String>,
+    /// `metadata`: whatever you note about it.
+    pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
+    /// `blocked`: it is switched off.
+    pub(crate) blocked: bool,
+    /// `expires`: when it ends, as a date (`2027-01-31`) or moment (`2027-01-31T12:00:00Z`).
+    pub(crate) expires: Option<Duration>,
+}
+
+impl FileConfig {
+    /// A file with nothing in it.
+    pub(crate) fn empty(environment: Environment) -> FileConfig {
+        FileConfig { environment, ..FileConfig::default() }
+    }
+
+    /// Reads a file's text. `name` is what messages call it.
+    pub(crate) fn read(name: &str, text: &str, environment: Environment) -> FileConfig {
+        let (mut reader, root) = Reader::open(name, text, environment);
+        let mut file = FileConfig::default();
+        let read = |fields: &mut Fields<'_>| read_top(fields, &mut file);
+        let done = root.and_then(|root| reader.fields(&root, "", litellm::TOP, read));
+        file.is_unreadable = done.is_none();
+        FileConfig { report: reader.report, environment: reader.environment, ..file }
+    }
+}
+
+fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
+    // First, because everything else may refer to them.
+    for (name, node, path) in fields.entries("environment_variables") {
+        if let Some(value) = fields.reader.scalar(node, &path, "text") {
+            fields.reader.environment.add(name.to_owned(), value);
+        }
+    }
+    let not_there = "including other files is not supported yet; put everything into this one";
+    if fields.take("include").is_some() {
+        fields.wrong("include", not_there);
+    }
+    file.model_list = fields.sections("model_list", &[], read_model);
+    file.router =
+        fields.section("router_settings", litellm::ROUTER, read_router).unwrap_or_default();
+    file.litellm =
+        fields.section("litellm_settings", litellm::LITELLM, read_litellm).unwrap_or_default();
+    file.general =
+        fields.section("general_settings", litellm::GENERAL, read_general).unwrap_or_default();
+    file.listen = read_listen(fields);
+    file.data = fields.text("data").map(PathBuf::from);
+    file.server = fields.section("server", &[], read_server).unwrap_or_default();
+    file.filters = read_filters(fields);
+    file.keys = fields.sections("keys", &["budget_duration", "max_budget"], read_key);
+    file.compat_litellm =
+        fields.choice("compat", &[("litellm", true), ("openai", false)]).unwrap_or_default();
+}
+
+fn read_model(fields: &mut Fields<'_>) -> FileModel {
+    FileModel {
+        model_name: fields.text("model_name"),
+        params: fields.section("litellm_params", litellm::PARAMS, read_params).unwrap_or_default(),
+        info: match fields.take("model_info") {
+            Some(node) => {
+                let path = fields.path("model_info");
+                fields.reader.fields(node, &path, litellm::INFO, read_info).unwrap_or_default()
+            }
+            None => FileInfo::default(),
+        },
+    }
+}
+
+fn read_params(fields: &mut Fields<'_>) -> FileParams {
+    let api_base = fields.base("api_base");
+    let base_url = fields.base("base_url");
+    if api_base.is_some() && base_url.is_some() {
+        fields.wrong("base_url", "is another name of api_base, which is set as well");
+    }
+    FileParams {
+        model: fields.text("model"),
+        provider: fields.text("custom_llm_provider"),
+        api_key: fields.secret("api_key"),
+        api_base: api_base.or(base_url),
+        api_version: fields.text("api_version"),
+        organization: fields.text("organization"),
+        extra_headers: fields.headers("extra_headers"),
+        drop_params: fields.flag("drop_params"),
+        timeout: fields.timeout("timeout"),
+        stream_timeout: fields.timeout("stream_timeout"),
+        max_retries: fields.small_number("max_retries"),
+        weight: fields.parsed("weight", "a number that is not negative", weight),
+        rpm: fields.count("rpm"),
+        tpm: fields.count("tpm"),
+        max_parallel_requests: fields.count("max_parallel_requests"),
+        tags: fields.texts("tags"),
+        prices: fields.prices(),
+    }
+}
+
+/// Thousandths, so that `0.5` is a weight as well.
+fn weight(text: &str) -> Option<u64> {
+    let weight: f64 = text.parse().ok()?;
+    (0.0..=1e6).contains(&weight).then_some((weight * 1000.0).round() as u64)
+}
+
+fn read_info(fields: &mut Fields<'_>) -> FileInfo {
+    let max_output_tokens = fields.count("max_output_tokens");
+    let max_tokens = fields.count("max_tokens");
+    let info = FileInfo {
+        id: fields.text("id"),
+        mode: fields.text("mode"),
+        base_model: fields.text("base_model"),
+        access_groups: fields.texts("access_groups"),
+        max_input_tokens: fields.count("max_input_tokens"),
+        max_output_tokens: max_output_tokens.or(max_tokens),
+        prices: fields.prices(),
+    };
+    fields.anything_else(litellm::INFO);
+    info
+}
+
+fn read_router(fields: &mut Fields<'_>) -> FileRouter {
+    if let Some(strategy) = fields.text("routing_strategy")
+        && strategy != "simple-shuffle"
+    {
+        let path = fields.path("routing_strategy");
+        if litellm::STRATEGIES.contains(&strategy.as_str()) {
+            let message =
+                format!("`{strategy}` is not supported yet; `simple-shuffle` is used instead");
+            fields.reader.report.warning(&path, message);
+        } else {
+            let known = litellm::STRATEGIES.iter().copied().chain(["simple-shuffle"]);
+            let hint = hint(&strategy, known);
+            fields.wrong("routing_strategy", format!("unknown strategy{hint}"));
+        }
+    }
+    FileRouter {
+        num_retries: fields.small_number("num_retries"),
+        retry_after: fields.duration("retry_after"),
+        timeout: fields.timeout("timeout"),
+        stream_timeout: fields.timeout("stream_timeout"),
+        allowed_fails: fields.small_number("allowed_fails"),
+        cooldown_time: fields.duration("cooldown_time"),
+        disable_cooldowns: fields.flag("disable_cooldowns").unwrap_or_default(),
+        fallbacks: read_fallbacks(fields, "fallbacks"),
+        default_fallbacks: fields.texts("default_fallbacks"),
+        max_fallbacks: fields.small_number("max_fallbacks"),
+        model_group_alias: read_aliases(fields),
+        retry_policy: fields.section("retry_policy", &[], read_policy).unwrap_or_default(),
+        default_max_parallel_requests: fields.count("default_max_parallel_requests"),
+    }
+}
+
+fn read_policy(fields: &mut Fields<'_>) -> RetryPolicy {
+    RetryPolicy {
+        bad_request: fields.small_number("BadRequestErrorRetries"),
+        authentication: fields.small_number("AuthenticationErrorRetries"),
+        timeout: fields.small_number("TimeoutErrorRetries"),
+        rate_limit: fields.small_number("RateLimitErrorRetries"),
+        content_policy: fields.small_number("ContentPolicyViolationErrorRetries"),
+        internal_server: fields.small_number("InternalServerErrorRetries"),
+    }
+}
+
+/// `[{gpt-4o: [claude]}, {small: [tiny]}]`, as LiteLLM has it; one mapping is taken as well.
+fn read_fallbacks(fields: &mut Fields<'_>, name: &'static str) -> FileFallbacks {
+    let Some(node) = fields.take(name) else { return Vec::new() };
+    let path = fields.path(name);
+    let maps = match &node.value {
+        Value::Map(_) => vec![(node, path)],
+        _ => fields.reader.items(node, &path),
+    };
+    let mut fallbacks = Vec::new();
+    for (map, path) in maps {
+        for (model, node, path) in fields.reader.entries(map, &path) {
+            let names = fields.reader.texts(node, &path);
+            fallbacks.push(FileFallback { path, model: model.to_owned(), fallbacks: names });
+        }
+    }
+    fallbacks
+}
+
+fn read_aliases(fields: &mut Fields<'_>) -> Vec<FileAlias> {
+    let mut aliases = Vec::new();
+    for (name, node, path) in fields.entries("model_group_alias") {
+        let name = name.to_owned();
+        if let Value::Map(_) = node.value {
+            let read = |fields: &mut Fields<'_>| {
+                (fields.text("model"), fields.flag("hidden").unwrap_or_default())
+            };
+            match fields.reader.fields(node, &path, &[], read) {
+                Some((Some(model), hidden)) => aliases.push(FileAlias { name, model, hidden }),
+                _ => fields.reader.report.mistake(&path, "needs a `model`"),
+            }
+        } else if let Some(model) = fields.reader.text(node, &path) {
+            aliases.push(FileAlias { name, model, hidden: false });
+        }
+    }
+    aliases
+}
+
+fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
+    // These switch off what is never on here: prompts and keys are in no log.
+    for always in ["turn_off_message_logging", "redact_messages_in_exceptions"] {
+        fields.flag(always);
+    }
+    for name in ["callbacks", "success_callback", "failure_callback", "service_callback"] {
+        for (at, callback) in fields.texts(name).into_iter().enumerate() {
+            if callback != "prometheus" {
+                let path = format!("{}[{at}]", fields.path(name));
+                let message = "only `prometheus` is supported yet, and always on; this callback \
+                               is not called";
+                fields.reader.report.warning(&path, message);
+            }
+        }
+    }
+    FileLitellm {
+        num_retries: fields.small_number("num_retries"),
+        request_timeout: fields.timeout("request_timeout"),
+        drop_params: fields.flag("drop_params"),
+        fallbacks: read_fallbacks(fields, "fallbacks"),
+        default_fallbacks: fields.texts("default_fallbacks"),
+        cache: fields.flag("cache").unwrap_or_default(),
+        cache_params: fields
+            .section("cache_params", litellm::CACHE, read_cache)
+            .unwrap_or_default(),
+    }
+}
+
+fn read_cache(fields: &mut Fields<'_>) -> FileCache {
+    let kind = fields.text("type").and_then(|kind| match kind.as_str() {
+        "local" => Some(CacheKind::Local),
+        "redis" => Some(CacheKind::Redis),
+        other if litellm::CACHE_TYPES.contains(&other) => {
+            let (instead, name) = match other {
+                "redis-semantic" => (CacheKind::Redis, "redis"),
+                _ => (CacheKind::Local, "local"),
+            };
+            let path = fields.path("type");
+            let message = format!("`{other}` is not supported yet; `{name}` is used instead");
+            fields.reader.report.warning(&path, message);
+            Some(instead)
+        }
+        other => {
+            let known = litellm::CACHE_TYPES.iter().copied().chain(["local", "redis"]);
+            let hint = hint(other, known);
+            fields.wrong("type", format!("must be `local` or `redis`{hint}"));
+            None
+        }
+    });
+    let supported_call_types = match fields.take("supported_call_types") {
+        None | Some(Node { value: Value::Null, .. }) => None,
+        Some(node) => {
+            let path = fields.path("supported_call_types");
+            Some(fields.reader.texts(node, &path))
+        }
+    };
+    FileCache {
+        kind,
+        host: fields.text("host"),
+        port: fields.parsed("port", "a port", |text| text.parse().ok().filter(|port| *port > 0)),
+        username: fields.text("username"),
+        password: fields.secret("password"),
+        db: fields.small_number("db"),
+        url: fields.secret("url"),
+        ssl: fields.flag("ssl").unwrap_or_default(),
+        namespace: fields.text("namespace"),
+        ttl: fields.timeout("ttl"),
+        default_off: fields.choice("mode", &[("default_on", false), ("default_off", true)]),
+        supported_call_types,
+        memory_bytes_max: fields.bytes("max_size_in_memory"),
+    }
+}
+
+fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
+    FileGeneral {
+        master_key: fields.secret("master_key"),
+        max_parallel_requests: fields.count("max_parallel_requests"),
+        global_max_parallel_requests: fields.count("global_max_parallel_requests"),
+        max_request_size_mb: fields.count("max_request_size_mb"),
+        pass_through: fields.sections("pass_through_endpoints", litellm::PASS_THROUGH, |fields| {
+            FilePassThrough {
+                path: fields.text("path"),
+                target: fields.base("target"),
+                headers: fields.headers("headers"),
+                methods: fields.texts("methods"),
+                auth: fields.flag("auth"),
+            }
+        }),
+    }
+}
+
+fn read_listen(fields: &mut Fields<'_>) -> FileListen {
+    let Some(node) = fields.take("listen") else { return FileListen::default() };
+    let path = fields.path("listen");
+    if let Value::Scalar { .. } = node.value {
+        let address = fields.reader.parsed(node, &path, Address::WANTED, |text| text.parse().ok());
+        return FileListen { address, tls: None };
+    }
+    let read = |fields: &mut Fields<'_>| FileListen {
+        address: fields.parsed("address", Address::WANTED, |text| text.parse().ok()),
+        tls: fields.section("tls", &[], |fields| FileTls {
+            cert: fields.text("cert").map(PathBuf::from),
+            key: fields.text("key").map(PathBuf::from),
+        }),
+    };
+    fields.reader.fields(node, &path, &[], read).unwrap_or_default()
+}
+
+fn read_server(fields: &mut Fields<'_>) -> FileServer {
+    FileServer {
+        request_body_bytes_max: fields.bytes("request_body_bytes_max"),
+        request_header_bytes_max: fields.bytes("request_header_bytes_max"),
+        body_memory_bytes_max: fields.bytes("body_memory_bytes_max"),
+        body_timeout: fields.timeout("body_timeout"),
+        connect_timeout: fields.timeout("connect_timeout"),
+        first_byte_timeout: fields.timeout("first_byte_timeout"),
+        idle_timeout: fields.timeout("idle_timeout"),
+        total_timeout: fields.timeout("total_timeout"),
+        drain_timeout: fields.timeout("drain_timeout"),
+    }
+}
+
+fn read_filters(fields: &mut Fields<'_>) -> Option<Vec<FilterEntry>> {
+    if matches!(fields.take("filters")?.value, Value::Null) {
+        return None;
+    }
+    let mut filters = Vec::new();
+    for (node, path) in fields.items("filters") {
+        filters.extend(read_filter(fields.reader, node, &path));
+    }
+    Some(filters)
+}
+
+/// `- filter: name` with settings beside it; `- name` alone is one without settings.
+fn read_filter(reader: &mut Reader, node: &Node, path: &str) -> Option<FilterEntry> {
+    if let Value::Scalar { .. } = node.value {
+        let name = reader.text(node, path)?;
+        return Some(FilterEntry::new(name, path, serde_json::Map::new()));
+    }
+    let Value::Map(members) = &node.value else {
+        reader.report.mistake(path, "must be a mapping that begins with `filter: name`");
+        return None;
+    };
+    let Some(filter) = members.iter().find(|member| member.name == "filter") else {
+        reader.report.mistake(path, "needs a `filter`: its name");
+        return None;
+    };
+    let name = reader.text(&filter.node, &format!("{path}.filter"))?;
+    let mut settings = serde_json::Map::new();
+    for member in members.iter().filter(|member| member.name != "filter") {
+        let at = format!("{path}.{}", member.name);
+        settings.insert(member.name.clone(), reader.json(&member.node, &at));
+    }
+    Some(FilterEntry::new(name, path, settings))
+}
+
+fn read_key(fields: &mut Fields<'_>) -> FileKey {
+    FileKey {
+        alias: fields.either("alias", "key_alias", Fields::text),
+        hash: read_key_hash(fields),
+        models: fields.texts("models"),
+        aliases: {
+            let entries = fields.entries("aliases");
+            let text = |(name, node, path): (&str, &Node, String)| {
+                Some((name.to_owned(), fields.reader.text(node, &path)?))
+            };
+            entries.into_iter().filter_map(text).collect()
+        },
+        rpm: fields.either("rpm", "rpm_limit", Fields::count),
+        tpm: fields.either("tpm", "tpm_limit", Fields::count),
+        max_parallel_requests: fields.count("max_parallel_requests"),
+        model_rpm: fields.counts("model_rpm_limit"),
+        model_tpm: fields.counts("model_tpm_limit"),
+        user: fields.either("user", "user_id", Fields::text),
+        team: fields.either("team", "team_id", Fields::text),
+        metadata: fields.json_map("metadata"),
+        blocked: fields.flag("blocked").unwrap_or_default(),
+        expires: fields.parsed(
+            "expires",
+            "a date (2027-01-31) or a moment (2027-01-31T12:00:00Z)",
+            date::parse,
+        ),
+    }
+}
+
+fn read_key_hash(fields: &mut Fields<'_>) -> Option<KeyHash> {
+    let key = fields.secret("key");
+    let has_key = key.is_some();
+    let wanted = "the SHA-256 of a key: 64 hexadecimal digits";
+    let key_hash = fields.parsed("key_hash", wanted, KeyHash::from_hex);
+    let sha256 = fields.parsed("sha256", wanted, KeyHash::from_hex);
+    if usize::from(has_key) + usize::from(key_hash.is_some()) + usize::from(sha256.is_some()) > 1 {
+        fields.wrong("key", "give one of `key`, `key_hash` and `sha256`");
+    }
+    key.map(|key| super::keys::hash(&key)).or(key_hash).or(sha256)
+}
+
+/// Header names that frame a message or belong to one connection.
+const FRAMING: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Fields<'_> {
+    fn base(&mut self, name: &'static str) -> Option<Base> {
+        let text = self.text(name)?;
+        match text.parse() {
+            Ok(base) => Some(base),
+            Err(error) => {
+                let error: super::base::BaseError = error;
+                self.wrong(name, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Headers to send. All values are marked sensitive: which of them are secrets is not known.
+    fn headers(&mut self, name: &'static str) -> Vec<(HeaderName, HeaderValue)> {
+        let mut headers = Vec::new();
+        for (name, node, path) in self.entries(name) {
+            let reader = &mut *self.reader;
+            let Some(value) = reader.scalar(node, &path, "text") else { continue };
+            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+                reader.report.mistake(&path, "is not the name of a header");
+                continue;
+            };
+            if FRAMING.contains(&name.as_str()) {
+                reader.report.mistake(&path, "this header is the gateway's own and cannot be set");
+                continue;
+            }
+            match HeaderValue::from_str(&value) {
+                Ok(mut value) => {
+                    value.set_sensitive(true);
+                    headers.push((name, value));
+                }
+                Err(_) => {
+                    reader.report.mistake(&path, "holds what no header can: a line feed, say")
+                }
+            }
+        }
+        headers
+    }
+
+    /// A value that has two names.
+    fn either<T>(
+        &mut self,
+        name: &'static str,
+        other: &'static str,
+        read: impl Fn(&mut Self, &'static str) -> Option<T>,
+    ) -> Option<T> {
+        let (first, second) = (read(self, name), read(self, other));
+        if first.is_some() && second.is_some() {
+            self.wrong(other, format!("is another name of {name}, which is set as well"));
+        }
+        first.or(second)
+    }
+
+    /// `{name: number}`
+    fn counts(&mut self, name: &'static str) -> Vec<(String, u64)> {
+        let mut counts = Vec::new();
+        for (name, node, path) in self.entries(name) {
+            let wanted = "a whole number above 0";
+            let count = |text: &str| super::reader::whole(text).filter(|count| *count > 0);
+            let count = self.reader.parsed(node, &path, wanted, count);
+            counts.extend(count.map(|count| (name.to_owned(), count)));
+        }
+        counts
+    }
+
+    fn json_map(&mut self, name: &'static str) -> serde_json::Map<String, serde_json::Value> {
+        let mut map = serde_json::Map::new();
+        for (name, node, path) in self.entries(name) {
+            map.insert(name.to_owned(), self.reader.json(node, &path));
+        }
+        map
+    }
+}

@@ -1,0 +1,46 @@
+//! The virtual keys of the config, by their hashes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::{KeyHash, VirtualKey};
+
+/// How keys are stored and found. LiteLLM hashes its own in the same way.
+pub(super) fn hash(key: &SecretString) -> KeyHash {
+    KeyHash(Sha256::digest(key.expose_secret()).into())
+}
+
+/// The keys of one config, the master key among them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keys {
+    keys: HashMap<KeyHash, Arc<VirtualKey>>,
+    /// In the order of the config.
+    listed: Vec<Arc<VirtualKey>>,
+}
+
+impl Keys {
+    /// Adds a key, unless it is there already.
+    pub(super) fn add(&mut self, key: VirtualKey) -> bool {
+        if self.keys.contains_key(&key.hash) {
+            return false;
+        }
+        let key = Arc::new(key);
+        self.keys.insert(key.hash, Arc::clone(&key));
+        self.listed.push(key);
+        true
+    }
+
+    /// All of them, in the order of the config, the master key first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &VirtualKey> {
+        self.listed.iter().map(|key| &**key)
+    }
+}
+
+impl KeyStore for Keys {
+    fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>> {
+        self.keys.get(hash).cloned()
+    }
+}

@@ -1,0 +1,152 @@
+//! The config: what was written ([`FileConfig`]), what is true ([`Config`]), and every mistake in
+//! between.
+//!
+//! ```text
+//! text ── yaml ── reader (references followed) ── FileConfig ── resolve ── Config
+//!                                                     │            │
+//!                        (no file: default) ──────────┘            └── every mistake at once
+//! ```
+//! A LiteLLM `config.yaml` is accepted as it stands; `litellm.rs` lists what has no effect yet.
+
+mod base;
+mod cache;
+mod data;
+mod date;
+mod default;
+mod directory;
+mod entry;
+mod env;
+mod explain;
+mod file;
+mod filters;
+mod keys;
+mod listen;
+mod litellm;
+mod mistake;
+mod pattern;
+mod price;
+mod reader;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method};
+use secrecy::SecretString;
+use tollway_filter_api::{ConfigError, VirtualKey};
+
+pub(crate) use base::Base;
+pub(crate) use cache::{CacheSettings, CacheStoreSettings};
+pub(crate) use data::{DataError, DataFolder, StoredKey};
+pub(crate) use directory::Directory;
+pub(crate) use entry::Entry;
+pub(crate) use env::{Environment, EnvironmentError};
+pub(crate) use file::{FileConfig, FilterEntry, RetryPolicy};
+pub(crate) use keys::Keys;
+pub(crate) use listen::{Address, Listen, TlsFiles};
+pub(crate) use mistake::{Mistake, Warning};
+pub(crate) use yaml::FILE_BYTES_MAX;
+
+use crate::respond::ErrorCodes;
+use mistake::Report;
+
+/// One config, checked: what the gateway does.
+#[derive(Debug)]
+pub(crate) struct Config {
+    /// Where clients connect.
+    pub(crate) listen: Listen,
+    /// The data folder, which need not be there yet.
+    pub(crate) data: PathBuf,
+    /// What a request may be, and how long anything may take.
+    pub(crate) server: ServerSettings,
+    /// Retries, fallbacks and cooldown.
+    pub(crate) router: RouterSettings,
+    /// How errors name their `code`.
+    pub(crate) error_codes: ErrorCodes,
+    /// Endpoints with their credentials, by `Deployment::entry`.
+    pub(crate) entries: Vec<Entry>,
+    /// Which models there are.
+    pub(crate) directory: Arc<Directory>,
+    /// Virtual keys, the master key among them once it is known.
+    pub(crate) keys: Arc<Keys>,
+    /// Where answers are kept, if they are.
+    pub(crate) cache: Option<CacheSettings>,
+    /// The filters in their order.
+    pub(crate) filters: Vec<FilterEntry>,
+    /// Paths that are handed to other servers as they are.
+    pub(crate) pass_through: Vec<PassThroughSettings>,
+    report: Report,
+}
+
+/// What a request may be, and how long anything may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServerSettings {
+    /// How large the body of a model call may be.
+    pub(crate) request_body_bytes_max: usize,
+    /// How large a request's head may be.
+    pub(crate) request_header_bytes_max: usize,
+    /// How much all bodies that are being served may take together.
+    pub(crate) body_memory_bytes_max: usize,
+    /// How long a request's body may take to arrive.
+    pub(crate) body_timeout: Duration,
+    /// How long requests may go on after SIGTERM.
+    pub(crate) drain_timeout: Duration,
+}
+
+/// Retries, fallbacks and cooldown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RouterSettings {
+    /// Tries after the first one.
+    pub(crate) num_retries: u32,
+    /// The same after some kinds of failure.
+    pub(crate) retry_policy: RetryPolicy,
+    /// The shortest pause before a retry.
+    pub(crate) retry_after: Duration,
+    /// How many failures within a minute a deployment may have before it rests.
+    pub(crate) allowed_fails: u32,
+    /// How long it rests. Zero: never.
+    pub(crate) cooldown_time: Duration,
+    /// How many fallbacks are tried.
+    pub(crate) max_fallbacks: usize,
+}
+
+/// A path that is handed to another server as it is.
+#[derive(Clone, Debug)]
+pub(crate) struct PassThroughSettings {
+    /// The path here, with everything below it. Without a slash at its end.
+    pub(crate) path: String,
+    /// Where it goes. What follows `path` in the request is added.
+    pub(crate) target: Base,
+    /// Set on what goes there.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Which methods are let through; empty means all.
+    pub(crate) methods: Vec<Method>,
+    /// Whether callers need a key.
+    pub(crate) auth: bool,
+}
+
+impl Config {
+    /// Whether the config or the environment names a master key.
+    pub(crate) fn has_master_key(&self) -> bool {
+        self.keys.iter().any(|key| key.master)
+    }
+
+    /// Sets the master key where the config has none.
+    pub(crate) fn set_master_key(&mut self, key: &SecretString) {
+        Arc::make_mut(&mut self.keys).add(master(key));
+    }
+
+    /// The mistake in this file that the builder of the filter at `at` has found.
+    pub(crate) fn filter_mistake(&self, at: usize, error: &ConfigError) -> Mistake {
+        filters::mistake(&self.report, &self.filters[at], error)
+    }
+}
+
+/// A key that may do everything.
+fn master(key: &SecretString) -> VirtualKey {
+    VirtualKey { master: true, ..VirtualKey::new(keys::hash(key)) }
+}

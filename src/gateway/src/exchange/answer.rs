@@ -1,0 +1,173 @@
+//! What the exchange yields: a whole answer, or a stream of events.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use tollway_filter_api::Rejection;
+use tollway_filter_api::ctx::Report;
+
+use super::codec::{Codec, Step};
+use super::fault::Fault;
+use super::upstream::Upstream;
+use super::{Admission, Endpoint};
+
+/// How long the provider may take to close a stream whose end it has announced, before the
+/// connection is given up instead of reused.
+const CLOSE_WAIT: Duration = Duration::from_millis(200);
+
+/// An answer that has begun.
+pub(crate) enum Opened {
+    /// It is here, whole.
+    Whole(WholeAnswer),
+    /// Its first event is here.
+    Stream(Box<AnswerStream>),
+}
+
+/// An answer that is not a stream.
+pub(crate) struct WholeAnswer {
+    /// What of the provider's head the client may see.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body, in the client's dialect.
+    pub(crate) body: Bytes,
+}
+
+/// A stream of server-sent events in the client's dialect. Dropping it cancels the upstream call.
+pub(crate) struct AnswerStream {
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Events that were taken before the stream was handed out.
+    first: Bytes,
+    /// What broke while they were taken.
+    broken: Option<Fault>,
+    /// The rest; `None` once it has ended.
+    source: Option<Source>,
+    endpoint: Arc<Endpoint>,
+    admission: Admission,
+    usage: Option<tollway_wire::usage::Usage>,
+}
+
+struct Source {
+    upstream: Upstream,
+    codec: Codec,
+}
+
+impl AnswerStream {
+    /// Reads until the first event is there, so that a stream that fails before it can still
+    /// become another attempt.
+    pub(super) async fn begin(
+        headers: Vec<(HeaderName, HeaderValue)>,
+        upstream: Upstream,
+        codec: Codec,
+        endpoint: Arc<Endpoint>,
+        admission: Admission,
+    ) -> Result<AnswerStream, Fault> {
+        let mut stream = AnswerStream {
+            headers,
+            first: Bytes::new(),
+            broken: None,
+            source: Some(Source { upstream, codec }),
+            endpoint,
+            admission,
+            usage: None,
+        };
+        while stream.first.is_empty() && stream.source.is_some() {
+            let step = stream.step().await;
+            match (step.events.is_empty(), step.fault) {
+                (true, Some(fault)) => return Err(fault),
+                (_, fault) => {
+                    stream.first = step.events;
+                    stream.broken = fault;
+                }
+            }
+        }
+        Ok(stream)
+    }
+
+    /// A stream of events that are all here already.
+    pub(super) fn of_events(
+        headers: Vec<(HeaderName, HeaderValue)>,
+        events: Bytes,
+        endpoint: Arc<Endpoint>,
+        admission: Admission,
+    ) -> AnswerStream {
+        let first = events;
+        AnswerStream {
+            headers,
+            first,
+            broken: None,
+            source: None,
+            endpoint,
+            admission,
+            usage: None,
+        }
+    }
+
+    /// What of the provider's head the client may see.
+    pub(crate) fn take_headers(&mut self) -> Vec<(HeaderName, HeaderValue)> {
+        std::mem::take(&mut self.headers)
+    }
+
+    /// The next events, whole ones, as many as came together; `None` at the announced end.
+    ///
+    /// # Errors
+    /// When the stream broke: its end was not announced, or the provider reported an error.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Rejection>> {
+        if !self.first.is_empty() {
+            return Some(Ok(std::mem::take(&mut self.first)));
+        }
+        loop {
+            if let Some(fault) = self.broken.take() {
+                self.endpoint.cooldown.failed(&fault, Instant::now());
+                self.stop();
+                return Some(Err(fault.into_reject()));
+            }
+            self.source.as_ref()?;
+            let step = self.step().await;
+            self.broken = step.fault;
+            if !step.events.is_empty() {
+                return Some(Ok(step.events));
+            }
+        }
+    }
+
+    /// One read and what comes of it.
+    async fn step(&mut self) -> Step {
+        let Some(Source { upstream, codec }) = &mut self.source else {
+            return Step { events: Bytes::new(), fault: None };
+        };
+        let ended = codec.ended();
+        let idle = if ended { CLOSE_WAIT } else { self.endpoint.deadlines.idle };
+        match upstream.chunk(idle).await {
+            Ok(Some(bytes)) => codec.push(self.endpoint.scrub(bytes)),
+            Ok(None) => {
+                let last = codec.finish();
+                if let Some(source) = self.stop() {
+                    source.upstream.release().await;
+                }
+                last
+            }
+            Err(fault) => {
+                self.stop();
+                // The provider said that it is done and then did not close: it is done.
+                let fault = (!ended).then_some(fault);
+                Step { events: Bytes::new(), fault }
+            }
+        }
+    }
+
+    fn stop(&mut self) -> Option<Source> {
+        let source = self.source.take()?;
+        self.usage = source.codec.usage();
+        Some(source)
+    }
+
+    /// Writes down what is known in the end, whole or not.
+    pub(crate) fn report(&mut self, report: &mut Report) {
+        self.stop();
+        if self.usage.is_some() {
+            report.usage = self.usage;
+        }
+        self.admission.settle(report.usage.map(|usage| usage.total_tokens()));
+    }
+}

@@ -1,0 +1,124 @@
+//! Turns what a provider streams into what the client reads.
+
+use bytes::{Bytes, BytesMut};
+use tollway_providers::{Decoder, Provider};
+use tollway_wire::openai::{StreamTap, TapError};
+use tollway_wire::usage::Usage;
+
+use super::fault::Fault;
+
+/// One stream's way from the provider's bytes to the client's events.
+pub(super) enum Codec {
+    /// The provider speaks the client's dialect: bytes pass, and are looked at.
+    Tap {
+        /// Looks at them.
+        tap: Box<StreamTap>,
+        /// Reads its errors.
+        provider: &'static dyn Provider,
+    },
+    /// The provider speaks another dialect.
+    Decode {
+        /// Translates it.
+        decoder: Box<dyn Decoder>,
+        /// For messages.
+        name: &'static str,
+        /// The end has been announced and passed on.
+        ended: bool,
+    },
+}
+
+/// What came of one piece.
+pub(super) struct Step {
+    /// Whole events for the client; good even if there is a fault.
+    pub(super) events: Bytes,
+    /// Why the stream cannot go on.
+    pub(super) fault: Option<Fault>,
+}
+
+impl Codec {
+    /// Takes the next bytes, cut anywhere.
+    pub(super) fn push(&mut self, bytes: Bytes) -> Step {
+        match self {
+            Codec::Tap { tap, provider } => {
+                let mut joined = Joined::default();
+                let result = tap.push(&bytes, |events| joined.add(events));
+                Step { events: joined.take(), fault: result.err().map(|e| tap_fault(*provider, e)) }
+            }
+            Codec::Decode { decoder, name, ended } => {
+                let mut out = Vec::new();
+                let result = decoder.stream(&bytes, &mut out);
+                *ended = out.ends_with(b"data: [DONE]\n\n");
+                let fault = result.err().map(|error| Fault::decode(name, error));
+                Step { events: out.into(), fault }
+            }
+        }
+    }
+
+    /// The provider has closed the stream.
+    pub(super) fn finish(&mut self) -> Step {
+        match self {
+            Codec::Tap { tap, provider } => {
+                let mut joined = Joined::default();
+                let result = tap.end(|events| joined.add(events));
+                Step { events: joined.take(), fault: result.err().map(|e| tap_fault(*provider, e)) }
+            }
+            Codec::Decode { ended: true, .. } => Step { events: Bytes::new(), fault: None },
+            Codec::Decode { decoder, name, ended } => {
+                let mut out = Vec::new();
+                let result = decoder.finish(&mut out);
+                *ended = result.is_ok();
+                let fault = result.err().map(|error| Fault::decode(name, error));
+                Step { events: out.into(), fault }
+            }
+        }
+    }
+
+    /// Whether the provider has announced the end.
+    pub(super) fn ended(&self) -> bool {
+        match self {
+            Codec::Tap { tap, .. } => tap.is_done(),
+            Codec::Decode { ended, .. } => *ended,
+        }
+    }
+
+    /// What the provider has counted so far.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        match self {
+            Codec::Tap { tap, .. } => tap.usage(),
+            Codec::Decode { decoder, .. } => decoder.usage(),
+        }
+    }
+}
+
+fn tap_fault(provider: &'static dyn Provider, error: TapError) -> Fault {
+    let name = super::attempt::exception_name(provider);
+    match error {
+        // The status line said 200: what the error is worth stands in its body, if anywhere.
+        TapError::Reported(body) => Fault::status(name, provider.error(500, &body), None),
+        other => Fault::broken(name, other.to_string()),
+    }
+}
+
+/// Pieces that go out together. Mostly there is just one, and it is not copied.
+#[derive(Default)]
+struct Joined {
+    first: Bytes,
+    rest: BytesMut,
+}
+
+impl Joined {
+    fn add(&mut self, events: Bytes) {
+        if self.first.is_empty() {
+            self.first = events;
+        } else {
+            if self.rest.is_empty() {
+                self.rest.extend_from_slice(&self.first);
+            }
+            self.rest.extend_from_slice(&events);
+        }
+    }
+
+    fn take(self) -> Bytes {
+        if self.rest.is_empty() { self.first } else { self.rest.freeze() }
+    }
+}

@@ -1,0 +1,311 @@
+//! The exchange carries every model call: it takes a plan and a whole request, opens attempts over
+//! Pingora's connector, and yields the answer.
+//!
+//! ```text
+//! plan ─ group ─ deployments in order ─ attempt ─ answer
+//!          │            │ (fault of the deployment: next one, after a pause if it is the same one)
+//!          └ (all failed: the next fallback group)
+//! ```
+//! Retry, fallback, deadlines and cooldown live here, once, and cancellation is dropping what
+//! [`Exchange::open`] returned, or its future. Nobody who consumes an answer, be it the proxy or an
+//! agent, knows about attempts.
+
+mod answer;
+mod attempt;
+mod codec;
+mod cooldown;
+mod endpoint;
+mod fault;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pingora_core::connectors::http::Connector;
+use tollway_filter_api::ctx::Report;
+use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit, Ticket};
+use tollway_filter_api::{Clock, Deployment, ModelDirectory, ModelGroup, Plan, Rejection, RequestView};
+
+pub(crate) use answer::{AnswerStream, Opened, WholeAnswer};
+pub(crate) use endpoint::Endpoint;
+use fault::{Cause, Fault};
+
+use crate::config::RouterSettings;
+use crate::random;
+
+/// How long a stated `retry-after` may be for us to wait it out ourselves. A longer one is passed
+/// on: the client waits better than a held connection does.
+const RETRY_AFTER_WAITED: Duration = Duration::from_secs(2);
+/// The first pause before the same deployment is tried again; doubled each time, with jitter.
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+/// The longest pause.
+const BACKOFF_LONGEST: Duration = Duration::from_secs(4);
+
+/// What the exchange is to do for one request.
+pub(crate) struct Call<'a> {
+    /// The request.
+    pub(crate) view: &'a RequestView,
+    /// Where it goes.
+    pub(crate) plan: &'a Plan,
+    /// The endpoints of the config this request began with, by [`Deployment::entry`].
+    pub(crate) endpoints: &'a [Arc<Endpoint>],
+    /// Knows the fallback groups.
+    pub(crate) directory: &'a dyn ModelDirectory,
+    /// Retries, fallbacks and cooldown as configured.
+    pub(crate) router: &'a RouterSettings,
+    /// How often a group is tried again after the first attempt, if the request said so.
+    pub(crate) retries: Option<u32>,
+    /// Groups to fall back to instead of the plan's own, from the request itself.
+    pub(crate) fallbacks: Option<Vec<Arc<str>>>,
+    /// When the caller's patience ends, if the request said so.
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl Call<'_> {
+    /// How many tries may follow the first one after this fault: the request's own number, else
+    /// that of the retry policy for this kind of fault, the deployment's, the router's.
+    fn retries_after(&self, fault: &Fault, deployment: &Deployment) -> usize {
+        let policy = &self.router.retry_policy;
+        let by_kind = match (fault.cause, fault.status) {
+            (Cause::Timeout, _) | (Cause::Status, 408) => policy.timeout,
+            (Cause::Status, 401 | 403) => policy.authentication,
+            (Cause::Status, 429) => policy.rate_limit,
+            (Cause::Status, 500..) | (Cause::Broken | Cause::Connect, _) => policy.internal_server,
+            _ => None,
+        };
+        let endpoint = &self.endpoints[deployment.entry];
+        let retries = self.retries.or(by_kind).or(endpoint.retries);
+        retries.unwrap_or(self.router.num_retries) as usize
+    }
+}
+
+/// Carries model calls. One for the whole process, so that connections are shared by all of them
+/// and survive a reload.
+pub(crate) struct Exchange {
+    connector: Arc<Connector>,
+    limits: Arc<dyn LimitStore>,
+    clock: Clock,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        connector: Arc<Connector>,
+        limits: Arc<dyn LimitStore>,
+        clock: Clock,
+    ) -> Exchange {
+        Exchange { connector, limits, clock }
+    }
+
+    /// Gets an answer: the first one that is not a fault, else the last fault.
+    ///
+    /// Returns when the answer's head and, for a stream, its first event are there, so that every
+    /// failure until then could still be turned into another attempt. Dropping the future, or what
+    /// it returned, closes the upstream connection.
+    pub(crate) async fn open(
+        &self,
+        call: &Call<'_>,
+        report: &mut Report,
+    ) -> Result<Opened, Rejection> {
+        let fallbacks = call.fallbacks.as_ref().unwrap_or(&call.plan.group.fallbacks);
+        let mut fault = match self.group(call, &call.plan.group, report).await {
+            Ok(opened) => return Ok(opened),
+            Err(fault) => fault,
+        };
+        for name in fallbacks.iter().take(call.router.max_fallbacks) {
+            if !fault.falls_back() {
+                break;
+            }
+            let Some(group) = call.directory.resolve(name) else { continue };
+            report.fallbacks += 1;
+            fault = match self.group(call, &group, report).await {
+                Ok(opened) => return Ok(opened),
+                Err(fault) => fault,
+            };
+        }
+        Err(fault.into_reject())
+    }
+
+    /// Tries the deployments of one group.
+    async fn group(
+        &self,
+        call: &Call<'_>,
+        group: &Arc<ModelGroup>,
+        report: &mut Report,
+    ) -> Result<Opened, Fault> {
+        let now = self.clock.now();
+        let order = self.order(call, group, now)?;
+        let mut last: Option<Fault> = None;
+        let mut refused: smallvec::SmallVec<[usize; 4]> = smallvec::SmallVec::new();
+        for turn in 0.. {
+            if let Some(fault) = &last
+                && turn > call.retries_after(fault, order[0])
+            {
+                break;
+            }
+            // Deployments that refused for a reason of their own (credentials, no such model) are
+            // not asked again: they would say the same.
+            let open = order.len() - refused.len();
+            if open == 0 {
+                break;
+            }
+            let at = nth_open(order.len(), &refused, turn % open);
+            if let Some(fault) = &last {
+                // The first round visits each deployment once without a pause.
+                if turn >= open && !pause(turn - open, fault, call.router.retry_after).await {
+                    break;
+                }
+            }
+            let deployment = &order[at];
+            match self.attempt(call, group, deployment, report).await {
+                Ok(opened) => return Ok(opened),
+                Err(fault) => {
+                    let endpoint = &call.endpoints[deployment.entry];
+                    endpoint.cooldown.failed(&fault, self.clock.now());
+                    if !fault.retries() {
+                        return Err(fault);
+                    }
+                    if !fault.same_deployment_may_help() {
+                        refused.push(at);
+                    }
+                    last = Some(fault);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Fault::no_deployment(&group.name)))
+    }
+
+    /// The deployments of a group, cooled ones left out, in a random order that follows their
+    /// weights.
+    fn order<'g>(
+        &self,
+        call: &Call<'_>,
+        group: &'g ModelGroup,
+        now: Instant,
+    ) -> Result<smallvec::SmallVec<[&'g Arc<Deployment>; 4]>, Fault> {
+        // A group of one never cools: there is nothing better to do than to try it.
+        if let [only] = group.deployments.as_slice() {
+            return Ok(smallvec::smallvec![only]);
+        }
+        let mut order = smallvec::SmallVec::<[&Arc<Deployment>; 4]>::new();
+        let mut soonest: Option<Duration> = None;
+        for deployment in &group.deployments {
+            match call.endpoints[deployment.entry].cooldown.remaining(now) {
+                None => order.push(deployment),
+                Some(left) => soonest = Some(soonest.map_or(left, |s| s.min(left))),
+            }
+        }
+        if order.is_empty() {
+            return Err(match soonest {
+                Some(left) => Fault::all_cooled(left),
+                None => Fault::no_deployment(&group.name),
+            });
+        }
+        // Weighted sampling without replacement: draw, swap to the front, draw from the rest.
+        for first in 0..order.len() - 1 {
+            let total: u64 = order[first..].iter().map(|d| u64::from(d.weight)).sum();
+            let mut draw = random::below(total.max(1));
+            let chosen = order[first..].iter().position(|d| {
+                let weight = u64::from(d.weight);
+                let here = draw < weight;
+                draw = draw.saturating_sub(weight);
+                here
+            });
+            order.swap(first, first + chosen.unwrap_or(0));
+        }
+        Ok(order)
+    }
+
+    /// Takes what the deployment's own `rpm`, `tpm` and `max_parallel_requests` allow.
+    fn admit(
+        &self,
+        deployment: &Deployment,
+        view: &RequestView,
+        now: Instant,
+    ) -> Result<Admission, Fault> {
+        let limits = deployment.limits;
+        let mut admission = Admission { limits: Arc::clone(&self.limits), held: Default::default() };
+        let wants = [
+            (LimitUnit::Parallel, limits.max_parallel_requests, 1),
+            (LimitUnit::Requests, limits.rpm, 1),
+            // Four bytes a token is the usual rule of thumb; settled with the real count.
+            (LimitUnit::Tokens, limits.tpm, 1 + view.body.len() as u64 / 4),
+        ];
+        for (unit, limit, amount) in wants {
+            let Some(limit) = limit else { continue };
+            let key =
+                LimitKey {
+                scope: "deployment",
+                subject: Some(Arc::clone(&deployment.id)),
+                part: None,
+                unit,
+            };
+            match self.limits.reserve(key, limit, amount, now) {
+                Ok((ticket, _)) => admission.held.push(ticket),
+                Err(exceeded) => {
+                    admission.give_back();
+                    return Err(Fault::deployment_full(exceeded.retry_after));
+                }
+            }
+        }
+        Ok(admission)
+    }
+}
+
+/// Waits before the same deployment is asked again. False where the wait is not worth holding
+/// the client for.
+async fn pause(round: usize, fault: &Fault, least: Duration) -> bool {
+    let wait = match fault.retry_after {
+        Some(after) if after > RETRY_AFTER_WAITED => return false,
+        Some(after) => after,
+        None => {
+            let doubled = BACKOFF_FIRST.saturating_mul(1 << round.min(8));
+            // Full jitter on the upper half, so that clients that failed together do not come
+            // back together.
+            let whole = doubled.min(BACKOFF_LONGEST);
+            whole / 2 + whole.mul_f64(random::unit() / 2.0)
+        }
+    };
+    tokio::time::sleep(wait.max(least)).await;
+    true
+}
+
+/// The place of the `n`th member of `0..len` that is not in `refused`.
+fn nth_open(len: usize, refused: &[usize], n: usize) -> usize {
+    (0..len).filter(|at| !refused.contains(at)).nth(n).unwrap_or(0)
+}
+
+/// What an attempt holds of its deployment's limits, until it is over.
+pub(crate) struct Admission {
+    limits: Arc<dyn LimitStore>,
+    held: smallvec::SmallVec<[Ticket; 2]>,
+}
+
+impl Admission {
+    /// Nothing was used after all.
+    fn give_back(&mut self) {
+        for ticket in self.held.drain(..) {
+            self.limits.settle(&ticket, 0);
+        }
+    }
+
+    /// The attempt is over: parallel places are free again, tokens are settled.
+    pub(crate) fn settle(&mut self, tokens: Option<u64>) {
+        for ticket in self.held.drain(..) {
+            match ticket.key.unit {
+                LimitUnit::Parallel => self.limits.settle(&ticket, 0),
+                LimitUnit::Requests => {}
+                LimitUnit::Tokens => {
+                    if let Some(tokens) = tokens {
+                        self.limits.settle(&ticket, tokens);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.settle(None);
+    }
+}

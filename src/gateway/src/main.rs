@@ -1,0 +1,34 @@
+//! Tollway: one OpenAI-compatible endpoint in front of every provider.
+//!
+//! `ARCHITECTURE.md` tells how the parts fit; `proxy.rs` and `serve_request.rs` what happens to a
+//! request, in order.
+
+mod body;
+mod chain;
+mod cli;
+mod config;
+mod exchange;
+mod log;
+mod models;
+mod observe;
+mod pass_through;
+mod proxy;
+mod random;
+mod respond;
+mod routes;
+mod serve_request;
+mod server;
+mod start;
+mod state;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What providers see us as.
+pub(crate) const USER_AGENT: &str = concat!("tollway/", env!("CARGO_PKG_VERSION"));
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -1,0 +1,118 @@
+//! `GET /v1/models`: what the caller may call.
+
+use serde_json::{Value, json};
+use tollway_filter_api::{ModelDirectory, ModelGroup, Reject, Rejection, VirtualKey};
+use tollway_filters::model_alias;
+use tollway_providers::prices;
+
+use crate::state::Generation;
+
+/// LiteLLM's constant `created`; clients want a number and nobody knows a better one.
+const CREATED: u64 = 1_677_610_602;
+/// How many names a wildcard is expanded to.
+const EXPANDED_MAX: usize = 500;
+
+/// The list, wildcards expanded to the models we know a price of.
+pub(crate) fn list(generation: &Generation, key: Option<&VirtualKey>) -> Value {
+    let mut data = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    for group in generation.config.directory.groups() {
+        if group.hidden {
+            continue;
+        }
+        let names = match group.name.split_once('*') {
+            Some((prefix, _)) => expand(&group, prefix),
+            None => vec![group.name.to_string()],
+        };
+        for name in names {
+            if may_call(generation, key, &name) && seen.insert(name.clone()) {
+                data.push(model(&name, generation));
+            }
+        }
+    }
+    json!({"data": data, "object": "list"})
+}
+
+/// One model.
+pub(crate) fn one(
+    generation: &Generation,
+    key: Option<&VirtualKey>,
+    id: &str,
+) -> Result<Value, Rejection> {
+    let id = percent_decoded(id);
+    if generation.config.directory.resolve(&id).is_none() || !may_call(generation, key, &id) {
+        // Bounded, because it is the caller's text.
+        let shown: String = id.chars().take(200).collect();
+        let message = format!("The model '{shown}' does not exist or you do not have access to it.");
+        return Err(Reject::new(404, "invalid_request_error", message)
+            .with_code("model_not_found")
+            .with_param("model"));
+    }
+    Ok(model(&id, generation))
+}
+
+fn may_call(generation: &Generation, key: Option<&VirtualKey>, name: &str) -> bool {
+    let Some(key) = key else { return true };
+    let Some(group) = generation.config.directory.resolve(name) else { return false };
+    model_alias::allowed(key, &group)
+}
+
+fn expand(group: &ModelGroup, prefix: &str) -> Vec<String> {
+    let Some(deployment) = group.deployments.first() else { return Vec::new() };
+    prices::models_of(deployment.provider)
+        .filter(|info| matches!(info.mode, "chat" | "completion" | "embedding" | "responses"))
+        .take(EXPANDED_MAX)
+        .map(|info| format!("{prefix}{}", info.model()))
+        .collect()
+}
+
+fn model(name: &str, generation: &Generation) -> Value {
+    let group = generation.config.directory.resolve(name);
+    let deployment = group.as_ref().and_then(|group| group.deployments.first());
+    let mut model = json!({
+        "id": name,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": deployment.map_or("tollway", |d| d.provider),
+    });
+    if let Some(mode) = group.as_ref().and_then(|group| group.mode.as_deref()) {
+        model["mode"] = mode.into();
+    }
+    if let Some(max) = deployment.and_then(|d| d.max_input_tokens) {
+        model["max_input_tokens"] = max.into();
+    }
+    if let Some(max) = deployment.and_then(|d| d.max_output_tokens) {
+        model["max_output_tokens"] = max.into();
+    }
+    model
+}
+
+/// Undoes percent-encoding, so that `openai%2Fgpt-4o` is found as well.
+fn percent_decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = |at: usize| bytes.get(at).and_then(|b| (*b as char).to_digit(16));
+        match (bytes[at], hex(at + 1), hex(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (byte, ..) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn percent_encoded_slashes_are_slashes() {
+        assert_eq!(super::percent_decoded("openai%2Fgpt-4o"), "openai/gpt-4o");
+        assert_eq!(super::percent_decoded("a%zz%2"), "a%zz%2");
+    }
+}

@@ -1,0 +1,185 @@
+//! The one way out: answers and errors, in the client's dialect.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
+use http::{HeaderName, HeaderValue, Version};
+use pingora_core::protocols::http::ServerSession;
+use pingora_http::ResponseHeader;
+use serde_json::json;
+use tollway_filter_api::{Answer, AnswerBody, Reject, RequestCtx, ResponseHead};
+
+use crate::chain::Chain;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
+const NO: HeaderValue = HeaderValue::from_static("no");
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+/// Tells nginx not to collect the events of a stream.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// How errors name their `code`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ErrorCodes {
+    /// OpenAI's machine-readable codes: `model_not_found`, `rate_limit_exceeded`.
+    #[default]
+    OpenAi,
+    /// LiteLLM's: the HTTP status as a string.
+    LiteLlm,
+}
+
+/// What writing to the client came to.
+pub(crate) type Written = Result<(), Box<pingora_error::Error>>;
+
+/// The JSON body of an error, in OpenAI's shape: all four members are always there.
+pub(crate) fn error_body(reject: &Reject, codes: ErrorCodes) -> Vec<u8> {
+    let code = match codes {
+        ErrorCodes::OpenAi => reject.code.as_deref().map(str::to_owned),
+        ErrorCodes::LiteLlm => Some(reject.status.to_string()),
+    };
+    let body = json!({
+        "error": {
+            "message": reject.message,
+            "type": reject.kind,
+            "param": reject.param,
+            "code": code,
+        }
+    });
+    body.to_string().into_bytes()
+}
+
+/// An error inside a stream that has begun: one event. No `[DONE]` follows, because the answer is
+/// not complete.
+pub(crate) fn error_event(reject: &Reject, codes: ErrorCodes) -> Bytes {
+    let mut event = b"data: ".to_vec();
+    event.extend(error_body(reject, codes));
+    event.extend_from_slice(b"\n\n");
+    event.into()
+}
+
+/// Writes a refusal.
+pub(crate) async fn reject(
+    session: &mut ServerSession,
+    chain: &Chain,
+    ctx: &mut RequestCtx,
+    reject: Reject,
+    codes: ErrorCodes,
+) -> Written {
+    if let Some(source) = &reject.source {
+        let status = reject.status;
+        tracing::warn!(request_id = %ctx.id, status, error = %source, "request failed");
+    }
+    ctx.report.error_kind = Some(reject.kind.to_string());
+    let body = error_body(&reject, codes);
+    let mut headers = reject.headers;
+    if let Some(after) = reject.retry_after {
+        // Whole seconds, rounded up: a client that waits as told must not come too early.
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        headers.push((RETRY_AFTER, HeaderValue::from(seconds.max(1))));
+    }
+    let status = reject.status;
+    full(session, chain, ctx, status, headers, JSON, body.into()).await
+}
+
+/// Writes an answer that a filter gave.
+pub(crate) async fn answer(
+    session: &mut ServerSession,
+    chain: &Chain,
+    ctx: &mut RequestCtx,
+    answer: Answer,
+) -> Written {
+    match answer.body {
+        AnswerBody::Empty => {
+            let mut response =
+                ResponseHead { status: answer.status, headers: answer.headers, streaming: false };
+            chain.response(ctx, session.req_header(), &mut response);
+            ctx.report.status = Some(response.status);
+            let mut header = header_of(&response)?;
+            if response.status != 204 {
+                header.insert_header(CONTENT_LENGTH, HeaderValue::from_static("0"))?;
+            }
+            session.write_response_header(Box::new(header)).await?;
+            session.write_response_body(Bytes::new(), true).await
+        }
+        AnswerBody::Full { content_type, bytes } => {
+            let content_type = HeaderValue::from_static(content_type);
+            full(session, chain, ctx, answer.status, answer.headers, content_type, bytes)
+                .await
+        }
+        AnswerBody::Events(events) => {
+            begin_stream(session, chain, ctx, answer.headers).await?;
+            for mut event in events {
+                if let Err(reject) = chain.chunk(ctx, &mut event) {
+                    let event = error_event(&reject, ErrorCodes::OpenAi);
+                    session.write_response_body(event, false).await?;
+                    break;
+                }
+                ctx.report.bytes_sent += event.len() as u64;
+                session.write_response_body(event, false).await?;
+            }
+            session.write_response_body(Bytes::new(), true).await
+        }
+    }
+}
+
+/// Writes an answer of known length, through the response and chunk phases.
+#[expect(clippy::too_many_arguments, reason = "the parts of an answer, each used once")]
+pub(crate) async fn full(
+    session: &mut ServerSession,
+    chain: &Chain,
+    ctx: &mut RequestCtx,
+    status: u16,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    content_type: HeaderValue,
+    mut bytes: Bytes,
+) -> Written {
+    let mut response = ResponseHead { status, headers, streaming: false };
+    chain.response(ctx, session.req_header(), &mut response);
+    // Filters that keep answers look at the bytes, whatever the status is.
+    if let Err(refused) = chain.chunk(ctx, &mut bytes) {
+        response.status = refused.status;
+        bytes = error_body(&refused, ErrorCodes::OpenAi).into();
+    }
+    ctx.report.status = Some(response.status);
+    let mut header = header_of(&response)?;
+    header.insert_header(CONTENT_TYPE, content_type)?;
+    header.insert_header(CONTENT_LENGTH, HeaderValue::from(bytes.len()))?;
+    session.write_response_header(Box::new(header)).await?;
+    if session.req_header().method != http::Method::HEAD {
+        ctx.report.bytes_sent += bytes.len() as u64;
+        session.write_response_body(bytes, true).await?;
+    }
+    Ok(())
+}
+
+/// Begins a stream of server-sent events.
+pub(crate) async fn begin_stream(
+    session: &mut ServerSession,
+    chain: &Chain,
+    ctx: &mut RequestCtx,
+    headers: Vec<(HeaderName, HeaderValue)>,
+) -> Written {
+    let mut response = ResponseHead { status: 200, headers, streaming: true };
+    chain.response(ctx, session.req_header(), &mut response);
+    ctx.report.status = Some(response.status);
+    let mut header = header_of(&response)?;
+    header.insert_header(CONTENT_TYPE, EVENT_STREAM)?;
+    header.insert_header(CACHE_CONTROL, NO_CACHE)?;
+    header.insert_header(X_ACCEL_BUFFERING, NO)?;
+    // In this phase Pingora does not choose a framing by itself: without this an HTTP/1.1 stream
+    // would end by closing the connection. HTTP/1.0 knows no other end.
+    if session.req_header().version == Version::HTTP_11 {
+        header.insert_header(TRANSFER_ENCODING, CHUNKED)?;
+    }
+    session.write_response_header(Box::new(header)).await
+}
+
+fn header_of(response: &ResponseHead) -> Result<ResponseHeader, Box<pingora_error::Error>> {
+    // Content type, length and what Pingora adds (date, connection) come on top.
+    let room = response.headers.len() + 5;
+    let mut header = ResponseHeader::build_no_case(response.status, Some(room))?;
+    for (name, value) in &response.headers {
+        header.append_header(name.clone(), value.clone())?;
+    }
+    Ok(header)
+}

@@ -1,0 +1,385 @@
+//! Start-up: from arguments to a serving gateway, and the same way again for a reload or a check.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use pingora_core::connectors::ConnectorOptions;
+use pingora_core::connectors::http::Connector;
+use tollway_filter_api::cache::CacheStore;
+use tollway_filter_api::deps::Metrics;
+use tollway_filter_api::limits::LimitStore;
+use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
+use tollway_filters::BUILTIN;
+use tollway_simulator::Simulator;
+use tollway_store::cache_memory::MemoryCache;
+use tollway_store::cache_redis::RedisCache;
+use tollway_store::limits::MemoryLimits;
+
+use crate::body::BodyMemory;
+use crate::chain::Chain;
+use crate::cli::{CheckArgs, ServeArgs, say};
+use crate::config::{
+    CacheStoreSettings, Config, DataFolder, Environment, FILE_BYTES_MAX, FileConfig, Mistake, Warning,
+};
+use crate::exchange::{Endpoint, Exchange};
+use crate::log::{self, StdoutLog};
+use crate::pass_through::PassThrough;
+use crate::server;
+use crate::state::{Gateway, Generation, InFlight};
+
+/// How many connections to upstreams are kept for the next request.
+const POOL: usize = 4096;
+/// Where `tollway check` supposes the simulated provider; nothing is called there.
+const NO_SIMULATOR: &str = "http://127.0.0.1:1";
+
+/// Why the gateway does not start, ready to be printed.
+#[derive(Debug)]
+pub(crate) struct StartError(String);
+
+impl StartError {
+    pub(crate) fn new(message: impl Into<String>) -> StartError {
+        StartError(message.into())
+    }
+
+    fn of_mistakes(mistakes: &[Mistake]) -> StartError {
+        let count = mistakes.len();
+        let what = if count == 1 { "mistake" } else { "mistakes" };
+        let lines: String = mistakes.iter().map(|mistake| format!("\n  {mistake}")).collect();
+        StartError(format!("the config has {count} {what}:{lines}"))
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `tollway serve`
+pub(crate) fn serve(args: &ServeArgs) -> Result<(), StartError> {
+    let environment = environment()?;
+    log::start_messages(environment.get("TOLLWAY_LOG"));
+    let threads = threads(&environment)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::new(format!("cannot start threads: {error}")))?;
+    let result = runtime.block_on(serve_on(args, environment, runtime.handle().clone()));
+    // What still runs now was told to stop, twice or too late: it is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve_on(
+    args: &ServeArgs,
+    environment: Environment,
+    runtime: tokio::runtime::Handle,
+) -> Result<(), StartError> {
+    let simulator = Simulator::start(tollway_simulator::Options::demo())
+        .await
+        .map_err(|error| StartError::new(format!("the simulated provider: {error}")))?;
+    let log = StdoutLog::start()
+        .map_err(|error| StartError::new(format!("cannot start the request log: {error}")))?;
+    let limits: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new());
+    let metrics = Arc::new(Metrics::default());
+    let clock = Clock::system();
+    let mut loader = Loader {
+        file: args.config.clone(),
+        data: args.data.clone(),
+        listen: args.listen.clone(),
+        environment,
+        simulator_base: simulator.base_url(),
+        new_master_key: None,
+        stores: Stores {
+            clock: clock.clone(),
+            limits: Arc::clone(&limits),
+            metrics: Arc::clone(&metrics),
+            log: Arc::clone(&log) as Arc<dyn LogSink>,
+            runtime,
+            cache: None,
+        },
+    };
+    let generation = loader.generation()?;
+    let listen = &generation.config.listen;
+    let address = args.listen.clone().unwrap_or_else(|| listen.address.0.to_string());
+    let bound = server::bind(&address, listen.tls.as_ref())?;
+    say(&banner(&generation, &loader, bound.address, listen.tls.is_some()));
+
+    let drain = generation.config.server.drain_timeout;
+    let body_memory = BodyMemory::new(generation.config.server.body_memory_bytes_max);
+    let gateway = Arc::new(Gateway {
+        live: ArcSwap::from_pointee(generation),
+        exchange: Exchange::new(connector()?, limits, clock.clone()),
+        body_memory,
+        metrics,
+        clock,
+        in_flight: InFlight::default(),
+    });
+    let result = server::run(gateway, bound, loader, drain).await;
+    log.flush();
+    drop(simulator);
+    result
+}
+
+/// `tollway check`
+pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
+    let environment = environment()?;
+    // Filters may want a runtime for what they connect to; nothing is connected here.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::new(format!("cannot start threads: {error}")))?;
+    let mut loader = Loader {
+        file: Some(args.config.clone()),
+        data: None,
+        listen: None,
+        environment,
+        simulator_base: NO_SIMULATOR.to_owned(),
+        new_master_key: None,
+        stores: Stores {
+            clock: Clock::system(),
+            limits: Arc::new(MemoryLimits::new()),
+            metrics: Arc::new(Metrics::default()),
+            log: Arc::new(Silent),
+            runtime: runtime.handle().clone(),
+            cache: None,
+        },
+    };
+    let (config, warnings) = loader.config()?;
+    for warning in &warnings {
+        say(&format!("warning: {warning}"));
+    }
+    let config = loader.made_ready(config)?.config;
+    match &args.model {
+        Some(model) => say(&config.explain(model).map_err(StartError::new)?),
+        None => say(&config.summary()),
+    }
+    say(&format!("{}: ok", args.config.display()));
+    Ok(())
+}
+
+struct Silent;
+
+impl LogSink for Silent {
+    fn line(&self, _: &[u8]) {}
+}
+
+/// What outlives all generations and goes into each.
+struct Stores {
+    clock: Clock,
+    limits: Arc<dyn LimitStore>,
+    metrics: Arc<Metrics>,
+    log: Arc<dyn LogSink>,
+    runtime: tokio::runtime::Handle,
+    /// The cache of the last generation, and what it was made from.
+    cache: Option<(String, Arc<dyn CacheStore>)>,
+}
+
+/// Makes generations of the config: at the start, and at every reload.
+pub(crate) struct Loader {
+    file: Option<PathBuf>,
+    data: Option<PathBuf>,
+    listen: Option<String>,
+    environment: Environment,
+    simulator_base: String,
+    /// Set where the master key was made just now: it is shown once.
+    new_master_key: Option<secrecy::SecretString>,
+    stores: Stores,
+}
+
+impl Loader {
+    /// The config file, if there is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads the config and makes everything that depends on it.
+    pub(crate) fn generation(&mut self) -> Result<Generation, StartError> {
+        let (mut config, warnings) = self.config()?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        if let Some(data) = &self.data {
+            config.data.clone_from(data);
+        }
+        if !config.has_master_key() {
+            let stored = DataFolder::open(&config.data)
+                .and_then(|folder| folder.master_key())
+                .map_err(|error| StartError::new(error.to_string()))?;
+            config.set_master_key(&stored.key);
+            if stored.is_new {
+                self.new_master_key = Some(stored.key);
+            }
+        }
+        self.made_ready(config)
+    }
+
+    fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {
+        let names: Vec<&str> = BUILTIN.iter().map(|filter| filter.name).collect();
+        let file = match &self.file {
+            Some(file) => {
+                FileConfig::read(&file.display().to_string(), &read(file)?, self.environment.clone())
+            }
+            None => FileConfig::of_environment(self.environment.clone()),
+        };
+        Config::resolve(file, &names, &self.simulator_base)
+            .map_err(|mistakes| StartError::of_mistakes(&mistakes))
+    }
+
+    fn made_ready(&mut self, config: Config) -> Result<Generation, StartError> {
+        let deps = Deps {
+            clock: self.stores.clock.clone(),
+            keys: Arc::clone(&config.keys) as _,
+            models: Arc::clone(&config.directory) as _,
+            limits: Arc::clone(&self.stores.limits),
+            cache: self.cache(&config)?,
+            metrics: Arc::clone(&self.stores.metrics),
+            log: Arc::clone(&self.stores.log),
+        };
+        let mut filters = Vec::with_capacity(config.filters.len());
+        let mut mistakes = Vec::new();
+        for (at, entry) in config.filters.iter().enumerate() {
+            let builtin = BUILTIN.iter().find(|builtin| builtin.name == entry.name);
+            let Some(builtin) = builtin else { continue };
+            let slot = Slot(u8::try_from(at).unwrap_or(u8::MAX));
+            match (builtin.build)(entry.settings.clone(), &deps, slot) {
+                Ok(filter) => filters.push(filter),
+                Err(error) => mistakes.push(config.filter_mistake(at, &error)),
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(StartError::of_mistakes(&mistakes));
+        }
+        let now = self.stores.clock.now();
+        let not_ready = |error: Box<pingora_error::Error>| StartError::new(error.to_string());
+        let endpoints = config
+            .entries
+            .iter()
+            .map(|entry| Endpoint::new(entry, &config.router, now).map(Arc::new))
+            .collect::<Result<_, _>>()
+            .map_err(not_ready)?;
+        let pass_through = config
+            .pass_through
+            .iter()
+            .map(PassThrough::new)
+            .collect::<Result<_, _>>()
+            .map_err(not_ready)?;
+        Ok(Generation { chain: Chain::new(&filters), endpoints, pass_through, config })
+    }
+
+    /// The cache's store; the one there is where its settings have not changed.
+    fn cache(&mut self, config: &Config) -> Result<Option<Arc<dyn CacheStore>>, StartError> {
+        let Some(settings) = &config.cache else { return Ok(None) };
+        let made_from = format!("{:?}", settings.store);
+        if let Some((have, store)) = &self.stores.cache
+            && *have == made_from
+        {
+            return Ok(Some(Arc::clone(store)));
+        }
+        let store: Arc<dyn CacheStore> = match &settings.store {
+            CacheStoreSettings::Memory { bytes_max } => Arc::new(MemoryCache::new(*bytes_max)),
+            CacheStoreSettings::Redis(redis) => Arc::new(
+                RedisCache::connect(redis.clone(), &self.stores.runtime)
+                    .map_err(|error| StartError::new(format!("the cache's Redis: {error}")))?,
+            ),
+        };
+        self.stores.cache = Some((made_from, Arc::clone(&store)));
+        Ok(Some(store))
+    }
+}
+
+/// Reads a config file, but not one that cannot be one.
+fn read(file: &Path) -> Result<String, StartError> {
+    let cannot = |error: std::io::Error| {
+        StartError::new(format!("cannot read {}: {error}", file.display()))
+    };
+    let length = std::fs::metadata(file).map_err(cannot)?.len();
+    if length > FILE_BYTES_MAX as u64 {
+        let message = format!("{}: a config has at most {FILE_BYTES_MAX} bytes", file.display());
+        return Err(StartError::new(message));
+    }
+    std::fs::read_to_string(file).map_err(cannot)
+}
+
+fn environment() -> Result<Environment, StartError> {
+    let mut environment = Environment::of_process();
+    environment
+        .add_dotenv(Path::new("."))
+        .map_err(|error| StartError::new(error.to_string()))?;
+    Ok(environment)
+}
+
+/// One thread a core, or `TOLLWAY_THREADS`.
+fn threads(environment: &Environment) -> Result<usize, StartError> {
+    match environment.get("TOLLWAY_THREADS") {
+        Some(given) => match given.parse() {
+            Ok(threads) if (1..=1024).contains(&threads) => Ok(threads),
+            _ => Err(StartError::new("TOLLWAY_THREADS must be a number from 1 to 1024")),
+        },
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
+/// What carries calls to providers.
+fn connector() -> Result<Arc<Connector>, StartError> {
+    // Pingora panics where it finds no certificates to trust.
+    let made = std::panic::catch_unwind(|| Connector::new(Some(ConnectorOptions::new(POOL))));
+    made.map(Arc::new).map_err(|_| {
+        StartError::new(
+            "no trusted certificates were found: install the Debian package ca-certificates, or \
+             name a file in SSL_CERT_FILE",
+        )
+    })
+}
+
+/// A model to show in the line to try: one that needs no provider's key, if there is one.
+fn example_model(config: &Config) -> Option<String> {
+    let groups = config.directory.groups();
+    let chats = || groups.iter().filter(|group| !group.name.contains('*'));
+    let demo = chats().find(|group| group.deployments.iter().any(|d| d.provider == "demo"));
+    let chat = || chats().find(|group| group.mode.as_deref() != Some("embedding"));
+    Some(demo.or_else(chat)?.name.to_string())
+}
+
+/// What is printed when it serves: what there is, and a line to try it with.
+fn banner(
+    generation: &Generation,
+    loader: &Loader,
+    address: std::net::SocketAddr,
+    tls: bool,
+) -> String {
+    use secrecy::ExposeSecret;
+    let config = &generation.config;
+    let scheme = if tls { "https" } else { "http" };
+    let mut text = format!("tollway {} listening on {scheme}://{address}\n", env!("CARGO_PKG_VERSION"));
+    text.push_str(&config.summary());
+    let data = config.data.join("master_key");
+    match &loader.new_master_key {
+        Some(key) => text.push_str(&format!(
+            "\n\nmaster key (shown once, kept in {}): {}",
+            data.display(),
+            key.expose_secret()
+        )),
+        None if loader.environment.get("TOLLWAY_MASTER_KEY").is_none() && data.exists() => {
+            text.push_str(&format!("\n\nmaster key: in {}", data.display()));
+        }
+        None => {}
+    }
+    let key = match &loader.new_master_key {
+        Some(key) => key.expose_secret().to_owned(),
+        None if data.exists() => format!("$(cat {})", data.display()),
+        None => "$TOLLWAY_MASTER_KEY".to_owned(),
+    };
+    let insecure = if tls { " -k" } else { "" };
+    if let Some(model) = example_model(config) {
+        text.push_str(&format!(
+            "\n\ntry it:\n  curl{insecure} {scheme}://{address}/v1/chat/completions \
+             -H \"Authorization: Bearer {key}\" -H \"Content-Type: application/json\" \
+             -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hello!\"}}]}}'\n"
+        ));
+    }
+    text
+}

@@ -1,0 +1,138 @@
+//! What the process holds: the live generation of the config, and what outlives all generations.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tollway_filter_api::deps::Metrics;
+use tollway_filter_api::{
+    Clock, ModelDirectory, Plan, Reject, Rejection, RequestCtx, RequestView,
+};
+
+use crate::body::BodyMemory;
+use crate::chain::Chain;
+use crate::config::Config;
+use crate::exchange::{Endpoint, Exchange};
+use crate::pass_through::PassThrough;
+
+/// One config, made ready. A request keeps the generation it began with, so that a reload changes
+/// nothing under its feet.
+pub(crate) struct Generation {
+    pub(crate) config: Config,
+    pub(crate) chain: Chain,
+    /// By `Deployment::entry`.
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+    pub(crate) pass_through: Vec<PassThrough>,
+}
+
+impl Generation {
+    /// The plan of a request that no `model_alias` filter has made one for: the model's name as it
+    /// stands.
+    pub(crate) fn plan_without_filter(&self, view: &RequestView) -> Result<Plan, Rejection> {
+        let Some(requested) = view.object.str(&view.body, "model") else {
+            let message = "Missing required parameter: 'model'.";
+            return Err(Reject::invalid_request(message).with_param("model"));
+        };
+        let Some(group) = self.config.directory.resolve(&requested) else {
+            let message = "There is no such model.";
+            return Err(Reject::invalid_request(message)
+                .with_param("model")
+                .with_code("model_not_found"));
+        };
+        Ok(Plan { requested: requested.as_ref().into(), group })
+    }
+}
+
+/// The gateway.
+pub(crate) struct Gateway {
+    pub(crate) live: ArcSwap<Generation>,
+    pub(crate) exchange: Exchange,
+    pub(crate) body_memory: Arc<BodyMemory>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) clock: Clock,
+    pub(crate) in_flight: InFlight,
+}
+
+/// Requests that are being served, and whether new ones should still come.
+#[derive(Default)]
+pub(crate) struct InFlight {
+    count: AtomicUsize,
+    draining: AtomicBool,
+    empty: Notify,
+}
+
+impl InFlight {
+    pub(crate) fn enter(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn leave(&self) {
+        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 && self.draining() {
+            self.empty.notify_waiters();
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Marks the process as ending and waits until nothing is served any more.
+    pub(crate) async fn drained(&self) {
+        self.draining.store(true, Ordering::Release);
+        loop {
+            let empty = self.empty.notified();
+            tokio::pin!(empty);
+            empty.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+}
+
+/// One request's state, which Pingora hands from phase to phase.
+pub(crate) struct RequestState {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) generation: Arc<Generation>,
+    /// `None` until the head was read.
+    pub(crate) ctx: Option<RequestCtx>,
+    /// The pass-through route it matched.
+    pub(crate) pass_through: Option<usize>,
+    pub(crate) outcome: tollway_filter_api::Outcome,
+}
+
+impl RequestState {
+    pub(crate) fn new(gateway: &Arc<Gateway>) -> RequestState {
+        gateway.in_flight.enter();
+        RequestState {
+            gateway: Arc::clone(gateway),
+            generation: gateway.live.load_full(),
+            ctx: None,
+            pass_through: None,
+            // Until an answer is complete, whatever ends the request is the client leaving.
+            outcome: tollway_filter_api::Outcome::ClientGone,
+        }
+    }
+
+    /// Runs the end phase, once.
+    pub(crate) fn end(&mut self) {
+        if let Some(mut ctx) = self.ctx.take() {
+            self.generation.chain.end(&mut ctx, self.outcome);
+        }
+    }
+}
+
+/// Also when a request is dropped half-way, or a filter panicked: what it holds of limits goes back,
+/// and the process does not wait for it.
+impl Drop for RequestState {
+    fn drop(&mut self) {
+        self.end();
+        self.gateway.in_flight.leave();
+    }
+}

@@ -1,0 +1,172 @@
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tollway_wire::scan::{Limits, scan};
+
+use super::*;
+use crate::presets::{preset, provider};
+
+fn request(
+    name: &str,
+    model: &str,
+    drop_params: bool,
+    body: Value,
+) -> Result<(Value, bool), RequestError> {
+    let bytes = Bytes::from(body.to_string());
+    let object = scan(&bytes, &Limits::default()).expect("a valid object");
+    let call = Call {
+        operation: Operation::ChatCompletions,
+        body: &bytes,
+        object: &object,
+        stream: body["stream"] == true,
+    };
+    let target = Target { model: model.into(), drop_params, max_output_tokens: None };
+    let upstream = preset(name).expect("a preset").request(&call, &target)?;
+    Ok((serde_json::from_slice(&upstream.bytes).expect("JSON"), upstream.usage_added))
+}
+
+#[track_caller]
+fn check(name: &str, model: &str, body: Value, expect: Value) {
+    assert_eq!(request(name, model, false, body).map(|(body, _)| body), Ok(expect));
+}
+
+#[test]
+fn only_the_model_changes() {
+    check(
+        "openai",
+        "gpt-4o",
+        json!({"model": "alias", "messages": [], "x_unknown": {"a": 1}, "seed": 7}),
+        json!({"model": "gpt-4o", "messages": [], "x_unknown": {"a": 1}, "seed": 7}),
+    );
+}
+
+#[test]
+fn nothing_to_change_is_the_same_bytes() {
+    let bytes = Bytes::from_static(br#"{ "model" : "gpt-4o", "messages":[] }"#);
+    let object = scan(&bytes, &Limits::default()).expect("a valid object");
+    let operation = Operation::ChatCompletions;
+    let call = Call { operation, body: &bytes, object: &object, stream: false };
+    let target = Target { model: "gpt-4o".into(), drop_params: false, max_output_tokens: None };
+    let sent = preset("openai").expect("a preset").request(&call, &target).expect("valid");
+    assert_eq!(sent.bytes.as_ptr(), bytes.as_ptr());
+}
+
+#[test]
+fn what_is_the_gateways_is_taken_out() {
+    check(
+        "groq",
+        "m",
+        json!({"model": "m", "messages": [], "cache": {"no-cache": true}, "tags": ["a"], "num_retries": 3,
+            "litellm_trace_id": "x", "metadata": {"a": "b"}, "fallbacks": [], "user": "u",
+            "additional_drop_params": ["seed"], "seed": 1}),
+        json!({"model": "m", "messages": [], "user": "u"}),
+    );
+    check(
+        "openai",
+        "m",
+        json!({"model": "m", "messages": [], "metadata": {"a": "b"}, "store": true}),
+        json!({"model": "m", "messages": [], "metadata": {"a": "b"}, "store": true}),
+    );
+}
+
+#[test]
+fn usage_is_asked_for_in_streams() {
+    let body = json!({"model": "m", "messages": [], "stream": true, "stream_options": {"include_obfuscation": false}});
+    let (sent, added) = request("openai", "m", false, body).expect("valid");
+    assert_eq!(
+        sent["stream_options"],
+        json!({"include_obfuscation": false, "include_usage": true})
+    );
+    assert!(added);
+    let asked = json!({"model": "m", "messages": [], "stream": true, "stream_options": {"include_usage": true}});
+    assert_eq!(request("openai", "m", false, asked.clone()), Ok((asked.clone(), false)));
+    let (sent, added) = request("mistral", "m", false, asked).expect("valid");
+    assert_eq!((sent.get("stream_options"), added), (None, false));
+}
+
+#[test]
+fn reasoning_models_have_their_rules() {
+    check(
+        "openai",
+        "o3-mini",
+        json!({"model": "o3-mini", "messages": [], "max_tokens": 9, "temperature": 1}),
+        json!({"model": "o3-mini", "messages": [], "max_completion_tokens": 9, "temperature": 1}),
+    );
+    let warm = json!({"model": "gpt-5", "messages": [], "temperature": 0.2});
+    let refused = request("openai", "gpt-5", false, warm.clone());
+    let message = refused.expect_err("refused").to_string();
+    assert!(
+        message.starts_with(
+            "litellm.UnsupportedParamsError: openai does not support parameters: ['temperature'], for model=gpt-5."
+        ),
+        "{message}"
+    );
+    let dropped = request("openai", "gpt-5", true, warm).expect("dropped");
+    assert_eq!(dropped.0, json!({"model": "gpt-5", "messages": []}));
+    let off = json!({"model": "gpt-5.2", "messages": [], "temperature": 0.2});
+    check("openai", "gpt-5.2", off.clone(), off);
+}
+
+#[test]
+fn reasoning_models_are_told_by_their_names() {
+    for name in ["o1", "o3-mini", "o4-mini-2025-04-16", "openai/o1-pro"] {
+        assert_eq!(Reasoning::of(name), Some(Reasoning::OSeries), "{name}");
+    }
+    for name in ["gpt-4o", "gpt-5-chat-latest", "omni-moderation", "o", "o100", "gpt-50", "ollama"]
+    {
+        assert_eq!(Reasoning::of(name), None, "{name}");
+    }
+    assert_eq!(Reasoning::of("gpt-5-mini"), Some(Reasoning::Always));
+    assert_eq!(Reasoning::of("gpt-5.1"), Some(Reasoning::MayBeOff));
+}
+
+#[test]
+fn mistral_has_words_of_its_own() {
+    check(
+        "mistral",
+        "m",
+        json!({"model": "m", "messages": [], "tool_choice": "required", "seed": 3, "max_completion_tokens": 5, "user": "u"}),
+        json!({"model": "m", "messages": [], "tool_choice": "any", "random_seed": 3, "max_tokens": 5}),
+    );
+}
+
+#[test]
+fn urls_forgive_what_people_write() {
+    let url =
+        |name, base| provider(name).map(|provider| provider.url(base, Operation::ChatCompletions));
+    let expect = Some("http://h:11434/v1/chat/completions".to_owned());
+    assert_eq!(url("ollama", "http://h:11434"), expect);
+    assert_eq!(url("ollama", "http://h:11434/v1/"), expect);
+    assert_eq!(url("openai", "http://h:11434/v1/chat/completions"), expect);
+    let expect = Some("https://api.anthropic.com/v1/messages".to_owned());
+    for base in ["https://api.anthropic.com", "https://api.anthropic.com/v1/"] {
+        assert_eq!(url("anthropic", base), expect);
+    }
+}
+
+#[test]
+fn credentials_are_marked_sensitive() {
+    let access = Access { api_key: Some("sk-1"), organization: Some("org"), api_version: None };
+    let headers = preset("openai").expect("a preset").headers(&access).expect("valid");
+    assert_eq!(headers[0].1, "Bearer sk-1");
+    assert!(headers[0].1.is_sensitive());
+    assert_eq!(headers[1].0, "openai-organization");
+    let bad = Access { api_key: Some("a\nb"), ..Access::default() };
+    assert!(preset("openai").expect("a preset").headers(&bad).is_err());
+}
+
+#[test]
+fn the_pass_through_decoder_watches_and_renames() {
+    let asked = Asked { model: "alias".into(), include_usage: false, created: 0 };
+    let mut decoder =
+        preset("openai").expect("a preset").decoder(Operation::ChatCompletions, asked);
+    let stream = concat!(
+        "data: {\"model\":\"m\",\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n",
+        "data: {\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n",
+    );
+    let mut out = Vec::new();
+    decoder.stream(stream.as_bytes(), &mut out).expect("valid");
+    decoder.finish(&mut out).expect("complete");
+    let expect = "data: {\"model\":\"alias\",\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
+    assert_eq!(String::from_utf8_lossy(&out), expect);
+    assert_eq!(decoder.usage().map(|usage| usage.total_tokens()), Some(3));
+}

@@ -1,0 +1,233 @@
+//! How an answer is written into Redis.
+//!
+//! ```text
+//! "TWA" version:u8(1) flags:u8 stored_ms:varint [9 counts:varint] len:varint model len:varint body
+//! ```
+//! Varints are LEB128. What does not match to the last byte, be it cut off, of another version or
+//! somebody else's, is no answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tollway_filter_api::cache::CachedAnswer;
+use tollway_wire::usage::Usage;
+
+/// What every value starts with: who wrote it, and the version of the form.
+const MAGIC: &[u8; 4] = b"TWA\x01";
+
+const STREAMED: u8 = 1;
+const USAGE_EVENT: u8 = 2;
+const HAS_USAGE: u8 = 4;
+
+/// Writes an answer.
+pub(super) fn encode(answer: &CachedAnswer) -> Vec<u8> {
+    let mut out = Vec::with_capacity(answer.body.len() + answer.model.len() + 64);
+    out.extend_from_slice(MAGIC);
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    out.push(
+        flag(answer.streamed, STREAMED)
+            | flag(answer.usage_event, USAGE_EVENT)
+            | flag(answer.usage.is_some(), HAS_USAGE),
+    );
+    put_varint(&mut out, u64::try_from(answer.stored.as_millis()).unwrap_or(u64::MAX));
+    for count in answer.usage.as_ref().map(counts).into_iter().flatten() {
+        put_varint(&mut out, count);
+    }
+    for bytes in [answer.model.as_bytes(), &answer.body] {
+        put_varint(&mut out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
+    out
+}
+
+/// Reads an answer. Its body is a part of `value`, not a copy.
+pub(super) fn decode(value: Bytes) -> Option<CachedAnswer> {
+    let mut rest = value.strip_prefix(MAGIC)?;
+    let (&flags, after) = rest.split_first()?;
+    rest = after;
+    if flags & !(STREAMED | USAGE_EVENT | HAS_USAGE) != 0 {
+        return None;
+    }
+    let stored = Duration::from_millis(take_varint(&mut rest)?);
+    let usage = if flags & HAS_USAGE != 0 { Some(take_usage(&mut rest)?) } else { None };
+    let model = Arc::from(std::str::from_utf8(take_bytes(&mut rest)?).ok()?);
+    let body = value.slice_ref(take_bytes(&mut rest)?);
+    rest.is_empty().then_some(CachedAnswer {
+        streamed: flags & STREAMED != 0,
+        usage_event: flags & USAGE_EVENT != 0,
+        model,
+        body,
+        usage,
+        stored,
+    })
+}
+
+/// The counts in the order of the form. Written without `..`, so that a new one is not forgotten;
+/// then the version has to change as well.
+fn counts(usage: &Usage) -> [u64; 9] {
+    let &Usage {
+        prompt_tokens,
+        completion_tokens,
+        cache_read_tokens,
+        cache_write_tokens,
+        cache_write_1h_tokens,
+        audio_prompt_tokens,
+        audio_completion_tokens,
+        reasoning_tokens,
+        web_searches,
+    } = usage;
+    [
+        prompt_tokens,
+        completion_tokens,
+        cache_read_tokens,
+        cache_write_tokens,
+        cache_write_1h_tokens,
+        audio_prompt_tokens,
+        audio_completion_tokens,
+        reasoning_tokens,
+        web_searches,
+    ]
+}
+
+fn take_usage(rest: &mut &[u8]) -> Option<Usage> {
+    Some(Usage {
+        prompt_tokens: take_varint(rest)?,
+        completion_tokens: take_varint(rest)?,
+        cache_read_tokens: take_varint(rest)?,
+        cache_write_tokens: take_varint(rest)?,
+        cache_write_1h_tokens: take_varint(rest)?,
+        audio_prompt_tokens: take_varint(rest)?,
+        audio_completion_tokens: take_varint(rest)?,
+        reasoning_tokens: take_varint(rest)?,
+        web_searches: take_varint(rest)?,
+    })
+}
+
+fn put_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, after) = rest.split_first()?;
+        *rest = after;
+        let bits = u64::from(byte & 0x7F);
+        // The tenth byte has room for one bit only.
+        if shift == 63 && bits > 1 {
+            return None;
+        }
+        number |= bits << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = usize::try_from(take_varint(rest)?).ok()?;
+    let (bytes, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn answers() -> impl Strategy<Value = CachedAnswer> {
+        let counts = proptest::option::of(proptest::array::uniform9(any::<u64>()));
+        let form = (any::<bool>(), any::<bool>(), ".{0,20}", vec(any::<u8>(), 0..300));
+        (form, counts, any::<u64>()).prop_map(|((streamed, usage_event, model, body), n, ms)| {
+            let usage = n.map(|n| Usage {
+                prompt_tokens: n[0],
+                completion_tokens: n[1],
+                cache_read_tokens: n[2],
+                cache_write_tokens: n[3],
+                cache_write_1h_tokens: n[4],
+                audio_prompt_tokens: n[5],
+                audio_completion_tokens: n[6],
+                reasoning_tokens: n[7],
+                web_searches: n[8],
+            });
+            CachedAnswer {
+                streamed,
+                usage_event,
+                model: model.into(),
+                body: body.into(),
+                usage,
+                stored: Duration::from_millis(ms),
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_comes_back_as_it_was(answer in answers()) {
+            prop_assert_eq!(decode(encode(&answer).into()), Some(answer));
+        }
+
+        #[test]
+        fn an_answer_that_is_cut_off_or_goes_on_is_no_answer(
+            answer in answers(),
+            cut in any::<prop::sample::Index>(),
+            more in vec(any::<u8>(), 1..20),
+        ) {
+            let whole = encode(&answer);
+            let cut = cut.index(whole.len());
+            prop_assert_eq!(decode(Bytes::copy_from_slice(&whole[..cut])), None);
+            prop_assert_eq!(decode([whole, more].concat().into()), None);
+        }
+
+        #[test]
+        fn whatever_is_in_redis_does_no_harm(value in vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(decode(value.into()), None);
+        }
+
+        #[test]
+        fn whatever_follows_the_magic_does_no_harm(value in vec(any::<u8>(), 0..200)) {
+            let _ = decode([MAGIC.as_slice(), &value].concat().into());
+        }
+    }
+
+    #[test]
+    fn the_form_stays_as_it_is() {
+        let answer = CachedAnswer {
+            streamed: true,
+            usage_event: true,
+            model: Arc::from("gpt"),
+            body: Bytes::from_static(b"data: x\n\n"),
+            usage: Some(Usage { prompt_tokens: 300, completion_tokens: 5, ..Usage::default() }),
+            stored: Duration::from_millis(128),
+        };
+        let expect = b"TWA\x01\x07\x80\x01\xAC\x02\x05\0\0\0\0\0\0\0\x03gpt\x09data: x\n\n";
+        assert_eq!(encode(&answer), expect);
+    }
+
+    #[test]
+    fn what_an_entry_of_another_version_says_is_not_guessed() {
+        let answer = CachedAnswer {
+            streamed: false,
+            usage_event: false,
+            model: Arc::from("m"),
+            body: Bytes::from_static(b"{}"),
+            usage: None,
+            stored: Duration::ZERO,
+        };
+        let mut value = encode(&answer);
+        value[3] = 2;
+        assert_eq!(decode(value.into()), None);
+        let mut value = encode(&answer);
+        value[4] |= 8;
+        assert_eq!(decode(value.into()), None);
+    }
+}

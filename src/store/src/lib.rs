@@ -1,0 +1,9 @@
+//! The store traits of `tollway-filter-api` made real.
+//!
+//! [`limits`] counts rates and parallel requests in this process, [`cache_memory`] keeps answers in
+//! it, and [`cache_redis`] keeps answers in a Redis or Valkey that several nodes share. None of
+//! them can make a request fail: a store that is full or away just knows nothing.
+
+pub mod cache_memory;
+pub mod cache_redis;
+pub mod limits;

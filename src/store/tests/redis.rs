@@ -1,0 +1,339 @@
+//! The cache over a real Redis, started by each test in a folder of its own.
+//!
+//! Needs the `redis-server` program (Debian and Ubuntu: package `redis-server`).
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use secrecy::SecretString;
+use tokio::runtime::Handle;
+use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
+use tollway_store::cache_redis::{LOOKUP_MAX, RedisCache, RedisServer, RedisSettings};
+use tollway_wire::usage::Usage;
+
+/// How long anything that has to happen some time may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a look-up may take: room for a busy machine, and far below what redis by itself waits.
+const IN_TIME: Duration = Duration::from_millis(10 * LOOKUP_MAX.as_millis() as u64);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A Redis of one test. It listens on a Unix socket, so that no port has to be found.
+struct Server {
+    folder: PathBuf,
+    process: Option<Child>,
+}
+
+impl Server {
+    async fn start() -> Server {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        // The path of a Unix socket may have no more than 107 bytes, so it is kept short.
+        let folder =
+            std::env::temp_dir().join(format!("tollway-redis-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder in the temporary folder");
+        let mut server = Server { folder, process: None };
+        server.run().await;
+        server
+    }
+
+    async fn run(&mut self) {
+        let spawned = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--requirepass", "pass"])
+            .args(["--unixsocket", "redis.sock", "--databases", "4"])
+            .current_dir(&self.folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let process = spawned.expect(
+            "redis-server has to be installed to test the Redis cache: \
+             `apt-get install redis-server` (package redis-server)",
+        );
+        self.process = Some(process);
+        let mut connection = self.connection().await;
+        eventually("PING is answered", async || {
+            redis::cmd("PING").exec_async(&mut connection).await.is_ok()
+        })
+        .await;
+    }
+
+    fn url(&self) -> String {
+        format!("redis+unix://{}?db=1&pass=pass", self.folder.join("redis.sock").display())
+    }
+
+    /// A connection beside the cache's.
+    async fn connection(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(self.url()).expect("the URL is right");
+        let mut connection = None;
+        eventually("the server accepts connections", async || {
+            connection = client.get_multiplexed_async_connection().await.ok();
+            connection.is_some()
+        })
+        .await;
+        connection.expect("it is there by now")
+    }
+
+    async fn cache(&self) -> RedisCache {
+        let cache = RedisCache::connect(self.settings(), &Handle::current()).expect("good URL");
+        is_up(&cache).await;
+        cache
+    }
+
+    fn settings(&self) -> RedisSettings {
+        RedisSettings {
+            server: RedisServer::Url(SecretString::from(self.url())),
+            namespace: "tollway".to_owned(),
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Stops the process without ending it: its sockets stay open and nobody answers.
+    fn signal(&self, signal: &str) {
+        let process = self.process.as_ref().expect("the server runs");
+        let status = Command::new("kill").args([signal, &process.id().to_string()]).status();
+        assert!(status.expect("kill is there").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Waits until something is so, a little longer each time it is not.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    while !is_so().await {
+        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+async fn is_up(cache: &RedisCache) {
+    eventually("the cache is up", async || cache.is_up()).await;
+}
+
+async fn get(cache: &RedisCache, key: CacheKey) -> Option<CachedAnswer> {
+    match cache.get(key) {
+        Lookup::Ready(found) => found,
+        Lookup::Wait(lookup) => lookup.await,
+    }
+}
+
+/// What is kept, once it is there. A single look-up may miss on a busy machine: it waits 50 ms only.
+async fn find(cache: &RedisCache, key: CacheKey) -> CachedAnswer {
+    let mut found = None;
+    eventually("what was put is found", async || {
+        found = get(cache, key).await;
+        found.is_some()
+    })
+    .await;
+    found.expect("it is there by now")
+}
+
+fn answer(body: impl Into<Bytes>) -> CachedAnswer {
+    CachedAnswer {
+        streamed: true,
+        usage_event: true,
+        model: Arc::from("gpt-4o"),
+        body: body.into(),
+        usage: Some(Usage { prompt_tokens: 11, completion_tokens: 5, ..Usage::default() }),
+        stored: Duration::from_millis(1_767_225_600_123),
+    }
+}
+
+fn key(number: u8) -> CacheKey {
+    CacheKey([number; 32])
+}
+
+fn redis_key(number: u8) -> String {
+    format!("tollway:{}", format!("{number:02x}").repeat(32))
+}
+
+#[tokio::test]
+async fn what_was_put_is_found_by_every_node() {
+    let server = Server::start().await;
+    let (here, there) = (server.cache().await, server.cache().await);
+    let body: Bytes = (0..300_000).map(|i| i as u8).collect::<Vec<_>>().into();
+    here.put(key(1), answer(body.clone()), MINUTE);
+    find(&here, key(1)).await;
+    assert_eq!(find(&there, key(1)).await, answer(body));
+    assert_eq!(get(&there, key(2)).await, None);
+    assert_eq!(here.dropped(), 0);
+}
+
+#[tokio::test]
+async fn many_answers_are_written_in_the_order_they_came() {
+    let server = Server::start().await;
+    let cache = server.cache().await;
+    for number in 0..200 {
+        cache.put(key(200), answer(vec![number]), MINUTE);
+        cache.put(key(number), answer(vec![number; 3000]), MINUTE);
+    }
+    find(&cache, key(199)).await;
+    assert_eq!(find(&cache, key(200)).await, answer(vec![199]));
+    for number in 0..200 {
+        assert_eq!(find(&cache, key(number)).await, answer(vec![number; 3000]));
+    }
+    assert_eq!(cache.dropped(), 0);
+}
+
+#[tokio::test]
+async fn an_entry_ends_after_its_time() {
+    let server = Server::start().await;
+    let cache = server.cache().await;
+    cache.put(key(1), answer("short"), Duration::from_millis(200));
+    cache.put(key(2), answer("long"), MINUTE);
+    find(&cache, key(2)).await;
+    eventually("the entry is over", async || get(&cache, key(1)).await.is_none()).await;
+    let mut connection = server.connection().await;
+    let left: i64 =
+        redis::cmd("PTTL").arg(redis_key(2)).query_async(&mut connection).await.expect("a number");
+    assert!((1..=60_000).contains(&left), "{left} ms left");
+    find(&cache, key(2)).await;
+}
+
+#[tokio::test]
+async fn values_of_somebody_else_are_misses() {
+    let server = Server::start().await;
+    let cache = server.cache().await;
+    let mut connection = server.connection().await;
+    for value in [&b""[..], b"{\"response\": 1}", b"TWA\x01", b"TWA\x02\x00\x00\x00\x00"] {
+        let mut set = redis::cmd("SET");
+        set.arg(redis_key(1)).arg(value).exec_async(&mut connection).await.expect("it is set");
+        assert_eq!(get(&cache, key(1)).await, None);
+    }
+    let mut push = redis::cmd("RPUSH");
+    push.arg(redis_key(2)).arg("x").exec_async(&mut connection).await.expect("it is pushed");
+    eventually("a wrong type is no reason to stop using Redis", async || {
+        is_up(&cache).await;
+        get(&cache, key(2)).await.is_none() && cache.is_up()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_is_a_miss_in_time_and_is_used_again_when_it_is_back() {
+    let mut server = Server::start().await;
+    let cache = server.cache().await;
+    cache.put(key(1), answer("before"), MINUTE);
+    find(&cache, key(1)).await;
+
+    server.kill();
+    // The first look-up may have to find out; the ones after it know.
+    let started = Instant::now();
+    assert_eq!(get(&cache, key(1)).await, None);
+    assert!(started.elapsed() < IN_TIME);
+    assert!(matches!(cache.get(key(1)), Lookup::Ready(None)), "known to be away");
+    let dropped = cache.dropped();
+    cache.put(key(2), answer("meanwhile"), MINUTE);
+    assert_eq!(cache.dropped(), dropped + 1);
+
+    server.run().await;
+    is_up(&cache).await;
+    cache.put(key(3), answer("after"), MINUTE);
+    find(&cache, key(3)).await;
+    assert_eq!(get(&cache, key(1)).await, None, "nothing was on disk");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_a_miss_in_time_and_is_left_alone_for_a_while() {
+    let server = Server::start().await;
+    let cache = server.cache().await;
+    cache.put(key(1), answer("kept"), MINUTE);
+    find(&cache, key(1)).await;
+
+    server.signal("-STOP");
+    let started = Instant::now();
+    let found = get(&cache, key(1)).await;
+    let waited = started.elapsed();
+    assert_eq!(found, None);
+    assert!((LOOKUP_MAX..IN_TIME).contains(&waited), "waited {waited:?}");
+    assert!(matches!(cache.get(key(1)), Lookup::Ready(None)), "known to hang");
+
+    server.signal("-CONT");
+    find(&cache, key(1)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_later_is_used() {
+    let mut server = Server::start().await;
+    server.kill();
+    let cache = RedisCache::connect(server.settings(), &Handle::current()).expect("good URL");
+    assert_eq!(get(&cache, key(1)).await, None);
+    server.run().await;
+    is_up(&cache).await;
+    cache.put(key(1), answer("x"), MINUTE);
+    find(&cache, key(1)).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_an_absent_server() {
+    let server = Server::start().await;
+    let url = server.url().replace("pass=pass", "pass=wrong");
+    let settings =
+        RedisSettings { server: RedisServer::Url(SecretString::from(url)), ..server.settings() };
+    let cache = RedisCache::connect(settings, &Handle::current()).expect("good URL");
+    // By the time this one is up, the other one has had its chance.
+    server.cache().await;
+    assert!(!cache.is_up());
+    assert_eq!(get(&cache, key(1)).await, None);
+}
+
+#[test]
+fn look_ups_may_come_from_other_runtimes_than_the_one_it_lives_on() {
+    let home = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (server, cache) = home.block_on(async {
+        let server = Server::start().await;
+        let cache = server.cache().await;
+        (server, cache)
+    });
+    let look_up = |number| {
+        let other = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        other.expect("a runtime").block_on(async {
+            cache.put(key(number), answer("x"), MINUTE);
+            find(&cache, key(number)).await;
+        });
+    };
+    look_up(1);
+    // The runtime of the first look-up is gone, and the connection is not.
+    look_up(2);
+    drop(server);
+}
+
+#[tokio::test]
+async fn a_cache_that_is_dropped_leaves_no_connection_behind() {
+    let server = Server::start().await;
+    let mut connection = server.connection().await;
+    let cache = server.cache().await;
+    let mut clients = async || {
+        let list: String = redis::cmd("CLIENT")
+            .arg("LIST")
+            .query_async(&mut connection)
+            .await
+            .expect("a list of clients");
+        list.lines().count()
+    };
+    eventually("both are connected", async || clients().await == 2).await;
+    drop(cache);
+    eventually("one is left", async || clients().await == 1).await;
+}

@@ -1,0 +1,15 @@
+//! The dialects on the wire, and what can be read from them without any I/O.
+//!
+//! This crate knows bytes, not connections: the OpenAI and Anthropic types, the framing of
+//! server-sent events, the byte scanner that finds the few members of a request that matter, token
+//! usage, and what that usage costs. Everything here is pure, so that the exchange, the agent loop
+//! and the tests share it as it is.
+
+pub mod anthropic;
+pub mod openai;
+pub mod operation;
+pub mod price;
+pub mod scan;
+pub mod splice;
+pub mod sse;
+pub mod usage;

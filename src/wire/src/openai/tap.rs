@@ -1,0 +1,521 @@
+//! The hot path of a stream whose dialect is the client's own: bytes pass through, and on the way
+//! the few things that matter are seen. No event is parsed unless it carries usage or an error.
+
+use std::ops::Range;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use memchr::memmem::Finder;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::usage::{member_object, nested_end, skip_space, string_end, usage_of_object};
+use crate::sse::{self, Block, Splitter, TooLong};
+use crate::usage::Usage;
+
+/// Why a stream must not be passed on, or not as complete.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TapError {
+    /// The bytes are not an event stream of this dialect.
+    #[error("the provider's stream is malformed: {0}")]
+    Malformed(&'static str),
+    /// The stream ended before its end was announced.
+    #[error("the provider's stream ended before it was complete")]
+    Truncated,
+    /// The provider reported an error inside the stream: the JSON it sent.
+    #[error("the provider reported an error inside its stream")]
+    Reported(Bytes),
+}
+
+impl From<TooLong> for TapError {
+    fn from(_: TooLong) -> Self {
+        TapError::Malformed("an event is too long")
+    }
+}
+
+static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
+static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
+static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"finish_reason\""));
+static MODEL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"model\""));
+static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
+
+/// Watches one stream of chat or legacy completion chunks as it passes.
+///
+/// A quote inside a JSON string is escaped, so `"usage"` followed by a colon in the raw bytes is
+/// always a key and never something the model wrote. All looks at events build on that.
+#[derive(Debug)]
+pub struct StreamTap {
+    splitter: Splitter,
+    usage_added: bool,
+    alias: Option<Vec<u8>>,
+    scratch: Vec<u8>,
+    usage: Option<Usage>,
+    finished: bool,
+    done: bool,
+    events: u64,
+}
+
+/// What becomes of one block.
+enum Verdict {
+    Pass,
+    Drop,
+    /// The range of the block that is to be replaced by the alias.
+    Rename(Range<usize>),
+}
+
+/// What goes to the client in one piece.
+enum Run {
+    Empty,
+    /// Part of the bytes that were pushed: sent as they are.
+    Here(Range<usize>),
+    Made(Vec<u8>),
+}
+
+impl StreamTap {
+    /// Watches a stream. With `usage_added` the event that carries only usage is the gateway's and
+    /// is kept from the client; with `alias` every event's `model` is replaced by that name.
+    pub fn new(usage_added: bool, alias: Option<&str>) -> Self {
+        StreamTap {
+            splitter: Splitter::default(),
+            usage_added,
+            alias: alias.map(|name| serde_json::Value::from(name).to_string().into_bytes()),
+            scratch: Vec::new(),
+            usage: None,
+            finished: false,
+            done: false,
+            events: 0,
+        }
+    }
+
+    /// Sets the largest event that is accepted.
+    #[must_use]
+    pub fn with_limit(mut self, event_bytes_max: usize) -> Self {
+        self.splitter = Splitter::new(event_bytes_max);
+        self
+    }
+
+    /// The last usage the provider reported.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Whether `[DONE]` has passed.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Whether an answer's `finish_reason` has passed.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// How many events have arrived, comments not counted.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Takes the next bytes, cut anywhere, and gives `send` what goes to the client: whole events,
+    /// mostly the same bytes in one piece.
+    ///
+    /// # Errors
+    /// When the bytes are malformed or the provider reports an error. What was given to `send`
+    /// before is good.
+    pub fn push(&mut self, bytes: &Bytes, mut send: impl FnMut(Bytes)) -> Result<(), TapError> {
+        // Taken out, so that the closure may borrow the rest.
+        let mut splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));
+        let mut run = Run::Empty;
+        let result = splitter.split(bytes, |block| {
+            let verdict = match &block {
+                Block::Here(range) => self.look(&bytes[range.clone()]),
+                Block::Joined(joined) => self.look(joined),
+            }?;
+            run.add(block, verdict, self.alias.as_deref(), bytes, &mut send);
+            Ok(())
+        });
+        run.flush(bytes, &mut send);
+        self.splitter = splitter;
+        result
+    }
+
+    /// The provider has closed the stream: gives `send` what is still owed to the client.
+    ///
+    /// # Errors
+    /// [`TapError::Truncated`] when neither `[DONE]` nor a `finish_reason` had come.
+    pub fn end(&mut self, mut send: impl FnMut(Bytes)) -> Result<(), TapError> {
+        let held = self.splitter.take_held();
+        let rest = held.trim_ascii();
+        if self.done {
+            return Ok(());
+        }
+        // Some servers close right after `[DONE]`, without the line ends that complete it.
+        let done = rest.strip_prefix(b"data:").is_some_and(|d| d.trim_ascii() == b"[DONE]");
+        if done || (rest.is_empty() && self.finished) {
+            self.done = true;
+            send(Bytes::from_static(sse::DONE));
+            return Ok(());
+        }
+        // A server that fails early may answer bare JSON although a stream was asked for.
+        if self.events == 0 && rest.starts_with(b"{") && reported(rest) {
+            return Err(TapError::Reported(Bytes::copy_from_slice(rest)));
+        }
+        if self.events == 0 && !rest.is_empty() && !sse::is_event_block(rest) {
+            return Err(TapError::Malformed("not an event stream"));
+        }
+        Err(TapError::Truncated)
+    }
+
+    fn look(&mut self, block: &[u8]) -> Result<Verdict, TapError> {
+        if self.done {
+            return Ok(Verdict::Drop);
+        }
+        let Some(event) = sse::read_block(block, &mut self.scratch) else {
+            if sse::is_event_block(block) {
+                return Ok(Verdict::Pass);
+            }
+            let json = block.trim_ascii();
+            return Err(if json.starts_with(b"{") && reported(json) {
+                TapError::Reported(Bytes::copy_from_slice(json))
+            } else {
+                TapError::Malformed("not an event stream")
+            });
+        };
+        let data = event.data.trim_ascii();
+        if data == b"[DONE]" {
+            self.done = true;
+            return Ok(Verdict::Pass);
+        }
+        self.events += 1;
+        if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
+            return Err(TapError::Malformed("an event is not a JSON object"));
+        }
+        let choices = CHOICES.find(data);
+        let maybe_error = choices.is_none()
+            || event.name == b"error"
+            || ERROR.find_iter(data).any(|at| value_at(data, at + 7).is_some());
+        if maybe_error && (reported(data) || event.name == b"error") {
+            return Err(TapError::Reported(Bytes::copy_from_slice(data)));
+        }
+        if !self.finished {
+            self.finished = FINISH
+                .find_iter(data)
+                .any(|at| value_at(data, at + 15).is_some_and(|value| data[value] != b'n'));
+        }
+        let mut verdict = Verdict::Pass;
+        if let Some(usage) = USAGE
+            .find_iter(data)
+            .filter_map(|at| member_object(data, at + 7))
+            .find_map(|(object, _)| usage_of_object(object))
+        {
+            self.usage = Some(usage);
+            if self.usage_added && choices.is_some_and(|at| is_empty_array(data, at + 9)) {
+                return Ok(Verdict::Drop);
+            }
+        }
+        if self.alias.is_some()
+            && let Some(model) = top_level_model(data, choices)
+        {
+            // Data of several lines was put together elsewhere and has no place in the block.
+            let offset = (data.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
+            if offset < block.len() {
+                verdict = Verdict::Rename(model.start + offset..model.end + offset);
+            }
+        }
+        Ok(verdict)
+    }
+}
+
+impl Run {
+    fn add(
+        &mut self,
+        block: Block,
+        verdict: Verdict,
+        alias: Option<&[u8]>,
+        bytes: &Bytes,
+        send: &mut impl FnMut(Bytes),
+    ) {
+        match (block, verdict, alias) {
+            (_, Verdict::Drop, _) => {}
+            (Block::Here(range), Verdict::Rename(model), Some(alias)) => {
+                self.rename(&bytes[range], model, alias, bytes, send);
+            }
+            (Block::Joined(joined), Verdict::Rename(model), Some(alias)) => {
+                self.rename(&joined, model, alias, bytes, send);
+            }
+            (Block::Here(range), _, _) => match self {
+                Run::Here(run) if run.end == range.start => run.end = range.end,
+                Run::Made(made) => made.extend_from_slice(&bytes[range]),
+                _ => {
+                    self.flush(bytes, send);
+                    *self = Run::Here(range);
+                }
+            },
+            (Block::Joined(joined), _, _) => {
+                self.flush(bytes, send);
+                send(Bytes::from(joined));
+            }
+        }
+    }
+
+    fn rename(
+        &mut self,
+        block: &[u8],
+        model: Range<usize>,
+        alias: &[u8],
+        bytes: &Bytes,
+        send: &mut impl FnMut(Bytes),
+    ) {
+        if !matches!(self, Run::Made(_)) {
+            self.flush(bytes, send);
+            *self = Run::Made(Vec::with_capacity(bytes.len() + alias.len() * 4));
+        }
+        if let Run::Made(made) = self {
+            made.extend_from_slice(&block[..model.start]);
+            made.extend_from_slice(alias);
+            made.extend_from_slice(&block[model.end..]);
+        }
+    }
+
+    fn flush(&mut self, bytes: &Bytes, send: &mut impl FnMut(Bytes)) {
+        match std::mem::replace(self, Run::Empty) {
+            Run::Empty => {}
+            Run::Here(range) if range.len() == bytes.len() => send(bytes.clone()),
+            Run::Here(range) => send(bytes.slice(range)),
+            Run::Made(made) => send(Bytes::from(made)),
+        }
+    }
+}
+
+/// Where the value of a member begins whose key ends at `at`; `None` if there is no colon, which
+/// means that the word was a value and not a key.
+fn value_at(json: &[u8], at: usize) -> Option<usize> {
+    let colon = skip_space(json, at);
+    if json.get(colon) != Some(&b':') {
+        return None;
+    }
+    let value = skip_space(json, colon + 1);
+    (value < json.len()).then_some(value)
+}
+
+fn is_empty_array(json: &[u8], at: usize) -> bool {
+    value_at(json, at).is_some_and(|open| {
+        json[open] == b'[' && json.get(skip_space(json, open + 1)) == Some(&b']')
+    })
+}
+
+/// Whether an event is an error. Only asked where something hints at it.
+fn reported(json: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Suspect<'a> {
+        #[serde(borrow, default)]
+        error: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        choices: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        object: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        detail: Option<&'a RawValue>,
+    }
+    serde_json::from_slice::<Suspect<'_>>(json).is_ok_and(|suspect| {
+        // vLLM before 0.10 put `object: "error"` at the top level; FastAPI servers say `detail`.
+        suspect.error.is_some()
+            || (suspect.choices.is_none()
+                && (suspect.detail.is_some()
+                    || suspect.object.is_some_and(|object| object.get() == "\"error\"")))
+    })
+}
+
+/// The value of the event's own `model`, not of something nested in it.
+fn top_level_model(data: &[u8], choices: Option<usize>) -> Option<Range<usize>> {
+    MODEL.find_iter(data).find_map(|at| {
+        // Most providers put it before `choices`, where nothing nested has a member of that name.
+        if choices.is_some_and(|choices| choices < at) && !is_top_level(data, at) {
+            return None;
+        }
+        let start = value_at(data, at + 7)?;
+        let end =
+            if data[start] == b'"' { start + string_end(&data[start..])? } else { return None };
+        Some(start..end)
+    })
+}
+
+/// Whether the key at `at` is a member of the outermost object.
+fn is_top_level(data: &[u8], at: usize) -> bool {
+    let mut here = 1;
+    while here < at {
+        here += match data[here] {
+            b'"' => match string_end(&data[here..]) {
+                Some(length) => length,
+                None => return false,
+            },
+            b'{' | b'[' => match nested_end(&data[here..]) {
+                Some(length) => length,
+                None => return false,
+            },
+            _ => 1,
+        };
+    }
+    here == at
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CHUNK: &str = r#"data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"gpt-4o-2024","choices":[{"index":0,"delta":{"content":"Hi \"usage\":{} \"finish_reason\":\"stop\""},"finish_reason":null}],"usage":null}"#;
+    const FINISH: &str = r#"data: {"id":"c","model":"gpt-4o-2024","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    const USAGE: &str = r#"data: {"id":"c","model":"gpt-4o-2024","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#;
+    const DONE: &str = "data: [DONE]";
+
+    fn stream(events: &[&str]) -> String {
+        events.iter().map(|event| format!("{event}\n\n")).collect()
+    }
+
+    fn run(tap: &mut StreamTap, pieces: &[&[u8]]) -> (String, Result<(), TapError>) {
+        let mut out = Vec::new();
+        let mut result = Ok(());
+        for piece in pieces {
+            result = tap.push(&Bytes::copy_from_slice(piece), |b| out.extend_from_slice(&b));
+            if result.is_err() {
+                break;
+            }
+        }
+        if result.is_ok() {
+            result = tap.end(|b| out.extend_from_slice(&b));
+        }
+        (String::from_utf8_lossy(&out).into_owned(), result)
+    }
+
+    fn check(events: &[&str], usage_added: bool, alias: Option<&str>, expect: &[&str]) {
+        let mut tap = StreamTap::new(usage_added, alias);
+        let got = run(&mut tap, &[stream(events).as_bytes()]);
+        assert_eq!(got, (stream(expect), Ok(())));
+    }
+
+    fn check_error(bytes: &str, expect: TapError) {
+        assert_eq!(run(&mut StreamTap::new(true, None), &[bytes.as_bytes()]).1, Err(expect));
+    }
+
+    #[test]
+    fn a_stream_passes_as_it_is() {
+        let all = [": hello", CHUNK, FINISH, USAGE, DONE];
+        check(&all, false, None, &all);
+    }
+
+    #[test]
+    fn one_read_is_sent_as_the_same_bytes() {
+        let read = Bytes::from(stream(&[CHUNK, FINISH]));
+        let mut sent = Vec::new();
+        let pushed = StreamTap::new(true, None).push(&read, |bytes| sent.push(bytes));
+        assert_eq!(pushed, Ok(()));
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0].as_ptr(), read.as_ptr());
+    }
+
+    #[test]
+    fn usage_that_was_added_is_held_back() {
+        check(&[CHUNK, FINISH, USAGE, DONE], true, None, &[CHUNK, FINISH, DONE]);
+        let mut tap = StreamTap::new(true, None);
+        let _ = run(&mut tap, &[stream(&[CHUNK, FINISH, USAGE, DONE]).as_bytes()]);
+        assert_eq!(tap.usage().map(|usage| usage.total_tokens()), Some(7));
+        assert_eq!((tap.events(), tap.is_done(), tap.is_finished()), (3, true, true));
+    }
+
+    #[test]
+    fn what_the_model_writes_is_not_mistaken_for_members() {
+        let mut tap = StreamTap::new(true, None);
+        assert_eq!(run(&mut tap, &[stream(&[CHUNK]).as_bytes()]).1, Err(TapError::Truncated));
+        assert_eq!((tap.usage(), tap.is_finished()), (None, false));
+    }
+
+    #[test]
+    fn a_missing_done_is_added_and_a_missing_end_is_not() {
+        check(&[CHUNK, FINISH], false, None, &[CHUNK, FINISH, DONE]);
+        check_error(&stream(&[CHUNK]), TapError::Truncated);
+        check_error(&format!("{}data: {{\"choi", stream(&[CHUNK, FINISH])), TapError::Truncated);
+        check_error("", TapError::Truncated);
+        let unfinished = format!("{}data: [DONE]", stream(&[CHUNK]));
+        let got = run(&mut StreamTap::new(false, None), &[unfinished.as_bytes()]);
+        assert_eq!(got, (stream(&[CHUNK, DONE]), Ok(())));
+    }
+
+    #[test]
+    fn the_model_is_renamed_at_the_top_level_only() {
+        let late = r#"data: {"choices":[{"delta":{"model":"inner"}}],"model" : "x\"y"}"#;
+        let renamed = r#"data: {"choices":[{"delta":{"model":"inner"}}],"model" : "my \"alias\""}"#;
+        check(&[late, DONE], false, Some("my \"alias\""), &[renamed, DONE]);
+        let finish = FINISH.replace("gpt-4o-2024", "alias");
+        check(&[FINISH, DONE], false, Some("alias"), &[&finish, DONE]);
+    }
+
+    #[test]
+    fn an_error_inside_the_stream_is_reported() {
+        for error in [
+            r#"{"error":{"message":"overloaded","code":503}}"#,
+            r#"{"id":"x","choices":[{"finish_reason":"error"}],"error":{"message":"m"}}"#,
+            r#"{"object":"error","message":"too long","code":400}"#,
+        ] {
+            let reported = TapError::Reported(Bytes::copy_from_slice(error.as_bytes()));
+            check_error(&format!("data: {error}\n\n"), reported.clone());
+            if error.starts_with("{\"error") {
+                check_error(error, reported);
+            }
+        }
+        let null = r#"data: {"choices":[{"finish_reason":"stop"}],"error":null}"#;
+        check(&[null, DONE], false, None, &[null, DONE]);
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        check_error("<html><body>502</body></html>", TapError::Malformed("not an event stream"));
+        check_error("<html>\n\n<p>\n\n", TapError::Malformed("not an event stream"));
+        check_error("data: hello\n\n", TapError::Malformed("an event is not a JSON object"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_client_the_same_bytes(
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            crlf in any::<bool>(),
+            alias in prop::option::of("[a-z]{1,9}"),
+        ) {
+            let mut bytes = stream(&[": ping", CHUNK, CHUNK, FINISH, USAGE, DONE]);
+            if crlf {
+                bytes = bytes.replace('\n', "\r\n");
+            }
+            let bytes = bytes.as_bytes();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.sort_unstable();
+            let mut pieces = Vec::new();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([bytes.len()]) {
+                pieces.push(&bytes[from..cut]);
+                from = cut;
+            }
+            let whole = run(&mut StreamTap::new(true, alias.as_deref()), &[bytes]);
+            let split = run(&mut StreamTap::new(true, alias.as_deref()), &pieces);
+            // An LF that was cut from its CR goes with the next event, or with none.
+            let read = |text: &str| {
+                let mut events = Vec::new();
+                let parsed = crate::sse::Parser::default().push(text.as_bytes(), |event| {
+                    events.push(event.data.to_vec());
+                    Ok::<_, TooLong>(())
+                });
+                (events, parsed)
+            };
+            prop_assert_eq!(read(&whole.0), read(&split.0));
+            prop_assert_eq!(whole.1, split.1);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(pieces in prop::collection::vec(prop::sample::select(vec![
+            "data: ", "{", "}", "\"choices\"", ":", "[", "]", "\"usage\"", "\"error\"", "\"model\"",
+            "\\", "\"", "\"finish_reason\"", " ", "\n", "\r\n", "n", "\"x\"", "é",
+        ]), 0..40)) {
+            let bytes = pieces.concat();
+            let _ = run(&mut StreamTap::new(true, Some("a")), &[bytes.as_bytes()]);
+            let _ = run(&mut StreamTap::new(true, None), &[bytes.as_bytes()]);
+        }
+    }
+}

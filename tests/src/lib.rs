@@ -1,0 +1,15 @@
+//! What the black-box tests share: a real gateway process, a tiny HTTP client that can misbehave,
+//! and helpers to read what comes back.
+//!
+//! Everything runs on loopback and port 0, nothing sleeps to wait for something, and everything
+//! that was started is stopped when its handle is dropped.
+
+pub mod client;
+pub mod gateway;
+pub mod servers;
+pub mod setup;
+
+pub use client::{Connection, Response, get, post, post_with};
+pub use gateway::{Gateway, Options};
+pub use setup::{Setup, chat, stream};
+pub use tollway_simulator::Simulator;
