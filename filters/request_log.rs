@@ -153,6 +153,9 @@ impl RequestLog {
             line.number("completion_tokens", usage.completion_tokens);
             line.number("cached_tokens", usage.cache_read_tokens);
             line.number("reasoning_tokens", usage.reasoning_tokens);
+            if report.usage_estimated {
+                line.boolean("usage_estimated", true);
+            }
         }
         if let Some(cost) = &report.cost {
             line.dollars("cost_usd", cost.total());

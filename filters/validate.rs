@@ -12,7 +12,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr2;
+use memchr::{memchr_iter, memchr2};
 use serde::Deserialize;
 use tollway_filter_api::{
     BuildFilter, ConfigError, Deps, Filter, Phases, Reject, Rejection, RequestCtx, RequestHead,
@@ -35,8 +35,9 @@ pub struct ValidateConfig {
     /// How many messages a chat may have. Not limited by default: counting them takes a walk over
     /// the whole body.
     pub messages_max: Option<usize>,
-    /// How many tools a chat may offer.
-    pub tools_max: usize,
+    /// How many tools a chat may offer. Not limited by default, for the same reason; providers have
+    /// limits of their own (OpenAI 128).
+    pub tools_max: Option<usize>,
     /// How many inputs one embeddings request may have.
     pub inputs_max: usize,
     /// How many answers may be asked for at once.
@@ -53,7 +54,7 @@ impl Default for ValidateConfig {
             body_bytes_max: BodyBytesMax::default(),
             model_bytes_max: 256,
             messages_max: None,
-            tools_max: 128,
+            tools_max: None,
             inputs_max: 2048,
             n_max: 128,
             temperature_max: 2.0,
@@ -140,11 +141,15 @@ impl Validate {
         let (mut has_model, mut has_required, mut has_stream_options) = (false, false, false);
         // One pass over what is there is cheaper than asking for everything that could be.
         for member in view.object.iter().filter(|member| member.kind != Kind::Null) {
-            let name = member.name(&view.body);
-            has_model |= name == "model";
-            has_required |= name == required;
-            has_stream_options |= name == "stream_options";
-            self.check_member(view.operation, name.as_bytes(), Value { member, body: &view.body })?;
+            let escaped = member.key_escaped.then(|| member.name(&view.body));
+            let name = match &escaped {
+                Some(name) => name.as_bytes(),
+                None => member.key.of(&view.body),
+            };
+            has_model |= name == b"model";
+            has_required |= name == required.as_bytes();
+            has_stream_options |= name == b"stream_options";
+            self.check_member(view.operation, name, Value { member, body: &view.body })?;
         }
         let path = view.operation.path();
         match (has_model, has_required) {
@@ -224,9 +229,13 @@ struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The bytes of the value, which the scan has found to be UTF-8.
-    fn raw(self) -> &'a str {
-        std::str::from_utf8(self.member.value.of(self.body)).unwrap_or_default()
+    fn raw(self) -> &'a [u8] {
+        self.member.value.of(self.body)
+    }
+
+    /// The value as it is written, which the scan has found to be UTF-8. For what is short.
+    fn written(self) -> &'a str {
+        std::str::from_utf8(self.raw()).unwrap_or_default()
     }
 
     fn wrong_type<T>(self, name: &'static str, expected: &'static str) -> Result<T, Invalid> {
@@ -242,7 +251,7 @@ impl<'a> Value<'a> {
     }
 
     fn wrong_number<T>(self, name: &'static str, expected: String) -> Result<T, Invalid> {
-        let got = self.raw().chars().take(NUMBER_CHARS_MAX).collect();
+        let got = self.written().chars().take(NUMBER_CHARS_MAX).collect();
         Err(Invalid::Number { name, expected, got })
     }
 
@@ -278,7 +287,7 @@ impl<'a> Value<'a> {
         let Kind::Number = self.member.kind else {
             return self.wrong_type(name, "a number");
         };
-        match self.raw().parse::<f64>() {
+        match self.written().parse::<f64>() {
             Ok(number) if (min..=max).contains(&number) => Ok(()),
             _ => self.wrong_number(name, format!("a number between {min} and {max}")),
         }
@@ -288,7 +297,7 @@ impl<'a> Value<'a> {
         let Kind::Number = self.member.kind else {
             return self.wrong_type(name, "an integer");
         };
-        match self.raw().parse::<u64>() {
+        match self.written().parse::<u64>() {
             Ok(number) if (min..=max).contains(&number) => Ok(()),
             _ if max == u64::MAX => {
                 self.wrong_number(name, format!("an integer of at least {min}"))
@@ -301,7 +310,7 @@ impl<'a> Value<'a> {
         let Kind::Number = self.member.kind else {
             return self.wrong_type(name, "an integer");
         };
-        match self.raw().parse::<i64>() {
+        match self.written().parse::<i64>() {
             Ok(_) => Ok(()),
             Err(_) => self.wrong_number(name, "an integer of 64 bits".to_owned()),
         }
@@ -344,9 +353,9 @@ impl<'a> Value<'a> {
     }
 
     /// Like [`Value::array`], but no tools are as good as none mentioned.
-    fn tools(self, name: &'static str, max: usize) -> Result<(), Invalid> {
+    fn tools(self, name: &'static str, max: Option<usize>) -> Result<(), Invalid> {
         match self.member.kind {
-            Kind::Array { .. } => self.at_most(name, Some(max)),
+            Kind::Array { .. } => self.at_most(name, max),
             _ => self.wrong_type(name, "an array of objects"),
         }
     }
@@ -378,7 +387,7 @@ impl<'a> Value<'a> {
 
     /// The text of a string.
     fn text(self) -> Cow<'a, str> {
-        let raw = self.raw();
+        let raw = self.written();
         match self.member.kind {
             Kind::String { escaped: true } => serde_json::from_str(raw).unwrap_or_default(),
             _ => Cow::Borrowed(raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default()),
@@ -387,25 +396,23 @@ impl<'a> Value<'a> {
 }
 
 /// The first byte of an array's first element, if it has any. `array` is valid JSON.
-fn first_element(array: &str) -> Option<u8> {
-    let inside = array.as_bytes().get(1..)?.trim_ascii_start();
+fn first_element(array: &[u8]) -> Option<u8> {
+    let inside = array.get(1..)?.trim_ascii_start();
     inside.first().copied().filter(|byte| *byte != b']')
 }
 
 /// Whether an array has more than `max` elements. `array` is valid JSON.
-fn has_more_than(array: &str, max: usize) -> bool {
-    let bytes = array.as_bytes();
-    // Most arrays are so short, or have so few commas, that there is nothing to tell apart. This
-    // count looks at many bytes at a time.
-    if bytes.len() <= max.saturating_mul(2).saturating_add(2)
-        || bytes.iter().filter(|byte| **byte == b',').count() < max
+fn has_more_than(array: &[u8], max: usize) -> bool {
+    // Most arrays are so short, or have so few commas, that there is nothing to tell apart.
+    if array.len() <= max.saturating_mul(2).saturating_add(2)
+        || memchr_iter(b',', array).count() < max
     {
         return false;
     }
     let (mut at, mut depth, mut elements) = (0, 0_usize, 1_usize);
-    while let Some(byte) = bytes.get(at) {
+    while let Some(byte) = array.get(at) {
         match byte {
-            b'"' => at = string_end(bytes, at + 1),
+            b'"' => at = string_end(array, at + 1),
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth = depth.saturating_sub(1),
             b',' if depth == 1 => {
@@ -671,7 +678,7 @@ mod tests {
     #[test]
     fn arrays_are_counted_only_as_far_as_needed() {
         let check = |array: &str, max: usize, expect: bool| {
-            assert_eq!(has_more_than(array, max), expect, "{array} {max}");
+            assert_eq!(has_more_than(array.as_bytes(), max), expect, "{array} {max}");
         };
         check("[]", 0, false);
         check("[ \n\t ]", 0, false);

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use smallvec::SmallVec;
 use tollway_filter_api::ResponseHead;
 use tollway_filter_api::limits::{LimitUnit, Remaining};
 
@@ -12,7 +10,6 @@ use super::{Held, Scope};
 
 /// The names OpenAI's clients know, of one unit.
 struct Names {
-    unit: LimitUnit,
     limit: HeaderName,
     remaining: HeaderName,
     reset: HeaderName,
@@ -23,14 +20,12 @@ macro_rules! header {
 }
 
 static REQUESTS: Names = Names {
-    unit: LimitUnit::Requests,
     limit: header!("limit-requests"),
     remaining: header!("remaining-requests"),
     reset: header!("reset-requests"),
 };
 
 static TOKENS: Names = Names {
-    unit: LimitUnit::Tokens,
     limit: header!("limit-tokens"),
     remaining: header!("remaining-tokens"),
     reset: header!("reset-tokens"),
@@ -79,29 +74,32 @@ fn own_names(scope: Scope) -> Option<&'static ScopeNames> {
     }
 }
 
+/// OpenAI's names, where it has some.
+fn common_names(unit: LimitUnit) -> Option<&'static Names> {
+    match unit {
+        LimitUnit::Requests => Some(&REQUESTS),
+        LimitUnit::Tokens => Some(&TOKENS),
+        LimitUnit::Parallel => None,
+    }
+}
+
 /// Puts the state of all limits that apply on an answer.
 pub(super) fn write(held: &[Held], response: &mut ResponseHead) {
-    let headers = |each: &mut dyn FnMut(Whose, &'static HeaderName, Value)| {
-        for names in [&REQUESTS, &TOKENS] {
-            // The key's own limit is the one its holder knows; else the one that ends first.
-            let tightest = held
-                .iter()
-                .filter(|held| held.ticket.key.unit == names.unit)
-                .min_by_key(|held| (held.scope != Scope::ApiKey, held.remaining.remaining));
-            if let Some(held) = tightest {
-                common(names, held.remaining, each);
-            }
-        }
-        for held in held {
-            own(held.scope, held.ticket.key.unit, held.remaining, each);
+    // An upstream may have told of its own limits, which are not the caller's. It is quicker to
+    // look for that once than to look for each name.
+    let clean = !response.headers.iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
+    let mut set = |name: &'static HeaderName, value: HeaderValue| {
+        if clean {
+            response.headers.push((name.clone(), value));
+        } else {
+            response.set(name.clone(), value);
         }
     };
-    render(headers, |whose, name, value| match whose {
-        // Replaces what an upstream said of its own limits, which are not the caller's.
-        Whose::Everyones => response.set(name, value),
-        // Nobody but this filter uses these names, and it uses each once.
-        Whose::Ours => response.headers.push((name, value)),
-    });
+    let tightest = [LimitUnit::Requests, LimitUnit::Tokens].map(|unit| tightest(held, unit));
+    for (at, held) in held.iter().enumerate() {
+        let common = tightest.contains(&Some(at));
+        each_header(held.scope, held.ticket.key.unit, held.remaining, common, &mut set);
+    }
 }
 
 /// The headers of a limit that refused a request.
@@ -111,113 +109,63 @@ pub(super) fn of_refusal(
     state: Remaining,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = Vec::with_capacity(5);
-    let all = |each: &mut dyn FnMut(Whose, &'static HeaderName, Value)| {
-        if let Some(names) = [&REQUESTS, &TOKENS].into_iter().find(|names| names.unit == unit) {
-            common(names, state, each);
-        }
-        own(scope, unit, state, each);
-    };
-    render(all, |_, name, value| headers.push((name, value)));
+    each_header(scope, unit, state, true, &mut |name, value| headers.push((name.clone(), value)));
     headers
 }
 
-fn common(
-    names: &'static Names,
-    state: Remaining,
-    each: &mut dyn FnMut(Whose, &'static HeaderName, Value),
-) {
-    each(Whose::Everyones, &names.limit, Value::Number(state.limit));
-    each(Whose::Everyones, &names.remaining, Value::Number(state.remaining));
-    each(Whose::Everyones, &names.reset, Value::Duration(state.reset));
+/// Which limit a client should mind. The key's own is the one its holder knows; else it is the one
+/// that ends first.
+fn tightest(held: &[Held], unit: LimitUnit) -> Option<usize> {
+    let of_unit = held.iter().enumerate().filter(|(_, held)| held.ticket.key.unit == unit);
+    let tightest =
+        of_unit.min_by_key(|(_, held)| (held.scope != Scope::ApiKey, held.remaining.remaining));
+    tightest.map(|(at, _)| at)
 }
 
-fn own(
+/// The headers of one limit: LiteLLM's, and OpenAI's if this is the one that clients should mind.
+fn each_header(
     scope: Scope,
     unit: LimitUnit,
     state: Remaining,
-    each: &mut dyn FnMut(Whose, &'static HeaderName, Value),
+    common: bool,
+    set: &mut impl FnMut(&'static HeaderName, HeaderValue),
 ) {
-    if let Some(names) = own_names(scope) {
-        let (limit, remaining) = &names[unit_index(unit)];
-        each(Whose::Ours, limit, Value::Number(state.limit));
-        each(Whose::Ours, remaining, Value::Number(state.remaining));
-    }
-}
-
-/// Who else may use a header's name.
-#[derive(Clone, Copy)]
-enum Whose {
-    Everyones,
-    Ours,
-}
-
-/// What a header says.
-#[derive(Clone, Copy)]
-enum Value {
-    Number(u64),
-    Duration(Duration),
-}
-
-/// Gives each of `headers` to `set`. Their values share one buffer, because a dozen small
-/// allocations for each answer would cost more than everything else here; so they are gone through
-/// twice, first to write the buffer and then to cut it up.
-fn render(
-    headers: impl Fn(&mut dyn FnMut(Whose, &'static HeaderName, Value)),
-    mut set: impl FnMut(Whose, HeaderName, HeaderValue),
-) {
-    let mut text = Vec::with_capacity(128);
-    let mut ends = SmallVec::<[usize; 24]>::new();
-    headers(&mut |_, _, value| {
-        put(value, &mut text);
-        ends.push(text.len());
-    });
-    let text = Bytes::from(text);
-    let (mut ends, mut start) = (ends.into_iter(), 0);
-    headers(&mut |whose, name, _| {
-        let end = ends.next().unwrap_or(start);
-        let value = HeaderValue::from_maybe_shared(text.slice(start..end))
-            .expect("digits, letters and points are fit for a header");
-        start = end;
-        set(whose, name.clone(), value);
-    });
-}
-
-fn put(value: Value, text: &mut Vec<u8>) {
-    match value {
-        Value::Number(number) => put_number(number, text),
-        Value::Duration(duration) => put_duration(duration, text),
-    }
-}
-
-fn put_number(number: u64, text: &mut Vec<u8>) {
-    text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-}
-
-/// As OpenAI writes it: `20ms`, `1s`, `8.64s`, `6m0s`. Rounded up to a millisecond.
-fn put_duration(duration: Duration, text: &mut Vec<u8>) {
-    let millis = duration.as_nanos().div_ceil(1_000_000);
-    let millis = u64::try_from(millis).unwrap_or(u64::MAX);
-    if (1..1_000).contains(&millis) {
-        put_number(millis, text);
-        text.extend_from_slice(b"ms");
+    let common = if common { common_names(unit) } else { None };
+    let own = own_names(scope).map(|names| &names[unit_index(unit)]);
+    if common.is_none() && own.is_none() {
         return;
     }
-    if millis >= 60_000 {
-        put_number(millis / 60_000, text);
-        text.push(b'm');
+    let limit = HeaderValue::from(state.limit);
+    let remaining = HeaderValue::from(state.remaining);
+    if let Some(names) = common {
+        set(&names.limit, limit.clone());
+        set(&names.remaining, remaining.clone());
+        set(&names.reset, duration(state.reset));
     }
-    put_number(millis / 1_000 % 60, text);
-    let mut fraction = (millis % 1_000) as u16;
-    if fraction > 0 {
-        text.push(b'.');
+    if let Some((limit_name, remaining_name)) = own {
+        set(limit_name, limit);
+        set(remaining_name, remaining);
     }
-    let mut place = 100;
-    while fraction > 0 {
-        text.push(b'0' + (fraction / place) as u8);
-        fraction %= place;
-        place /= 10;
+}
+
+/// As OpenAI writes it: `20ms`, `1s`, `6m0s`. Rounded up, to whole seconds from one second on.
+fn duration(duration: Duration) -> HeaderValue {
+    let millis = duration.as_nanos().div_ceil(1_000_000);
+    let seconds = millis.div_ceil(1_000);
+    match seconds {
+        // What a sliding window says nearly always.
+        60 => HeaderValue::from_static("1m0s"),
+        61 => HeaderValue::from_static("1m1s"),
+        _ => {
+            let text = match seconds {
+                0 => "0s".to_owned(),
+                1 if millis < 1_000 => format!("{millis}ms"),
+                1..60 => format!("{seconds}s"),
+                _ => format!("{}m{}s", seconds / 60, seconds % 60),
+            };
+            HeaderValue::try_from(text).expect("digits and letters are fit for a header")
+        }
     }
-    text.push(b's');
 }
 
 #[cfg(test)]
@@ -227,23 +175,18 @@ mod tests {
     #[test]
     fn durations_are_written_as_openai_does() {
         fn check(millis: u64, expect: &str) {
-            check_exact(Duration::from_millis(millis), expect);
-        }
-        fn check_exact(duration: Duration, expect: &str) {
-            let mut text = Vec::new();
-            put_duration(duration, &mut text);
-            assert_eq!(text, expect.as_bytes(), "{duration:?}");
+            assert_eq!(duration(Duration::from_millis(millis)), expect);
         }
         check(0, "0s");
         check(20, "20ms");
         check(999, "999ms");
         check(1_000, "1s");
-        check(1_005, "1.005s");
-        check(8_640, "8.64s");
-        check(59_999, "59.999s");
+        check(1_005, "2s");
+        check(59_000, "59s");
+        check(59_999, "1m0s");
         check(60_000, "1m0s");
-        check(60_120, "1m0.12s");
+        check(60_120, "1m1s");
         check(360_000, "6m0s");
-        check_exact(Duration::from_nanos(1), "1ms");
+        assert_eq!(duration(Duration::from_nanos(1)), "1ms");
     }
 }

@@ -184,7 +184,7 @@ fn over_the_keys_requests_is_refused_until_the_window_has_room() {
             "reset_at: 2026-01-01 00:01:00 UTC",
             "x-ratelimit-limit-requests: 2",
             "x-ratelimit-remaining-requests: 0",
-            "x-ratelimit-reset-requests: 30.5s",
+            "x-ratelimit-reset-requests: 31s",
             "x-ratelimit-api_key-limit-requests: 2",
             "x-ratelimit-api_key-remaining-requests: 0",
         ]
@@ -398,17 +398,37 @@ fn answer_carries_the_keys_limits_first() {
             "x-ratelimit-limit-requests: 10",
             "x-ratelimit-remaining-requests: 9",
             "x-ratelimit-reset-requests: 1m0s",
-            "x-ratelimit-limit-tokens: 300",
-            "x-ratelimit-remaining-tokens: 200",
-            "x-ratelimit-reset-tokens: 1m0s",
             "x-ratelimit-api_key-limit-requests: 10",
             "x-ratelimit-api_key-remaining-requests: 9",
             "x-ratelimit-api_key-limit-max_parallel_requests: 4",
             "x-ratelimit-api_key-remaining-max_parallel_requests: 3",
+            "x-ratelimit-limit-tokens: 300",
+            "x-ratelimit-remaining-tokens: 200",
+            "x-ratelimit-reset-tokens: 1m0s",
             "x-ratelimit-model-limit-tokens: 300",
             "x-ratelimit-model-remaining-tokens: 200",
         ]
     );
+}
+
+#[test]
+fn upstreams_own_limits_give_way_to_the_callers() {
+    let bench = Bench::new(json!({"per_key": {"rpm": 5}}));
+    let mut ctx = bench.send(None).unwrap();
+    let (head, ()) = http::Request::new(()).into_parts();
+    let mut response = ResponseHead { status: 200, headers: Vec::new(), streaming: false };
+    let names = ["x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens"];
+    for name in names.map(http::HeaderName::from_static) {
+        response.set(name, http::HeaderValue::from_static("77"));
+    }
+    bench.filter.response(&mut ctx, &head, &mut response);
+    let value = |name| {
+        let all: Vec<_> = response.headers.iter().filter(|(have, _)| have == name).collect();
+        assert_eq!(all.len(), 1, "{name}");
+        text(&all[0].1)
+    };
+    assert_eq!(value(names[0]), "4");
+    assert_eq!(value(names[1]), "77", "we have none to say instead");
 }
 
 #[test]

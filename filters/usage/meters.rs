@@ -85,15 +85,19 @@ impl OwnedLabels {
     }
 }
 
-// Equality looks at everything, the hash only at what tells requests apart in practice.
+// Equality looks at everything, the hash only at what tells requests apart in practice. Hashes of
+// keys and ids of deployments are hashes themselves, of which a part will do.
 impl Hash for Labels<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let head = |value| self.get(value).unwrap_or_default().as_bytes().first_chunk::<16>();
-        head(Value::KeyHash).hash(state);
-        head(Value::ModelId).hash(state);
-        self.get(Value::RequestedModel).hash(state);
-        self.get(Value::EndUser).hash(state);
-        state.write_u16(self.status);
+        let tail = |value| {
+            let text = self.get(value).unwrap_or_default().as_bytes();
+            u64::from_le_bytes(text.last_chunk::<8>().copied().unwrap_or_default())
+        };
+        let ids = tail(Value::KeyHash) ^ tail(Value::ModelId).rotate_left(32);
+        state.write_u64(ids.wrapping_add(self.status.into()));
+        for value in [Value::RequestedModel, Value::EndUser] {
+            state.write(self.get(value).unwrap_or_default().as_bytes());
+        }
     }
 }
 

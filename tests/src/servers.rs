@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::gateway::{PATIENCE, repository};
@@ -53,4 +53,169 @@ pub async fn start(mut command: Command, ready: impl Fn(&str) -> bool) -> Server
     // Keep reading, so that it never blocks on a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     Server { _child: child, ready }
+}
+
+/// An upstream that does nothing by itself: a test takes its connections and plays by hand.
+pub struct HandMade {
+    listener: tokio::net::TcpListener,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+}
+
+/// One connection to a [`HandMade`] upstream.
+pub struct Call {
+    /// The connection.
+    pub stream: tokio::net::TcpStream,
+    /// The request's head, as it came.
+    pub head: String,
+    /// What has come of its body.
+    pub body: Vec<u8>,
+}
+
+impl HandMade {
+    /// Listens on a free port.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn start() -> HandMade {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        HandMade { listener, address }
+    }
+
+    /// The next connection.
+    ///
+    /// # Panics
+    /// When nobody connects.
+    pub async fn accept(&self) -> tokio::net::TcpStream {
+        let accepted = tokio::time::timeout(PATIENCE, self.listener.accept()).await;
+        let (stream, _) = accepted.expect("somebody connects").expect("it can be accepted");
+        stream.set_nodelay(true).expect("a fresh socket takes options");
+        stream
+    }
+
+    /// The next request on a connection of its own, read to the end of the body its
+    /// `content-length` announces.
+    ///
+    /// # Panics
+    /// When the connection ends before.
+    pub async fn call(&self) -> Call {
+        Call::read(self.accept().await).await
+    }
+}
+
+impl Call {
+    /// Reads a request.
+    ///
+    /// # Panics
+    /// When the connection ends before.
+    pub async fn read(mut stream: tokio::net::TcpStream) -> Call {
+        let mut bytes = Vec::new();
+        let read = async {
+            loop {
+                if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+                    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let length: usize =
+                        length.map_or(0, |length| length.parse().expect("a number"));
+                    if bytes.len() >= end + 4 + length {
+                        let body = bytes.split_off(end + 4);
+                        return (String::from_utf8_lossy(&bytes).into_owned(), body);
+                    }
+                }
+                assert_ne!(stream.read_buf(&mut bytes).await.expect("it reads"), 0, "closed");
+            }
+        };
+        let (head, body) =
+            tokio::time::timeout(PATIENCE, read).await.expect("the request comes in time");
+        Call { stream, head, body }
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Panics
+    /// When the other side has gone.
+    pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.expect("the other side reads");
+    }
+
+    /// Waits until the other side closes; what it still sent.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn closed(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset is an end as well.
+        let read = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut rest));
+        let _ = read.await.expect("the other side closes");
+        rest
+    }
+}
+
+/// An address at which nobody listens, for as long as this lives: its port is taken and refuses.
+pub struct Refusing {
+    _socket: tokio::net::TcpSocket,
+    /// Where nobody listens.
+    pub address: std::net::SocketAddr,
+}
+
+impl Refusing {
+    /// Takes a free port.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn start() -> Refusing {
+        let socket = tokio::net::TcpSocket::new_v4().expect("sockets can be made");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port is free");
+        let address = socket.local_addr().expect("it is bound");
+        Refusing { _socket: socket, address }
+    }
+}
+
+/// A Redis of the test's own, in a folder of its own.
+pub struct Redis {
+    _server: Server,
+    _folder: crate::gateway::Folder,
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Redis {
+    /// Starts Debian's `redis-server` on a free port.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub async fn start() -> Redis {
+        let program = ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
+            .into_iter()
+            .find(|path| std::path::Path::new(path).exists())
+            .expect("redis-server is missing: install the Debian package `redis-server`");
+        let folder = crate::gateway::Folder::fresh();
+        // Free a moment ago. Nobody else is given it so soon: the kernel goes round.
+        let port = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+            listener.local_addr().expect("it is bound").port()
+        };
+        let mut command = Command::new(program);
+        command
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(["--appendonly", "no", "--dir"])
+            .arg(&folder.0);
+        let server = start(command, |line| line.contains("eady to accept connections")).await;
+        Redis { _server: server, _folder: folder, port }
+    }
+
+    /// Sends one command without arguments; the first line of the answer.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn command(&self, command: &str) -> String {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port));
+        let mut stream = BufReader::new(stream.await.expect("Redis listens"));
+        let line = format!("{command}\r\n");
+        stream.write_all(line.as_bytes()).await.expect("Redis reads");
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.expect("Redis answers");
+        answer.trim().to_owned()
+    }
 }

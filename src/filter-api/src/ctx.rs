@@ -60,6 +60,9 @@ pub struct Report {
     pub upstream_ended: Option<Instant>,
     /// What the provider counted. On a broken stream, what it had reported until then.
     pub usage: Option<Usage>,
+    /// The provider could not finish counting, because the stream was cut short: `usage` is what had
+    /// been delivered, by our own count.
+    pub usage_estimated: bool,
     /// Bytes of answer body sent to the client.
     pub bytes_sent: u64,
     /// What it costs; set by `usage` when the counts are known.

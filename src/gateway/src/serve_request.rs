@@ -27,8 +27,9 @@ const CALL_ID_MAX: usize = 128;
 pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Result<bool> {
     let gateway = Arc::clone(&state.gateway);
     let generation = Arc::clone(&state.generation);
-    let session: &mut Session = session;
 
+    // Otherwise a client that sends its next request early would look like one that left.
+    session.set_pipelining_enabled(true);
     let head = session.req_header();
     let mut found = routes::find(head.uri.path());
     if found.route == Route::Unknown
@@ -188,11 +189,24 @@ async fn exchange(
         }
         Ok(Opened::Stream(mut stream)) => {
             let result = relay(session, generation, ctx, &mut stream).await;
-            stream.report(&mut ctx.report);
+            stream.report(&mut ctx.report, result.as_ref().is_ok_and(|o| *o == Outcome::Done));
+            if ctx.report.usage_estimated {
+                estimate_prompt(ctx);
+            }
             ctx.report.upstream_ended = Some(gateway.clock.now());
             result
         }
         Err(reject) => refuse(session, generation, ctx, reject).await,
+    }
+}
+
+/// A stream that was cut short has no usage: what went in is counted by the usual rule of thumb of
+/// four bytes a token, so that a client cannot read for free by leaving early.
+fn estimate_prompt(ctx: &mut RequestCtx) {
+    let bytes = ctx.view.as_ref().map_or(0, |view| view.body.len() as u64);
+    let usage = ctx.report.usage.get_or_insert_default();
+    if usage.prompt_tokens == 0 {
+        usage.prompt_tokens = bytes.div_ceil(4);
     }
 }
 
@@ -294,7 +308,19 @@ async fn refuse(
     drain(session).await;
     let codes = generation.config.error_codes;
     respond::reject(session, &generation.chain, ctx, *reject, codes).await?;
+    linger(session).await;
     Ok(Outcome::Done)
+}
+
+/// Reads and forgets for a moment what a refused client is still sending. Closing at once would reset
+/// the connection, and many clients would then report the reset instead of the answer.
+async fn linger(session: &mut ServerSession) {
+    const WAIT: Duration = Duration::from_secs(1);
+    if session.is_body_done() || session.is_http2() {
+        return;
+    }
+    let rest = async { while let Ok(Some(_)) = session.read_request_body().await {} };
+    let _ = tokio::time::timeout(WAIT, rest).await;
 }
 
 /// Takes a small rest of a body off the connection before the head of an early answer is written,

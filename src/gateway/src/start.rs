@@ -21,7 +21,7 @@ use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::cli::{CheckArgs, ServeArgs, say};
 use crate::config::{
-    CacheStoreSettings, Config, DataFolder, Environment, FILE_BYTES_MAX, FileConfig, Mistake, Warning,
+    CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
 };
 use crate::exchange::{Endpoint, Exchange};
 use crate::log::{self, StdoutLog};
@@ -89,7 +89,6 @@ async fn serve_on(
     let mut loader = Loader {
         file: args.config.clone(),
         data: args.data.clone(),
-        listen: args.listen.clone(),
         environment,
         simulator_base: simulator.base_url(),
         new_master_key: None,
@@ -135,7 +134,6 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
     let mut loader = Loader {
         file: Some(args.config.clone()),
         data: None,
-        listen: None,
         environment,
         simulator_base: NO_SIMULATOR.to_owned(),
         new_master_key: None,
@@ -182,7 +180,6 @@ struct Stores {
 pub(crate) struct Loader {
     file: Option<PathBuf>,
     data: Option<PathBuf>,
-    listen: Option<String>,
     environment: Environment,
     simulator_base: String,
     /// Set where the master key was made just now: it is shown once.
@@ -220,9 +217,7 @@ impl Loader {
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {
         let names: Vec<&str> = BUILTIN.iter().map(|filter| filter.name).collect();
         let file = match &self.file {
-            Some(file) => {
-                FileConfig::read(&file.display().to_string(), &read(file)?, self.environment.clone())
-            }
+            Some(file) => FileConfig::open(file, self.environment.clone()),
             None => FileConfig::of_environment(self.environment.clone()),
         };
         Config::resolve(file, &names, &self.simulator_base)
@@ -245,7 +240,11 @@ impl Loader {
             let builtin = BUILTIN.iter().find(|builtin| builtin.name == entry.name);
             let Some(builtin) = builtin else { continue };
             let slot = Slot(u8::try_from(at).unwrap_or(u8::MAX));
-            match (builtin.build)(entry.settings.clone(), &deps, slot) {
+            let mut settings = entry.settings.clone();
+            if entry.name == "auth" {
+                open_routes(&mut settings, &config);
+            }
+            match (builtin.build)(settings, &deps, slot) {
                 Ok(filter) => filters.push(filter),
                 Err(error) => mistakes.push(config.filter_mistake(at, &error)),
             }
@@ -291,17 +290,19 @@ impl Loader {
     }
 }
 
-/// Reads a config file, but not one that cannot be one.
-fn read(file: &Path) -> Result<String, StartError> {
-    let cannot = |error: std::io::Error| {
-        StartError::new(format!("cannot read {}: {error}", file.display()))
-    };
-    let length = std::fs::metadata(file).map_err(cannot)?.len();
-    if length > FILE_BYTES_MAX as u64 {
-        let message = format!("{}: a config has at most {FILE_BYTES_MAX} bytes", file.display());
-        return Err(StartError::new(message));
+/// Tells `auth` which pass-through routes need no key.
+fn open_routes(settings: &mut serde_json::Value, config: &Config) {
+    let open = config.pass_through.iter().filter(|route| !route.auth);
+    let open: Vec<serde_json::Value> = open.map(|route| route.path.clone().into()).collect();
+    if open.is_empty() {
+        return;
     }
-    std::fs::read_to_string(file).map_err(cannot)
+    let usual = || tollway_filters::auth::AuthConfig::default().public_routes.into();
+    let mut routes = settings.get("public_routes").cloned().unwrap_or_else(usual);
+    if let Some(routes) = routes.as_array_mut() {
+        routes.extend(open);
+    }
+    settings["public_routes"] = routes;
 }
 
 fn environment() -> Result<Environment, StartError> {

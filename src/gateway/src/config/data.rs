@@ -82,11 +82,6 @@ impl DataFolder {
         Ok(DataFolder { path: path.to_owned() })
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// The master key kept here. The first time, one is made.
     ///
     /// # Errors

@@ -54,7 +54,7 @@ impl Config {
             self.explain_deployment(&mut text, deployment, weights);
         }
         let router = &self.router;
-        let _ = writeln!(text, "  retries: {}", router.num_retries);
+        let _ = writeln!(text, "  retries: {}", self.retries());
         match group.fallbacks.as_slice() {
             [] => _ = writeln!(text, "  fallbacks: none"),
             fallbacks => {
@@ -65,6 +65,28 @@ impl Config {
         }
         self.explain_callers(&mut text, name, &group);
         Ok(text)
+    }
+
+    fn retries(&self) -> String {
+        let router = &self.router;
+        let policy = &router.retry_policy;
+        let mut text = router.num_retries.to_string();
+        for (failure, retries) in [
+            ("a bad request", policy.bad_request),
+            ("bad credentials", policy.authentication),
+            ("a timeout", policy.timeout),
+            ("a rate limit", policy.rate_limit),
+            ("refused content", policy.content_policy),
+            ("a server error", policy.internal_server),
+        ] {
+            if let Some(retries) = retries {
+                let _ = write!(text, ", {retries} after {failure}");
+            }
+        }
+        if !router.retry_after.is_zero() {
+            let _ = write!(text, ", after {:?} at least", router.retry_after);
+        }
+        text
     }
 
     fn explain_deployment(&self, text: &mut String, deployment: &Deployment, weights: u64) {

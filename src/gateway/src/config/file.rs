@@ -5,7 +5,9 @@
 //! are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -19,7 +21,7 @@ use super::listen::Address;
 use super::mistake::{Report, hint};
 use super::reader::{Fields, Reader};
 use super::yaml::{Node, Value};
-use super::{date, litellm};
+use super::{date, litellm, yaml};
 
 /// A config file as it was written. What could not be read is `None` and has left a mistake, which
 /// comes out of `Config::resolve` together with all others.
@@ -90,7 +92,7 @@ pub(crate) struct FileParams {
     pub(crate) timeout: Option<Duration>,
     /// `stream_timeout`: how long a streamed answer may take to begin.
     pub(crate) stream_timeout: Option<Duration>,
-    /// `max_retries`: tries after the first one, for calls that begin here.
+    /// `max_retries` (also `num_retries`): tries after the first one, for calls that begin here.
     pub(crate) max_retries: Option<u32>,
     /// `weight`: the share of the group's load, relative to the others, in thousandths. Without any
     /// weight in the group, `rpm` or `tpm` take its place if all entries have them.
@@ -409,6 +411,23 @@ impl FileConfig {
         FileConfig { environment, ..FileConfig::default() }
     }
 
+    /// Reads a file. What keeps it from being read is a mistake like any other.
+    pub(crate) fn open(path: &Path, environment: Environment) -> FileConfig {
+        let name = path.display().to_string();
+        let mut text = String::new();
+        // One byte more than allowed, so that what is too large is seen to be.
+        let read = File::open(path)
+            .and_then(|file| file.take(yaml::FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text));
+        match read {
+            Ok(_) => FileConfig::read(&name, &text, environment),
+            Err(error) => {
+                let mut report = Report::new(&name);
+                report.mistake("", format!("cannot be read: {error}"));
+                FileConfig { report, is_unreadable: true, ..FileConfig::empty(environment) }
+            }
+        }
+    }
+
     /// Reads a file's text. `name` is what messages call it.
     pub(crate) fn read(name: &str, text: &str, environment: Environment) -> FileConfig {
         let (mut reader, root) = Reader::open(name, text, environment);
@@ -478,7 +497,7 @@ fn read_params(fields: &mut Fields<'_>) -> FileParams {
         drop_params: fields.flag("drop_params"),
         timeout: fields.timeout("timeout"),
         stream_timeout: fields.timeout("stream_timeout"),
-        max_retries: fields.small_number("max_retries"),
+        max_retries: fields.either("max_retries", "num_retries", Fields::small_number),
         weight: fields.parsed("weight", "a number that is not negative", weight),
         rpm: fields.count("rpm"),
         tpm: fields.count("tpm"),
@@ -670,6 +689,13 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         global_max_parallel_requests: fields.count("global_max_parallel_requests"),
         max_request_size_mb: fields.count("max_request_size_mb"),
         pass_through: fields.sections("pass_through_endpoints", litellm::PASS_THROUGH, |fields| {
+            if fields.flag("include_subpath") == Some(false) {
+                let path = fields.path("include_subpath");
+                fields
+                    .reader
+                    .report
+                    .warning(&path, "has no effect: what is below the path is included");
+            }
             FilePassThrough {
                 path: fields.text("path"),
                 target: fields.base("target"),
@@ -741,7 +767,7 @@ fn read_filter(reader: &mut Reader, node: &Node, path: &str) -> Option<FilterEnt
     let mut settings = serde_json::Map::new();
     for member in members.iter().filter(|member| member.name != "filter") {
         let at = format!("{path}.{}", member.name);
-        settings.insert(member.name.clone(), reader.json(&member.node, &at));
+        settings.insert(member.name.clone(), reader.json(&member.node, &at, true));
     }
     Some(FilterEntry::new(name, path, settings))
 }
@@ -818,18 +844,22 @@ impl Fields<'_> {
 
     /// Headers to send. All values are marked sensitive: which of them are secrets is not known.
     fn headers(&mut self, name: &'static str) -> Vec<(HeaderName, HeaderValue)> {
+        let at = self.path(name);
         let mut headers = Vec::new();
         for (name, node, path) in self.entries(name) {
             let reader = &mut *self.reader;
-            let Some(value) = reader.scalar(node, &path, "text") else { continue };
             let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-                reader.report.mistake(&path, "is not the name of a header");
+                // Not shown: `{x-key:secret}` lacks a space, and the secret is part of the name.
+                let message = "one of its keys is not the name of a header; is a space missing \
+                               after a colon?";
+                reader.report.mistake_at(&at, Some(node.line), message);
                 continue;
             };
             if FRAMING.contains(&name.as_str()) {
                 reader.report.mistake(&path, "this header is the gateway's own and cannot be set");
                 continue;
             }
+            let Some(value) = reader.scalar(node, &path, "text") else { continue };
             match HeaderValue::from_str(&value) {
                 Ok(mut value) => {
                     value.set_sensitive(true);
@@ -869,10 +899,11 @@ impl Fields<'_> {
         counts
     }
 
+    /// Whatever people note. References are not followed: a secret is nothing to note.
     fn json_map(&mut self, name: &'static str) -> serde_json::Map<String, serde_json::Value> {
         let mut map = serde_json::Map::new();
         for (name, node, path) in self.entries(name) {
-            map.insert(name.to_owned(), self.reader.json(node, &path));
+            map.insert(name.to_owned(), self.reader.json(node, &path, false));
         }
         map
     }

@@ -133,7 +133,6 @@ pub(super) const PARAMS: &[&str] = &[
     "mock_tool_calls",
     "modalities",
     "n",
-    "num_retries",
     "ocr_cost_per_page",
     "order",
     "output_cost_per_character",
@@ -588,7 +587,6 @@ pub(super) const PASS_THROUGH: &[&str] = &[
     "forward_headers",
     "guardrails",
     "id",
-    "include_subpath",
     "is_from_config",
     "merge_query_params",
 ];

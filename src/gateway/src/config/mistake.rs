@@ -65,12 +65,23 @@ fn write_place(
 }
 
 /// Collects mistakes and warnings while a config is read and resolved, and knows the lines.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Report {
     file: Arc<str>,
     lines: BTreeMap<String, usize>,
     mistakes: Vec<Mistake>,
     warnings: Vec<Warning>,
+}
+
+/// The paths have names in them that may have been meant as values.
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report")
+            .field("file", &self.file)
+            .field("mistakes", &self.mistakes)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Report {
@@ -138,11 +149,6 @@ impl Report {
         }
         self.mistakes.sort_by_key(|mistake| mistake.line);
         Err(std::mem::take(&mut self.mistakes))
-    }
-
-    #[cfg(test)]
-    pub(super) fn warnings(&self) -> &[Warning] {
-        &self.warnings
     }
 }
 

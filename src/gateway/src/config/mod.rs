@@ -41,15 +41,14 @@ use tollway_filter_api::{ConfigError, VirtualKey};
 
 pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
-pub(crate) use data::{DataError, DataFolder, StoredKey};
+pub(crate) use data::DataFolder;
 pub(crate) use directory::Directory;
 pub(crate) use entry::Entry;
-pub(crate) use env::{Environment, EnvironmentError};
+pub(crate) use env::Environment;
 pub(crate) use file::{FileConfig, FilterEntry, RetryPolicy};
 pub(crate) use keys::Keys;
-pub(crate) use listen::{Address, Listen, TlsFiles};
+pub(crate) use listen::{Listen, TlsFiles};
 pub(crate) use mistake::{Mistake, Warning};
-pub(crate) use yaml::FILE_BYTES_MAX;
 
 use crate::respond::ErrorCodes;
 use mistake::Report;

@@ -169,11 +169,13 @@ impl Reader {
         Some(value)
     }
 
-    /// Anything, as JSON. YAML 1.2 decides what is a number or a boolean.
-    pub(super) fn json(&mut self, node: &Node, path: &str) -> serde_json::Value {
+    /// Anything, as JSON. YAML 1.2 decides what is a number or a boolean. `follow`: references
+    /// stand for something else, which is text whatever it looks like.
+    pub(super) fn json(&mut self, node: &Node, path: &str, follow: bool) -> serde_json::Value {
         match &node.value {
             Value::Null => serde_json::Value::Null,
-            Value::Scalar { text, plain } => match self.environment.follow(text) {
+            Value::Scalar { text, plain } => match self.environment.follow(text).filter(|_| follow)
+            {
                 None if *plain => json_of_plain(text),
                 None => text.clone().into(),
                 Some(Ok(value)) => value.into(),
@@ -181,17 +183,24 @@ impl Reader {
             },
             Value::List(_) => {
                 let items = self.items(node, path);
-                items.into_iter().map(|(item, path)| self.json(item, &path)).collect()
+                items.into_iter().map(|(item, path)| self.json(item, &path, follow)).collect()
             }
             Value::Map(_) => {
                 let entries = self.entries(node, path);
                 let entries = entries
                     .into_iter()
-                    .map(|(name, node, path)| (name.to_owned(), self.json(node, &path)));
+                    .map(|(name, node, path)| (name.to_owned(), self.json(node, &path, follow)));
                 serde_json::Value::Object(entries.collect())
             }
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Every key that was asked for: the tests compare it with what is documented.
+    pub(super) static ASKED: std::cell::RefCell<std::collections::BTreeSet<&'static str>> =
+        std::cell::RefCell::default();
 }
 
 /// The members of one mapping, taken one by one.
@@ -212,6 +221,8 @@ impl<'a> Fields<'a> {
     /// Takes a member. `None` if it is not there.
     pub(super) fn take(&mut self, name: &'static str) -> Option<&'a Node> {
         self.asked.push(name);
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|asked| asked.insert(name));
         let at = self.members.iter().position(|member| member.name == name)?;
         self.taken[at] = true;
         Some(&self.members[at].node)
@@ -274,11 +285,6 @@ impl<'a> Fields<'a> {
         let words: Vec<_> = choices.iter().map(|(word, _)| format!("`{word}`")).collect();
         let hint = hint(&text, choices.iter().map(|(word, _)| *word));
         self.reader.wrong(&path, format!("must be {}{hint}", words.join(" or ")))
-    }
-
-    /// A whole number.
-    pub(super) fn number(&mut self, name: &'static str) -> Option<u64> {
-        self.parsed(name, "a whole number, such as 60", whole)
     }
 
     /// A whole number that fits 32 bits.
@@ -391,14 +397,28 @@ impl<'a> Fields<'a> {
                 continue;
             }
             let known = self.asked.iter().chain(ignored).copied();
-            let message = format!("unknown key{}", hint(&member.name, known));
-            report.mistake_at(&path, Some(member.line), message);
+            let hint = hint(&member.name, known);
+            if hint.is_empty() && !is_plainly_a_key(member) {
+                let message = "unknown key (not shown, it may be a value); is a space missing after \
+                               a colon?";
+                report.mistake_at(self.path, Some(member.line), message);
+                continue;
+            }
+            report.mistake_at(&path, Some(member.line), format!("unknown key{hint}"));
         }
         #[cfg(test)]
         for asked in &self.asked {
             assert!(!ignored.contains(asked), "`{asked}` is read and said to be ignored");
         }
     }
+}
+
+/// Whether what stands for a key is one. In `{api_key:sk-1234}`, for want of a space, a secret is
+/// part of it, and in `{api_key, sk-1234}` all of it.
+fn is_plainly_a_key(member: &Member) -> bool {
+    let in_names = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    let has_value = !matches!(member.node.value, Value::Null);
+    has_value && member.name.len() <= 40 && member.name.chars().all(in_names)
 }
 
 /// Whether a key says that something is off or empty, which is no news where we do not have it.

@@ -20,7 +20,7 @@ use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RouterSettings, ServerSettings, cache, data, filters, keys, price,
+    Config, PassThroughSettings, RouterSettings, ServerSettings, cache, data, filters, price,
 };
 use crate::respond::ErrorCodes;
 
@@ -196,14 +196,11 @@ fn models(file: &FileConfig, simulator_base: &str, report: &mut Report) -> (Vec<
 
 impl Models<'_> {
     fn add(&mut self, model: &FileModel, path: &str, report: &mut Report) {
-        let name = match &model.model_name {
-            Some(name) => Some(name.trim().to_owned()),
-            None => {
-                report
-                    .mistake(&format!("{path}.model_name"), "is missing: what do clients call it?");
-                None
-            }
-        };
+        let name = model.model_name.clone();
+        if name.is_none() {
+            let message = "is missing: what do clients call it?";
+            report.mistake(&format!("{path}.model_name"), message);
+        }
         let params = format!("{path}.litellm_params");
         let Some(route) = entry::route(&model.params, &params, report) else { return };
         // Also without a name, so that all that is wrong with the entry is told at once.

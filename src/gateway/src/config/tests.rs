@@ -7,6 +7,7 @@ use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::{KeyHash, ModelDirectory};
 
+use super::mistake::Warning;
 use super::*;
 
 const FILTERS: &[&str] = &[
@@ -127,12 +128,16 @@ mod examples {
     }
 
     #[test]
-    fn the_full_config_uses_every_key_it_documents() {
-        // Whatever a comment in there says is an example of a key is read when it is uncommented.
-        let text = include_str!("../../../../conf/full.yaml")
-            .replace("    # namespace:", "    namespace:");
-        let config = config(&text);
-        assert!(matches!(config.cache.unwrap().store, CacheStoreSettings::Memory { .. }));
+    fn the_full_config_documents_every_key() {
+        let text = include_str!("../../../../conf/full.yaml");
+        // Commented out in there for want of files; any will do.
+        let exe = std::env::current_exe().unwrap().display().to_string();
+        let tls = text.replace("  # tls:", "  tls:").replace("/etc/tollway/cert.pem", &exe);
+        config(&tls.replace("/etc/tollway/key.pem", &exe));
+        let missing: Vec<_> = reader::ASKED.with_borrow(|asked| {
+            asked.iter().filter(|key| !text.contains(**key)).copied().collect()
+        });
+        assert_eq!(missing, [""; 0], "full.yaml does not have these keys");
     }
 }
 
@@ -234,7 +239,7 @@ mod providers {
         mistakes(
             &with_params("model: openai/gpt-4o, extra_headers: {'a b': x, c: \"x\\ny\"}"),
             &[
-                "extra_headers.a b: is not the name of a header",
+                "extra_headers: one of its keys is not the name of a header",
                 "extra_headers.c: holds what no header can",
             ],
         );
@@ -416,15 +421,14 @@ mod groups {
         assert_ne!(ids(&config)[0], ids(&config)[1]);
         assert!(KeyHash::from_hex(&ids(&config)[0]).is_some());
 
-        let mut other = environment();
-        other = [("OPENAI_API_KEY", "sk-other")].into_iter().chain([]).collect::<Environment>();
+        let other = [("OPENAI_API_KEY", "sk-other")].into_iter().collect::<Environment>();
         let (changed, _) = load_with(&two("", ""), other).unwrap();
         assert_ne!(ids(&changed), ids(&config));
     }
 
     #[test]
     fn the_same_entry_twice_gets_two_ids_and_a_given_id_only_one() {
-        let text = with_params("model: openai/gpt-4o").repeat(1);
+        let text = with_params("model: openai/gpt-4o");
         let twice = format!("{text}{}", text.trim_start_matches("model_list:\n"));
         let config = config(&twice);
         assert_ne!(config.entries[0].id, config.entries[1].id);
@@ -902,7 +906,7 @@ mod sections {
     fn yaml_that_is_none_is_one_mistake_with_its_line() {
         let found = load("model_list:\n- a: [\n").map(|_| ()).unwrap_err();
         assert_eq!(found[0].line, Some(3));
-        mistakes("a: 1\na: 2\n", &["config.yaml:2: `a` stands here twice"]);
+        mistakes("a: 1\na: 2\n", &["config.yaml:2: this key stands here twice"]);
     }
 }
 
@@ -1180,7 +1184,7 @@ filters: [{filter: auth, password: SECRET}, response_cache, rate_limit]
     proptest! {
         /// However a file is damaged, what was a secret in it is in no message.
         #[test]
-        fn secrets_are_in_no_mistake(cuts in prop::collection::vec((0..700_usize, "[-:{}\\[\\]'\",#x \n]{0,3}"), 1..4)) {
+        fn secrets_are_in_no_mistake(cuts in prop::collection::vec((0..700_usize, "[-:{}\\[\\]'\",#x \n]{0,3}"), 1..3)) {
             let mut text = EVERYWHERE.to_owned();
             for (at, sign) in cuts {
                 // A cut within the word would make of it something that is no secret any more.

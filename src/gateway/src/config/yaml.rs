@@ -4,12 +4,12 @@
 //! has beyond that is kept on a short leash: one document, names as keys, no key twice, bounded
 //! depth and size also after aliases are expanded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 /// How large a config file may be.
-pub(crate) const FILE_BYTES_MAX: usize = 4 << 20;
+pub(super) const FILE_BYTES_MAX: usize = 4 << 20;
 /// How deep lists and mappings may be nested.
 const DEPTH_MAX: usize = 64;
 /// How many nodes a file may have once aliases are expanded.
@@ -232,8 +232,13 @@ impl OpenMap {
             None => self.key = Some(name(node)?),
             Some(key) if key.merge => merge(key.line, node, &mut self.merged)?,
             Some(Key { name, line, .. }) => {
+                // What looks like `{key:value}` has a key and no value: `key:value`.
+                if node.value == Value::Null && name.contains(':') {
+                    return Err(error(line, "a space is missing after a colon"));
+                }
+                // Not named: it may be a value that slipped out of its place.
                 if let Some(first) = self.names.insert(name.clone(), line) {
-                    let message = format!("`{name}` stands here twice, first on line {first}");
+                    let message = format!("this key stands here twice, first on line {first}");
                     return Err(error(line, message));
                 }
                 self.members.push(Member { name, line, node });
@@ -415,7 +420,13 @@ mod tests {
 
     #[test]
     fn a_key_given_twice_is_refused_with_both_lines() {
-        refused("a: 1\nb: 2\na: 3\n", 3, "`a` stands here twice, first on line 1");
+        refused("a: 1\nb: 2\na: 3\n", 3, "this key stands here twice, first on line 1");
+    }
+
+    #[test]
+    fn a_missing_space_is_told() {
+        refused("{api_key:sk-1234}", 1, "a space is missing after a colon");
+        check("{llama3:8b: [x]}", "{llama3:8b: [x]}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tollway_filter_api::Rejection;
 use tollway_filter_api::ctx::Report;
+use tollway_wire::usage::Usage;
 
 use super::codec::{Codec, Step};
 use super::fault::Fault;
@@ -44,7 +45,9 @@ pub(crate) struct AnswerStream {
     source: Option<Source>,
     endpoint: Arc<Endpoint>,
     admission: Admission,
-    usage: Option<tollway_wire::usage::Usage>,
+    usage: Option<Usage>,
+    /// How many events have come.
+    events: u64,
 }
 
 struct Source {
@@ -70,6 +73,7 @@ impl AnswerStream {
             endpoint,
             admission,
             usage: None,
+            events: 0,
         };
         while stream.first.is_empty() && stream.source.is_some() {
             let step = stream.step().await;
@@ -100,6 +104,7 @@ impl AnswerStream {
             endpoint,
             admission,
             usage: None,
+            events: 0,
         }
     }
 
@@ -159,14 +164,22 @@ impl AnswerStream {
     fn stop(&mut self) -> Option<Source> {
         let source = self.source.take()?;
         self.usage = source.codec.usage();
+        self.events = source.codec.events();
         Some(source)
     }
 
-    /// Writes down what is known in the end, whole or not.
-    pub(crate) fn report(&mut self, report: &mut Report) {
+    /// Writes down what is known in the end. Of a stream that was not `complete`, the output is
+    /// counted by its events, which is about a token each, where that is more than the provider had
+    /// said until then.
+    pub(crate) fn report(&mut self, report: &mut Report, complete: bool) {
         self.stop();
         if self.usage.is_some() {
             report.usage = self.usage;
+        }
+        if !complete {
+            let usage = report.usage.get_or_insert_default();
+            usage.completion_tokens = usage.completion_tokens.max(self.events);
+            report.usage_estimated = true;
         }
         self.admission.settle(report.usage.map(|usage| usage.total_tokens()));
     }

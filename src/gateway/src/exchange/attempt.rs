@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora_http::RequestHeader;
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::{Deployment, ModelGroup};
-use tollway_providers::{Asked, Call as ProviderCall, Decoder, Provider, Target};
+use tollway_providers::{Asked, Call as ProviderCall, Decoder, Provider, Target, UpstreamBody};
 use tollway_wire::openai;
 use tollway_wire::operation::Dialect;
 use tollway_wire::scan::{Limits, scan};
@@ -55,7 +56,7 @@ impl Exchange {
         report.upstream_started.get_or_insert(now);
 
         let Some(dialect) = provider.dialect(operation) else {
-            return Err(Fault::no_deployment(&group.name));
+            return Err(Fault::not_served(name, operation.path(), &group.name));
         };
         let target = Target {
             model: deployment.model.to_string(),
@@ -73,7 +74,7 @@ impl Exchange {
 
         let total = call.timeout.unwrap_or(endpoint.deadlines.total);
         let mut upstream =
-            self.send(endpoint, operation, &body.bytes, name, now + total, total).await?;
+            self.send(endpoint, operation, &body, name, now + total, total).await?;
         let first_byte = call.view.stream.then_some(endpoint.deadlines.first_byte);
         if let Err(fault) = upstream.head(first_byte, now).await {
             // A pooled connection may have been closed by the provider in the very moment it was
@@ -82,7 +83,7 @@ impl Exchange {
                 return Err(fault);
             }
             upstream =
-                self.send(endpoint, operation, &body.bytes, name, now + total, total).await?;
+                self.send(endpoint, operation, &body, name, now + total, total).await?;
             upstream.head(first_byte, now).await?;
         }
 
@@ -121,6 +122,7 @@ impl Exchange {
                     decoder: provider.decoder(operation, asked()),
                     name,
                     ended: false,
+                    events: 0,
                 },
             };
             let stream =
@@ -158,7 +160,7 @@ impl Exchange {
         &self,
         endpoint: &Arc<Endpoint>,
         operation: tollway_wire::operation::Operation,
-        body: &Bytes,
+        body: &UpstreamBody,
         name: &'static str,
         deadline: Instant,
         total: Duration,
@@ -172,9 +174,9 @@ impl Exchange {
             match Upstream::connect(&self.connector, peer, name, deadline, total).await {
                 Ok(mut upstream) => {
                     let mut head = endpoint.head(operation);
-                    head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.len()))
+                    complete(&mut head, body)
                         .map_err(|error| Fault::broken(name, error.to_string()))?;
-                    match upstream.write(head, body.clone()).await {
+                    match upstream.write(head, body.bytes.clone()).await {
                         // See `attempt`: a pooled connection may just have been closed.
                         Err(_) if upstream.reused => {
                             last = None;
@@ -188,6 +190,16 @@ impl Exchange {
         }
         Err(last.unwrap_or_else(|| Fault::connect(name, "every pooled connection was closed")))
     }
+}
+
+/// Puts into a head what depends on the body.
+fn complete(head: &mut RequestHeader, body: &UpstreamBody) -> pingora_error::Result<()> {
+    head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.bytes.len()))?;
+    for (name, value) in &body.headers {
+        // Appended: `anthropic-beta` may be there already, from the config.
+        head.append_header(name.clone(), value.clone())?;
+    }
+    Ok(())
 }
 
 /// Reads a body whole.

@@ -1,6 +1,7 @@
 //! Turns what a provider streams into what the client reads.
 
 use bytes::{Bytes, BytesMut};
+use memchr::memmem;
 use tollway_providers::{Decoder, Provider};
 use tollway_wire::openai::{StreamTap, TapError};
 use tollway_wire::usage::Usage;
@@ -24,6 +25,8 @@ pub(super) enum Codec {
         name: &'static str,
         /// The end has been announced and passed on.
         ended: bool,
+        /// How many events have been made.
+        events: u64,
     },
 }
 
@@ -44,9 +47,10 @@ impl Codec {
                 let result = tap.push(&bytes, |events| joined.add(events));
                 Step { events: joined.take(), fault: result.err().map(|e| tap_fault(*provider, e)) }
             }
-            Codec::Decode { decoder, name, ended } => {
+            Codec::Decode { decoder, name, ended, events } => {
                 let mut out = Vec::new();
                 let result = decoder.stream(&bytes, &mut out);
+                *events += memmem::find_iter(&out, b"\n\n").count() as u64;
                 *ended = out.ends_with(b"data: [DONE]\n\n");
                 let fault = result.err().map(|error| Fault::decode(name, error));
                 Step { events: out.into(), fault }
@@ -63,7 +67,7 @@ impl Codec {
                 Step { events: joined.take(), fault: result.err().map(|e| tap_fault(*provider, e)) }
             }
             Codec::Decode { ended: true, .. } => Step { events: Bytes::new(), fault: None },
-            Codec::Decode { decoder, name, ended } => {
+            Codec::Decode { decoder, name, ended, .. } => {
                 let mut out = Vec::new();
                 let result = decoder.finish(&mut out);
                 *ended = result.is_ok();
@@ -78,6 +82,14 @@ impl Codec {
         match self {
             Codec::Tap { tap, .. } => tap.is_done(),
             Codec::Decode { ended, .. } => *ended,
+        }
+    }
+
+    /// How many events have come so far, which is about a token each.
+    pub(super) fn events(&self) -> u64 {
+        match self {
+            Codec::Tap { tap, .. } => tap.events(),
+            Codec::Decode { events, .. } => *events,
         }
     }
 

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri};
 use memchr::memmem;
 use pingora_core::protocols::tls::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use tollway_providers::Provider;
 use tollway_wire::operation::Operation;
@@ -71,7 +73,7 @@ impl Endpoint {
         entry: &Entry,
         router: &RouterSettings,
         now: Instant,
-    ) -> pingora_error::Result<Endpoint> {
+    ) -> Result<Endpoint> {
         let base = &entry.base;
         let operations = [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
         let mut heads = Vec::with_capacity(operations.len());
@@ -110,7 +112,7 @@ impl Endpoint {
     }
 
     /// The peers to try, best first.
-    pub(super) async fn peers(self: &Self, now: Instant) -> io::Result<Vec<Arc<HttpPeer>>> {
+    pub(super) async fn peers(&self, now: Instant) -> io::Result<Vec<Arc<HttpPeer>>> {
         let known = self.resolved.load();
         if let Some(known) = known.as_ref()
             && (known.at + RESOLVED_FOR > now || self.host.parse::<IpAddr>().is_ok())
@@ -168,23 +170,17 @@ impl Endpoint {
     }
 }
 
-fn head_of(entry: &Entry, operation: Operation) -> pingora_error::Result<RequestHeader> {
-    let path = format!("{}{}", entry.base.path, entry.provider.path(operation));
+fn head_of(entry: &Entry, operation: Operation) -> Result<RequestHeader> {
+    let wrong = |what: String| Error::explain(ErrorType::InvalidHTTPHeader, what);
+    let url = entry.provider.url(&entry.base.to_string(), operation);
+    let uri: Uri = url.parse().map_err(|_| wrong(format!("`{url}` is not a URL")))?;
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let mut head =
         RequestHeader::build_no_case(Method::POST, path.as_bytes(), Some(entry.headers.len() + 6))?;
-    // Pingora keeps the target as a URI; say so if it is none, rather than when it is called.
-    if path.parse::<Uri>().is_err() {
-        return pingora_error::Error::e_explain(
-            pingora_error::ErrorType::InvalidHTTPHeader,
-            format!("`{path}` is not a path"),
-        );
-    }
-    head.insert_header(HOST, HeaderValue::from_str(&entry.base.authority()).map_err(|_| {
-        pingora_error::Error::explain(
-            pingora_error::ErrorType::InvalidHTTPHeader,
-            "the host is not a header value",
-        )
-    })?)?;
+    let authority = entry.base.authority();
+    let authority = HeaderValue::from_str(&authority)
+        .map_err(|_| wrong(format!("`{authority}` is not a host")))?;
+    head.insert_header(HOST, authority)?;
     head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
     head.insert_header(ACCEPT, HeaderValue::from_static("*/*"))?;
     head.insert_header(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT))?;

@@ -146,6 +146,12 @@ impl Fault {
         Fault::new(Cause::Nothing, 400, message)
     }
 
+    /// The provider has no such call: an embedding asked of a chat model, say.
+    pub(crate) fn not_served(provider: &'static str, call: &str, model: &str) -> Fault {
+        let message = format!("{provider} does not serve {call} for this model: {model}");
+        Fault::new(Cause::Nothing, 400, message)
+    }
+
     /// Whether another attempt may help at all. A request that one provider finds wrong, another
     /// of the group would find wrong as well.
     pub(crate) fn retries(&self) -> bool {

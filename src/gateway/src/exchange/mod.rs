@@ -26,7 +26,7 @@ use tollway_filter_api::ctx::Report;
 use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit, Ticket};
 use tollway_filter_api::{Clock, Deployment, ModelDirectory, ModelGroup, Plan, Rejection, RequestView};
 
-pub(crate) use answer::{AnswerStream, Opened, WholeAnswer};
+pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
 

@@ -105,7 +105,9 @@ impl Decoder for AnthropicDecoder {
     }
 
     fn usage(&self) -> Option<Usage> {
-        self.state.usage.as_ref().map(UsageCounts::total)
+        // Counts of nothing at all are no counts.
+        let total = self.state.usage.as_ref().map(UsageCounts::total);
+        total.filter(|usage| *usage != Usage::default())
     }
 }
 
