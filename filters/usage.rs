@@ -198,8 +198,8 @@ fn known_cost(ctx: &RequestCtx, response: &ResponseHead) -> Option<PicoDollars> 
 }
 
 impl Metering {
-    // Headers are pushed, not set: of two of a name the later one counts, and to look for an earlier
-    // one takes longer than to send it would.
+    // Headers are pushed, not set: to look for an earlier one of each name takes longer than all the
+    // rest. Those that came from upstream, which may be a gateway like us, are dropped beforehand.
     fn add_headers(&self, ctx: &RequestCtx, response: &mut ResponseHead) {
         let is_full = self.config.response_headers == ResponseHeaders::Full;
         let report = &ctx.report;
@@ -224,6 +224,7 @@ impl Metering {
             }
         }
 
+        response.headers.retain(|(name, _)| !headers::is_ours(name));
         response.headers.reserve(16);
         let id_at = response.headers.len();
         response.headers.extend(names.into_iter().zip(texts.into_values()));
@@ -557,6 +558,20 @@ mod tests {
         assert_eq!(case.respond(), expect);
         // The second time the headers of the deployment are there already.
         assert_eq!(case.respond(), expect);
+    }
+
+    #[test]
+    fn headers_of_a_gateway_upstream_are_replaced() {
+        let mut case = Case::new(json!({}), PLAIN);
+        let theirs = ["x-request-id", "x-litellm-call-id", "x-litellm-model-id"];
+        let kept = ["x-litellm-cache-key", "x-ratelimit-limit-requests"];
+        let names = theirs.into_iter().chain(kept);
+        let headers = names.map(|name| (HeaderName::from_static(name), "theirs".parse().unwrap()));
+        let mut response =
+            ResponseHead { status: 200, headers: headers.collect(), streaming: false };
+        case.filter.response(&mut case.ctx, &case.head, &mut response);
+        let left = response.headers.iter().filter(|(_, value)| value == "theirs");
+        assert_eq!(left.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), kept);
     }
 
     #[test]

@@ -17,33 +17,35 @@ const TOKENS_PER_FILE: u64 = 1_024;
 
 /// Input and output tokens to reserve: at least 1.
 pub(super) fn tokens(view: &RequestView, group: Option<&ModelGroup>, output_default: u64) -> u64 {
-    let most = |of: fn(&Deployment) -> Option<u64>| {
-        // Fallbacks and load balancing may choose any of them: a bound holds if all have one.
-        let mut deployments = group?.deployments.iter();
-        let first = of(deployments.next()?)?;
-        deployments.try_fold(first, |most, next| Some(most.max(of(next)?)))
-    };
     let number = |name| view.object.u64(&view.body, name);
-    let input = input(view).min(most(|model| model.max_input_tokens).unwrap_or(u64::MAX));
     let output = match view.operation {
         Operation::Embeddings => 0,
         Operation::ChatCompletions | Operation::Completions => {
             let asked = number("max_completion_tokens").or(number("max_tokens"));
-            let output = asked.unwrap_or(output_default);
-            output
-                .min(most(|model| model.max_output_tokens).unwrap_or(u64::MAX))
+            asked
+                .unwrap_or(output_default)
+                .min(most(group, |model| model.max_output_tokens))
                 .saturating_mul(number("n").unwrap_or(1).max(1))
         }
     };
-    input.saturating_add(output).max(1)
+    input(view, group).saturating_add(output).max(1)
 }
 
-fn input(view: &RequestView) -> u64 {
+/// Input tokens.
+pub(super) fn input(view: &RequestView, group: Option<&ModelGroup>) -> u64 {
     [view.operation.required(), "tools"]
         .into_iter()
         .filter_map(|name| view.object.raw(&view.body, name))
         .map(part)
         .fold(0, u64::saturating_add)
+        .min(most(group, |model| model.max_input_tokens))
+}
+
+/// The most that a model of the group can do. Load balancing may choose any of them: there is a
+/// bound if all have one.
+fn most(group: Option<&ModelGroup>, of: fn(&Deployment) -> Option<u64>) -> u64 {
+    let bounds = group.into_iter().flat_map(|group| &group.deployments).map(|model| of(model));
+    bounds.map(|bound| bound.unwrap_or(u64::MAX)).max().unwrap_or(u64::MAX)
 }
 
 /// The tokens of one member of the request.

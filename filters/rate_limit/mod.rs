@@ -440,7 +440,14 @@ fn tokens_used(ctx: &RequestCtx, outcome: Outcome) -> Option<u64> {
         return Some(0);
     }
     if let Some(usage) = &report.usage {
-        return Some(usage.total_tokens());
+        // What was cut short we have counted ourselves, and perhaps only what was sent out.
+        let input = match &ctx.view {
+            Some(view) if report.usage_estimated && usage.prompt_tokens == 0 => {
+                estimate::input(view, ctx.plan.as_ref().map(|plan| &*plan.group))
+            }
+            _ => 0,
+        };
+        return Some(usage.total_tokens().saturating_add(input));
     }
     let answered = report.first_byte.is_some() && report.status.is_none_or(|status| status < 400);
     // Hanging up just before the answer is no way to get it counted as nothing.

@@ -353,6 +353,13 @@ fn reservation_becomes_what_was_used() {
     let now = Instant::now();
     check(|ctx| ctx.report.usage = usage(42), Outcome::Done, 42);
     check(|ctx| ctx.report.usage = usage(700), Outcome::Broken, 700);
+    let cut_short = |ctx: &mut RequestCtx| {
+        let body = format!(r#"{{"messages":["{}"]}}"#, "x".repeat(36));
+        ctx.view = Some(view(Operation::ChatCompletions, &body));
+        ctx.report.usage = Some(Usage { completion_tokens: 7, ..Usage::default() });
+        ctx.report.usage_estimated = true;
+    };
+    check(cut_short, Outcome::ClientGone, 10 + 7);
     // A later filter refused it, or no provider could be reached.
     check(|_| {}, Outcome::Done, 0);
     check(|ctx| ctx.report.upstream_started = Some(now), Outcome::Done, 0);

@@ -23,6 +23,26 @@ const MODEL_NAME: HeaderName = HeaderName::from_static("x-litellm-model-name");
 const MODEL_GROUP: HeaderName = HeaderName::from_static("x-litellm-model-group");
 const API_BASE: HeaderName = HeaderName::from_static("x-litellm-model-api-base");
 
+/// Whether this is a header that is set here.
+pub(super) fn is_ours(name: &HeaderName) -> bool {
+    let own = [
+        &CALL_ID,
+        &VERSION,
+        &RETRIES,
+        &FALLBACKS,
+        &DURATION,
+        &OVERHEAD,
+        &COST,
+        &KEY_RPM,
+        &KEY_TPM,
+        &MODEL_ID,
+        &MODEL_NAME,
+        &MODEL_GROUP,
+        &API_BASE,
+    ];
+    *name == REQUEST_ID || (name.as_str().starts_with("x-litellm-") && own.contains(&name))
+}
+
 /// How many deployments' headers are kept. A wildcard can make more, which are made each time.
 const KEPT_MAX: usize = 4096;
 

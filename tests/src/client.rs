@@ -248,7 +248,8 @@ impl Connection {
     pub async fn read_until(&mut self, wanted: &str) -> String {
         let mut text = String::new();
         while !text.contains(wanted) {
-            let chunk = self.chunk().await.unwrap_or_else(|| panic!("ended without {wanted}: {text}"));
+            let chunk =
+                self.chunk().await.unwrap_or_else(|| panic!("ended without {wanted}: {text}"));
             text.push_str(&String::from_utf8_lossy(&chunk));
         }
         text

@@ -115,7 +115,8 @@ impl Call {
             loop {
                 if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
                     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let length =
+                        head.lines().find_map(|line| line.strip_prefix("content-length: "));
                     let length: usize =
                         length.map_or(0, |length| length.parse().expect("a number"));
                     if bytes.len() >= end + 4 + length {

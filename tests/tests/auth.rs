@@ -35,11 +35,8 @@ async fn key_is_taken_from_every_header_that_clients_use() {
         ("x-litellm-api-key", bearer.as_str()),
     ] {
         let headers = [(name, value), ("authorization", "")];
-        let headers = if name.eq_ignore_ascii_case("authorization") {
-            &headers[..1]
-        } else {
-            &headers[..]
-        };
+        let headers =
+            if name.eq_ignore_ascii_case("authorization") { &headers[..1] } else { &headers[..] };
         let response = get(setup.gateway.address, "/v1/models", headers).await;
         assert_eq!(response.status, 200, "{name}: {}", response.text());
     }
@@ -55,8 +52,7 @@ async fn call_without_a_key_is_refused_in_litellms_words() {
     ] {
         let response = setup.chat_with(headers, &chat("gpt-4o-mini", "Hi")).await;
         assert_eq!(response.status, 401);
-        let expect =
-            error("Authentication Error, No api key passed in.", "auth_error", None, None);
+        let expect = error("Authentication Error, No api key passed in.", "auth_error", None, None);
         assert_eq!(response.json(), expect);
         assert_eq!(response.header("www-authenticate"), Some("Bearer"));
     }

@@ -90,7 +90,8 @@ async fn upstream_gets_our_headers_and_none_of_the_callers() {
     let mut names: Vec<String> =
         asked.headers.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
     names.sort();
-    let expect = ["accept", "authorization", "content-length", "content-type", "host", "user-agent"];
+    let expect =
+        ["accept", "authorization", "content-length", "content-type", "host", "user-agent"];
     assert_eq!(names, expect);
     assert_eq!(asked.header("authorization"), Some(&*format!("Bearer {UPSTREAM_KEY}")));
     assert_eq!(asked.header("host"), Some(&*setup.simulator.addr().to_string()));
@@ -142,9 +143,9 @@ async fn anthropic_answers_in_openais_shape_under_the_callers_name() {
 #[tokio::test]
 async fn tools_are_called_through_anthropic() {
     let setup = Setup::start().await;
-    setup.simulator.enqueue(
-        Reply::tool("weather", r#"{"city":"Ulm"}"#).and_tool("time", r#"{"zone":"CET"}"#),
-    );
+    setup
+        .simulator
+        .enqueue(Reply::tool("weather", r#"{"city":"Ulm"}"#).and_tool("time", r#"{"zone":"CET"}"#));
     let mut body = chat("claude", "How is the weather?");
     let function = |name: &str| {
         let parameters = json!({"type": "object", "properties": {}});
@@ -159,10 +160,8 @@ async fn tools_are_called_through_anthropic() {
         .iter()
         .map(|call| (call["function"]["name"].as_str(), call["function"]["arguments"].as_str()))
         .collect();
-    let expect = [
-        (Some("weather"), Some(r#"{"city":"Ulm"}"#)),
-        (Some("time"), Some(r#"{"zone":"CET"}"#)),
-    ];
+    let expect =
+        [(Some("weather"), Some(r#"{"city":"Ulm"}"#)), (Some("time"), Some(r#"{"zone":"CET"}"#))];
     assert_eq!(calls, expect);
     let asked = setup.simulator.next_request().await.json();
     assert_eq!(asked["tools"][0]["name"], "weather");
@@ -324,7 +323,8 @@ model_list:
   - model_name: text-embedding-3-small
     litellm_params: { model: openai/text-embedding-3-small, api_key: os.environ/OPENAI_API_KEY, api_base: $SIM/v1 }
 ";
-    let env = [("ANTHROPIC_API_KEY", "sk-ant-test-123456"), ("OPENAI_API_KEY", "sk-oai-test-123456")];
+    let env =
+        [("ANTHROPIC_API_KEY", "sk-ant-test-123456"), ("OPENAI_API_KEY", "sk-oai-test-123456")];
     let setup = Setup::with_env(config, &env).await;
     for (model, target) in
         [("gpt-4o-mini", "claude-3-5-sonnet-20241022"), ("gpt-4o", "claude-3-opus-20240229")]

@@ -64,7 +64,8 @@ async fn metrics_are_prometheus_text_and_need_no_key() {
 #[tokio::test]
 async fn unknown_path_is_a_404_in_openais_shape() {
     let setup = Setup::start().await;
-    for path in ["/", "/v1", "/v1/", "/v1/chat", "/v1/v1/models", "/health", "/v1/models/", "/x?y=1"]
+    for path in
+        ["/", "/v1", "/v1/", "/v1/chat", "/v1/v1/models", "/health", "/v1/models/", "/x?y=1"]
     {
         let response = setup.get(path).await;
         assert_eq!(response.status, 404, "{path}");
@@ -103,8 +104,9 @@ async fn head_is_get_without_the_body() {
     let setup = Setup::start().await;
     for path in ["/health/liveliness", "/v1/models", "/metrics"] {
         let mut connection = Connection::open(setup.gateway.address).await;
-        let head =
-            format!("HEAD {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {MASTER_KEY}\r\n\r\n");
+        let head = format!(
+            "HEAD {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {MASTER_KEY}\r\n\r\n"
+        );
         connection.write(head.as_bytes()).await;
         let (status, headers) = connection.head().await;
         assert_eq!(status, 200, "{path}");

@@ -298,10 +298,13 @@ async fn stream_that_breaks_in_the_middle_ends_with_an_error_and_no_done() {
         ] {
             let what = format!("{model}: {fault}");
             let said = format!("[[sim say=\"one two three four\" {fault}]]");
-            let response =
-                within(PATIENCE, &what, setup.chat(&stream(model, &said))).await;
+            let response = within(PATIENCE, &what, setup.chat(&stream(model, &said))).await;
             check_broken(&response, &what);
-            assert_eq!(text(&response.events()[..response.events().len() - 1]), "one two", "{what}");
+            assert_eq!(
+                text(&response.events()[..response.events().len() - 1]),
+                "one two",
+                "{what}"
+            );
             let line = setup.settled(&response).await;
             assert_eq!((&line["outcome"], &line["level"]), (&json!("broken"), &json!("error")));
             check_next(&setup, model).await;
@@ -366,7 +369,8 @@ async fn line_without_end_breaks_the_stream_and_not_the_memory() {
 async fn how_the_upstream_cuts_its_bytes_does_not_matter() {
     let setup = Setup::start().await;
     for model in MODELS {
-        for shape in ["split=1", "split=3", "crlf", "comments", "coalesce", "crlf split=1", "until_close"]
+        for shape in
+            ["split=1", "split=3", "crlf", "comments", "coalesce", "crlf split=1", "until_close"]
         {
             let what = format!("{model}: {shape}");
             let said = format!("[[sim say=\"one two \u{e9}\u{1f980}\" {shape}]]");
@@ -486,7 +490,9 @@ model_list:
     let setup = Setup::with(&config).await;
     let (begin, rest) = UPSTREAM_KEY.split_at(10);
     let event = |content: &str| {
-        format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{content}\"}}}}]}}\n\n")
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{content}\"}}}}]}}\n\n"
+        )
     };
     let whole = event(UPSTREAM_KEY);
     let cut = whole.find(rest).expect("it is in there");
@@ -514,7 +520,8 @@ async fn client_that_only_closes_its_sending_side_is_not_served_for_ever() {
     connection.half_close().await;
     // Pingora takes it for a client that left, and HTTP clients do not do it: whether it is told
     // is open, but it is decided long before the 20 seconds that the stream would last.
-    let outcome = within(Duration::from_secs(10), "an end", setup.simulator.outcome(asked.id)).await;
+    let outcome =
+        within(Duration::from_secs(10), "an end", setup.simulator.outcome(asked.id)).await;
     assert_eq!(outcome.end, End::ClientLeft);
     setup.gateway.idle().await;
 }

@@ -33,9 +33,10 @@ impl BodyMemory {
 impl Held {
     /// Takes more, if there is.
     fn grow(&mut self, by: usize) -> bool {
-        let taken = self.memory.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            left.checked_sub(by)
-        });
+        let taken = self
+            .memory
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(by));
         if taken.is_ok() {
             self.bytes += by;
         }
@@ -90,7 +91,8 @@ pub(crate) async fn read(
     }
     // Pingora answers this only when an upstream does; a client that waits for it would wait for
     // ever, because here the body is read first.
-    let waits = headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let waits =
+        headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if waits {
         session.write_continue_response().await.map_err(BodyError::Gone)?;
     }

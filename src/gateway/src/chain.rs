@@ -20,9 +20,8 @@ pub(crate) struct Chain {
 impl Chain {
     /// Sorts `filters` by their moments.
     pub(crate) fn new(filters: &[Arc<dyn Filter>]) -> Chain {
-        let wanting = |phase: Phases| {
-            filters.iter().filter(move |f| f.phases().contains(phase)).cloned()
-        };
+        let wanting =
+            |phase: Phases| filters.iter().filter(move |f| f.phases().contains(phase)).cloned();
         let backwards = |phase: Phases| wanting(phase).rev().collect();
         Chain {
             head: wanting(Phases::HEAD).collect(),

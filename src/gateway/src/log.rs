@@ -90,9 +90,20 @@ impl LogSink for StdoutLog {
 /// Pingora and the HTTP libraries print heads, and so credentials, at their finer levels; they stay
 /// at `warn` whatever is asked for.
 pub(crate) fn start_messages(level: Option<&str>) {
-    let mut filter = EnvFilter::try_new(level.unwrap_or("info"))
-        .unwrap_or_else(|_| EnvFilter::new("info"));
-    for target in ["pingora_core", "pingora_proxy", "pingora_pool", "pingora_http", "h2", "rustls", "tokio", "redis", "mio", "hyper"] {
+    let mut filter =
+        EnvFilter::try_new(level.unwrap_or("info")).unwrap_or_else(|_| EnvFilter::new("info"));
+    for target in [
+        "pingora_core",
+        "pingora_proxy",
+        "pingora_pool",
+        "pingora_http",
+        "h2",
+        "rustls",
+        "tokio",
+        "redis",
+        "mio",
+        "hyper",
+    ] {
         let directive: Result<Directive, _> = format!("{target}=off").parse();
         if let Ok(directive) = directive {
             filter = filter.add_directive(directive);

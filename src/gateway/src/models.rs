@@ -43,7 +43,8 @@ pub(crate) fn one(
     if generation.config.directory.resolve(&id).is_none() || !may_call(generation, key, &id) {
         // Bounded, because it is the caller's text.
         let shown: String = id.chars().take(200).collect();
-        let message = format!("The model '{shown}' does not exist or you do not have access to it.");
+        let message =
+            format!("The model '{shown}' does not exist or you do not have access to it.");
         return Err(Reject::new(404, "invalid_request_error", message)
             .with_code("model_not_found")
             .with_param("model"));

@@ -64,7 +64,8 @@ impl PassThrough {
 
     /// Whether `path` is this route's.
     pub(crate) fn takes(&self, path: &str) -> bool {
-        path.strip_prefix(self.path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(self.path.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// The methods that are let through; empty means all.
@@ -73,9 +74,10 @@ impl PassThrough {
     }
 
     pub(crate) async fn peer(&self) -> Result<Box<HttpPeer>> {
-        let mut found = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(
-            |error| Error::because(ErrorType::ConnectNoRoute, "name lookup", error).into_up(),
-        )?;
+        let mut found =
+            tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(|error| {
+                Error::because(ErrorType::ConnectNoRoute, "name lookup", error).into_up()
+            })?;
         let address = found.next().ok_or_else(|| {
             Error::explain(ErrorType::ConnectNoRoute, "the name has no address").into_up()
         })?;
@@ -86,7 +88,11 @@ impl PassThrough {
     }
 
     /// Turns the caller's head into the upstream's: our path, our credentials, not theirs.
-    pub(crate) fn rewrite(&self, asked: &RequestHeader, upstream: &mut RequestHeader) -> Result<()> {
+    pub(crate) fn rewrite(
+        &self,
+        asked: &RequestHeader,
+        upstream: &mut RequestHeader,
+    ) -> Result<()> {
         let rest = asked.uri.path().get(self.path.len()..).unwrap_or_default();
         let mut path = format!("{}{rest}", self.target_path);
         if path.is_empty() {
@@ -163,10 +169,7 @@ pub(crate) fn answer_head(
 }
 
 /// A provider that repeats our credentials in its answer's head must not hand them to the caller.
-fn remove_echoes(
-    state: &RequestState,
-    upstream: &mut ResponseHeader,
-) -> Result<()> {
+fn remove_echoes(state: &RequestState, upstream: &mut ResponseHeader) -> Result<()> {
     let Ok(route) = state.pass_through_route() else { return Ok(()) };
     let secrets: Vec<&[u8]> = route
         .headers

@@ -29,7 +29,11 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
     /// Everything but pass-through is answered here.
-    async fn request_filter(&self, session: &mut Session, state: &mut RequestState) -> Result<bool> {
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        state: &mut RequestState,
+    ) -> Result<bool> {
         serve_request::serve(session, state).await
     }
 
@@ -110,7 +114,12 @@ impl ProxyHttp for Proxy {
     }
 
     /// Settles the request, always, once, whatever happened.
-    async fn logging(&self, _session: &mut Session, error: Option<&Error>, state: &mut RequestState) {
+    async fn logging(
+        &self,
+        _session: &mut Session,
+        error: Option<&Error>,
+        state: &mut RequestState,
+    ) {
         if error.is_none() && state.pass_through.is_some() {
             state.outcome = Outcome::Done;
         }

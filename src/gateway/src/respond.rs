@@ -103,8 +103,7 @@ pub(crate) async fn answer(
         }
         AnswerBody::Full { content_type, bytes } => {
             let content_type = HeaderValue::from_static(content_type);
-            full(session, chain, ctx, answer.status, answer.headers, content_type, bytes)
-                .await
+            full(session, chain, ctx, answer.status, answer.headers, content_type, bytes).await
         }
         AnswerBody::Events(events) => {
             begin_stream(session, chain, ctx, answer.headers).await?;

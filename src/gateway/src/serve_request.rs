@@ -113,8 +113,12 @@ async fn model_call(
     operation: Operation,
 ) -> Result<Outcome> {
     let server = &generation.config.server;
-    let read =
-        body::read(session, server.request_body_bytes_max, server.body_timeout, &gateway.body_memory);
+    let read = body::read(
+        session,
+        server.request_body_bytes_max,
+        server.body_timeout,
+        &gateway.body_memory,
+    );
     let (body, _held) = match read.await {
         Ok(read) => read,
         Err(BodyError::Rejected(reject)) => return refuse(session, generation, ctx, reject).await,
@@ -167,7 +171,8 @@ async fn exchange(
         router: &generation.config.router,
         retries: wishes.retries,
         fallbacks: wishes.fallbacks,
-        timeout: wishes.timeout,
+        arrived: ctx.arrived,
+        deadline: wishes.timeout.map(|timeout| ctx.arrived + timeout),
     };
     let opened = {
         let open = gateway.exchange.open(&call, &mut ctx.report);
@@ -391,7 +396,8 @@ impl Wishes {
 
     fn read(session: &ServerSession, view: &RequestView) -> Result<Wishes, Rejection> {
         let headers = &session.req_header().headers;
-        let header = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok()?.parse().ok());
+        let header =
+            |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok()?.parse().ok());
         let seconds: Option<f64> = (view.stream)
             .then(|| header(&X_LITELLM_STREAM_TIMEOUT))
             .flatten()
@@ -400,8 +406,8 @@ impl Wishes {
         if seconds.is_some_and(|s| !(s > 0.0)) {
             return Err(wrong("timeout", "a number of seconds greater than 0"));
         }
-        let retries: Option<f64> = header(&X_LITELLM_NUM_RETRIES)
-            .or_else(|| view.object.f64(&view.body, "num_retries"));
+        let retries: Option<f64> =
+            header(&X_LITELLM_NUM_RETRIES).or_else(|| view.object.f64(&view.body, "num_retries"));
         if retries.is_some_and(|n| !(n >= 0.0)) {
             return Err(wrong("num_retries", "an integer of at least 0"));
         }

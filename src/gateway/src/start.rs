@@ -307,9 +307,7 @@ fn open_routes(settings: &mut serde_json::Value, config: &Config) {
 
 fn environment() -> Result<Environment, StartError> {
     let mut environment = Environment::of_process();
-    environment
-        .add_dotenv(Path::new("."))
-        .map_err(|error| StartError::new(error.to_string()))?;
+    environment.add_dotenv(Path::new(".")).map_err(|error| StartError::new(error.to_string()))?;
     Ok(environment)
 }
 
@@ -355,7 +353,8 @@ fn banner(
     use secrecy::ExposeSecret;
     let config = &generation.config;
     let scheme = if tls { "https" } else { "http" };
-    let mut text = format!("tollway {} listening on {scheme}://{address}\n", env!("CARGO_PKG_VERSION"));
+    let mut text =
+        format!("tollway {} listening on {scheme}://{address}\n", env!("CARGO_PKG_VERSION"));
     text.push_str(&config.summary());
     let data = config.data.join("master_key");
     match &loader.new_master_key {

@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tollway_filter_api::deps::Metrics;
-use tollway_filter_api::{
-    Clock, ModelDirectory, Plan, Reject, Rejection, RequestCtx, RequestView,
-};
+use tollway_filter_api::{Clock, ModelDirectory, Plan, Reject, Rejection, RequestCtx, RequestView};
 
 use crate::body::BodyMemory;
 use crate::chain::Chain;

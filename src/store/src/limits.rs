@@ -3,7 +3,7 @@
 //! A minute is a sliding window made of small buckets. What was granted in a bucket counts until a
 //! minute after the bucket's *last* moment, so that no 60 seconds, wherever they start, ever hold
 //! more than the limit. The price is that a grant counts for up to one bucket longer than it must:
-//! with [`TICK`] at half a second, a client that takes all it can get is given 99.2 % of its limit.
+//! with buckets of half a second, a client that takes all it can get is given 99.2 % of its limit.
 //! Only buckets in which something was counted take memory, so a quiet key is small.
 //!
 //! Counters nobody uses are removed as their shard is visited, once a minute at most. Memory is

@@ -106,8 +106,8 @@ pub(super) fn route(params: &FileParams, path: &str, report: &mut Report) -> Opt
     let first = model.split_once('/').map_or("", |(first, _)| first);
     let hint = hint(first, names());
     let message = format!(
-        "the provider of `{model}` cannot be told{hint}: write `provider/{model}` (`openai/{model}` \
-         for an API like OpenAI's), or set custom_llm_provider"
+        "the provider of `{model}` cannot be told{hint}: write `provider/{model}` \
+         (`openai/{model}` for an API like OpenAI's), or set custom_llm_provider"
     );
     report.mistake(&at, message);
     None

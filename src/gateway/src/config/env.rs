@@ -146,8 +146,8 @@ pub(crate) enum EnvironmentError {
     },
 }
 
-/// Reads `NAME=value` lines as `docker --env-file`, systemd and python-dotenv do: `export` in front,
-/// comments, single quotes for text as it stands, double quotes with `\n`, `\t`, `\"`, `\\`, both
+/// Reads `NAME=value` lines as docker, systemd and python-dotenv do: `export` in front, comments,
+/// single quotes for text as it stands, double quotes with `\n`, `\t`, `\"`, `\\`, both
 /// across lines. There is no `${NAME}`.
 fn dotenv(text: &str) -> Result<Vec<(String, String)>, EnvironmentError> {
     let mut variables = Vec::new();

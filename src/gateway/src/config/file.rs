@@ -1,8 +1,8 @@
 //! What was written: the config file, typed, with references to the environment followed.
 //!
 //! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
-//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys` and `compat`
-//! are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys` and
+//! `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::fmt;
 use std::fs::File;
@@ -85,8 +85,8 @@ pub(crate) struct FileParams {
     /// `extra_headers`: sent with every call, besides the provider's own. Those that frame a
     /// message or belong to one connection cannot be set.
     pub(crate) extra_headers: Vec<(HeaderName, HeaderValue)>,
-    /// `drop_params`: leave out parameters the provider lacks instead of refusing the call. Default:
-    /// that of `litellm_settings`.
+    /// `drop_params`: leave out parameters the provider lacks instead of refusing the call.
+    /// Default: that of `litellm_settings`.
     pub(crate) drop_params: Option<bool>,
     /// `timeout`: how long an answer may take, from the request to its end.
     pub(crate) timeout: Option<Duration>,
@@ -269,8 +269,8 @@ pub(crate) enum CacheKind {
 /// `general_settings`
 #[derive(Debug, Default)]
 pub(crate) struct FileGeneral {
-    /// `master_key`: may do everything. Default: `TOLLWAY_MASTER_KEY` or `LITELLM_MASTER_KEY` of the
-    /// environment, else one that is generated and kept in the data folder.
+    /// `master_key`: may do everything. Default: `TOLLWAY_MASTER_KEY` or `LITELLM_MASTER_KEY`
+    /// of the environment, else one that is generated and kept in the data folder.
     pub(crate) master_key: Option<SecretString>,
     /// `max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
     pub(crate) max_parallel_requests: Option<u64>,
@@ -324,8 +324,8 @@ pub(crate) struct FileServer {
     pub(crate) request_body_bytes_max: Option<u64>,
     /// `request_header_bytes_max`: how large a request's head may be. Default 64 KiB.
     pub(crate) request_header_bytes_max: Option<u64>,
-    /// `body_memory_bytes_max`: how much all bodies that are being served may take together. Default
-    /// 1 GiB.
+    /// `body_memory_bytes_max`: how much all bodies that are being served may take together.
+    /// Default 1 GiB.
     pub(crate) body_memory_bytes_max: Option<u64>,
     /// `body_timeout`: how long a request's body may take to arrive. Default 30 s.
     pub(crate) body_timeout: Option<Duration>,

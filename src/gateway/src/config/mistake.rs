@@ -27,7 +27,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Something in the config that is not as it looks: a key of LiteLLM's without effect here, chiefly.
+/// Something in the config that is not as it looks: chiefly a key of LiteLLM's without effect here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Warning {
     /// The name of the config file, empty where there is none.

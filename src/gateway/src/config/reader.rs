@@ -399,8 +399,8 @@ impl<'a> Fields<'a> {
             let known = self.asked.iter().chain(ignored).copied();
             let hint = hint(&member.name, known);
             if hint.is_empty() && !is_plainly_a_key(member) {
-                let message = "unknown key (not shown, it may be a value); is a space missing after \
-                               a colon?";
+                let message = "unknown key (not shown, it may be a value); is a space missing \
+                               after a colon?";
                 report.mistake_at(self.path, Some(member.line), message);
                 continue;
             }

@@ -278,11 +278,19 @@ impl Models<'_> {
     ) {
         let at = format!("{path}.litellm_params.model");
         if Pattern::parse(name).is_none() {
-            report.mistake(&at, "`*` takes its provider from the client's model name, so that model_name must have a `*` as well");
+            report.mistake(
+                &at,
+                "`*` takes its provider from the client's model name, so that model_name \
+                 must have a `*` as well",
+            );
             return;
         }
         if model.params.api_key.is_some() || model.params.api_base.is_some() {
-            report.mistake(&at, "`*` leads to several providers, which cannot share an api_key or api_base: write `provider/*`");
+            report.mistake(
+                &at,
+                "`*` leads to several providers, which cannot share an api_key or api_base: write \
+                 `provider/*`",
+            );
             return;
         }
         let usable = |provider: &&'static dyn Provider| {
@@ -642,8 +650,8 @@ fn pass_through(file: &mut FileConfig, report: &mut Report) -> Vec<PassThroughSe
         let path = path.trim_end_matches('/');
         let is_path = path.starts_with('/') && !path.contains(['?', '#', '*', ' ']);
         if !is_path {
-            let message = "must be a path with a slash in front, such as /rerank; it stands for all \
-                           paths below it";
+            let message = "must be a path with a slash in front, such as /rerank; it stands for \
+                           all paths below it";
             report.mistake(&format!("{at}.path"), message);
         }
         if settings.iter().any(|other| other.path == path) {

@@ -72,9 +72,16 @@ impl Exchange {
         let body = provider.request(&provider_call, &target).map_err(Fault::request)?;
         let mut admission = self.admit(deployment, call.view, now)?;
 
-        let total = call.timeout.unwrap_or(endpoint.deadlines.total);
-        let mut upstream =
-            self.send(endpoint, operation, &body, name, now + total, total).await?;
+        let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(now));
+        if patience.is_some_and(|patience| patience.is_zero()) {
+            return Err(Fault::timeout(
+                name,
+                "no answer",
+                now.saturating_duration_since(call.arrived),
+            ));
+        }
+        let total = endpoint.deadlines.total.min(patience.unwrap_or(Duration::MAX));
+        let mut upstream = self.send(endpoint, operation, &body, name, now + total, total).await?;
         let first_byte = call.view.stream.then_some(endpoint.deadlines.first_byte);
         if let Err(fault) = upstream.head(first_byte, now).await {
             // A pooled connection may have been closed by the provider in the very moment it was
@@ -82,8 +89,7 @@ impl Exchange {
             if !upstream.reused || fault.cause != super::fault::Cause::Broken {
                 return Err(fault);
             }
-            upstream =
-                self.send(endpoint, operation, &body, name, now + total, total).await?;
+            upstream = self.send(endpoint, operation, &body, name, now + total, total).await?;
             upstream.head(first_byte, now).await?;
         }
 
@@ -101,10 +107,8 @@ impl Exchange {
             .headers
             .get(CONTENT_TYPE)
             .is_some_and(|v| v.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"));
-        let length = head
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+        let length =
+            head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
 
         let asked = || Asked {
             model: call.plan.requested.to_string(),
@@ -321,7 +325,11 @@ fn passed_headers(headers: &HeaderMap, endpoint: &Endpoint) -> Vec<(HeaderName, 
     for (name, value) in headers {
         let known = NAMES.contains(&name.as_str())
             || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
-        if !known || value.len() > 256 || passed.len() == MAX || endpoint.echoes_secret(value.as_bytes()) {
+        if !known
+            || value.len() > 256
+            || passed.len() == MAX
+            || endpoint.echoes_secret(value.as_bytes())
+        {
             continue;
         }
         let prefixed = format!("llm_provider-{name}");

@@ -41,7 +41,7 @@ pub(crate) struct Deadlines {
     pub(crate) first_byte: Duration,
     /// Between two reads of a streamed answer.
     pub(crate) idle: Duration,
-    /// From the request's arrival to the end of the answer.
+    /// From the start of an attempt to the end of its answer.
     pub(crate) total: Duration,
 }
 
@@ -69,13 +69,10 @@ struct Resolved {
 
 impl Endpoint {
     /// Prepares an entry.
-    pub(crate) fn new(
-        entry: &Entry,
-        router: &RouterSettings,
-        now: Instant,
-    ) -> Result<Endpoint> {
+    pub(crate) fn new(entry: &Entry, router: &RouterSettings, now: Instant) -> Result<Endpoint> {
         let base = &entry.base;
-        let operations = [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
+        let operations =
+            [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
         let mut heads = Vec::with_capacity(operations.len());
         for operation in operations {
             heads.push(head_of(entry, operation)?);

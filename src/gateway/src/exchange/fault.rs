@@ -120,9 +120,8 @@ impl Fault {
     /// All deployments of the group rest.
     pub(crate) fn all_cooled(left: Duration) -> Fault {
         let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-        let message = format!(
-            "No deployments available for selected model, Try again in {seconds} seconds."
-        );
+        let message =
+            format!("No deployments available for selected model, Try again in {seconds} seconds.");
         let mut fault = Fault::new(Cause::Cooled, 429, message);
         fault.retry_after = Some(left);
         fault
@@ -213,8 +212,7 @@ impl Fault {
         // A status that is no HTTP error status would make the answer look like a success.
         let status = if (400..=599).contains(&self.status) { self.status } else { 500 };
         let mut reject = Reject::new(status, kind, message);
-        reject.code =
-            self.error.code.map(Cow::Owned).or_else(|| code.map(Cow::Borrowed));
+        reject.code = self.error.code.map(Cow::Owned).or_else(|| code.map(Cow::Borrowed));
         reject.param = self.error.param.map(Cow::Owned);
         reject.retry_after = self.retry_after;
         reject.source = self.detail.map(Into::into);

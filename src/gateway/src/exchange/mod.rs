@@ -24,7 +24,9 @@ use std::time::{Duration, Instant};
 use pingora_core::connectors::http::Connector;
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit, Ticket};
-use tollway_filter_api::{Clock, Deployment, ModelDirectory, ModelGroup, Plan, Rejection, RequestView};
+use tollway_filter_api::{
+    Clock, Deployment, ModelDirectory, ModelGroup, Plan, Rejection, RequestView,
+};
 
 pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use endpoint::Endpoint;
@@ -57,8 +59,10 @@ pub(crate) struct Call<'a> {
     pub(crate) retries: Option<u32>,
     /// Groups to fall back to instead of the plan's own, from the request itself.
     pub(crate) fallbacks: Option<Vec<Arc<str>>>,
-    /// When the caller's patience ends, if the request said so.
-    pub(crate) timeout: Option<Duration>,
+    /// When the request came.
+    pub(crate) arrived: Instant,
+    /// When the caller's patience ends, all attempts together, if the request said so.
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl Call<'_> {
@@ -223,7 +227,8 @@ impl Exchange {
         now: Instant,
     ) -> Result<Admission, Fault> {
         let limits = deployment.limits;
-        let mut admission = Admission { limits: Arc::clone(&self.limits), held: Default::default() };
+        let mut admission =
+            Admission { limits: Arc::clone(&self.limits), held: Default::default() };
         let wants = [
             (LimitUnit::Parallel, limits.max_parallel_requests, 1),
             (LimitUnit::Requests, limits.rpm, 1),
@@ -232,8 +237,7 @@ impl Exchange {
         ];
         for (unit, limit, amount) in wants {
             let Some(limit) = limit else { continue };
-            let key =
-                LimitKey {
+            let key = LimitKey {
                 scope: "deployment",
                 subject: Some(Arc::clone(&deployment.id)),
                 part: None,

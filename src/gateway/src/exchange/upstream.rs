@@ -138,7 +138,8 @@ impl Upstream {
         self.session().set_read_timeout(Some(wait));
         let read = self.session().read_response_body().await;
         read.map_err(|error| {
-            let what = if wait < left { "nothing more came" } else { "the answer was not complete" };
+            let what =
+                if wait < left { "nothing more came" } else { "the answer was not complete" };
             self.read_fault(&error, what, if wait < left { idle } else { self.total })
         })
     }

@@ -121,7 +121,8 @@ fn finish_reason(stop_reason: Option<&str>) -> &'static str {
             "length"
         }
         Some("tool_use") => "tool_calls",
-        Some("refusal") => "content_filter",
+        // The second is not Anthropic's own, but gateways in front of it say it.
+        Some("refusal" | "content_filter") => "content_filter",
         _ => "stop",
     }
 }
