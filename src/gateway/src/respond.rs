@@ -178,7 +178,8 @@ fn header_of(response: &ResponseHead) -> Result<ResponseHeader, Box<pingora_erro
     let room = response.headers.len() + 5;
     let mut header = ResponseHeader::build_no_case(response.status, Some(room))?;
     for (name, value) in &response.headers {
-        header.append_header(name.clone(), value.clone())?;
+        // A later one of the same name replaces an earlier one, as `ResponseHead` promises.
+        header.insert_header(name.clone(), value.clone())?;
     }
     Ok(header)
 }

@@ -79,6 +79,14 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
             Route::Call(operation) => {
                 model_call(session.as_mut(), &gateway, &generation, ctx, operation).await
             }
+            Route::Metrics => {
+                let gateway = Arc::clone(&gateway);
+                // Many keys make megabytes of text: that must not hold up the other requests.
+                let text = tokio::task::spawn_blocking(move || observe::metrics(&gateway)).await;
+                let answer = text
+                    .unwrap_or_else(|e| Err(Reject::internal("metrics cannot be written", e)));
+                finish(session, &generation, ctx, answer).await
+            }
             route => {
                 let answer = local(route, session, &gateway, &generation, ctx);
                 finish(session, &generation, ctx, answer).await
@@ -281,8 +289,7 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
-        Route::Metrics => observe::metrics(gateway),
-        Route::Call(_) | Route::PassThrough(_) | Route::Unknown => {
+        Route::Call(_) | Route::Metrics | Route::PassThrough(_) | Route::Unknown => {
             Err(Reject::internal("no such route", "a route without an answer"))
         }
     }

@@ -1,0 +1,76 @@
+//! What the fuzz targets share.
+
+use bytes::Bytes;
+
+/// Where a stream is cut into reads: the lengths of the pieces, over and over. Without any, every
+/// byte comes alone.
+#[derive(arbitrary::Arbitrary, Clone, Debug)]
+pub struct Cuts([u8; 4]);
+
+impl Cuts {
+    /// The pieces of a stream. None is empty.
+    pub fn of(&self, stream: &[u8]) -> Vec<Bytes> {
+        let mut pieces = Vec::new();
+        let mut rest = Bytes::copy_from_slice(stream);
+        for length in self.0.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            pieces.push(rest.split_to(rest.len().min(1 + usize::from(*length))));
+        }
+        pieces
+    }
+}
+
+/// Takes what steers a target off the front of its input; the rest is the text it is about. That
+/// way a file of plain text makes a good seed.
+pub fn steer<'a, T: arbitrary::Arbitrary<'a>>(data: &'a [u8], bytes: usize) -> Option<(T, &'a [u8])> {
+    let (steering, text) = data.split_at_checked(bytes)?;
+    let steering = T::arbitrary(&mut arbitrary::Unstructured::new(steering)).ok()?;
+    Some((steering, text))
+}
+
+/// The members of a JSON object in their order, also those of the same name.
+pub struct Members(pub Vec<(String, Box<serde_json::value::RawValue>)>);
+
+impl<'de> serde::Deserialize<'de> for Members {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+/// How deep arrays and objects nest in a text that is JSON.
+pub fn depth(json: &[u8]) -> usize {
+    let (mut deepest, mut now, mut in_string, mut escaped) = (0, 0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b'}' | b']' => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
