@@ -152,28 +152,24 @@ async fn exchange(
     generation: &Generation,
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
-    // Taken out while the call borrows them; put back for the filters of the way out.
-    let (Some(view), plan) = (ctx.view.take(), ctx.plan.take()) else {
+    if ctx.plan.is_none() {
+        match ctx.view.as_ref().map(|view| generation.plan_without_filter(view)) {
+            Some(Ok(plan)) => ctx.plan = Some(plan),
+            Some(Err(reject)) => return refuse(session, generation, ctx, reject).await,
+            None => {}
+        }
+    }
+    let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else {
         let reject = Reject::internal("no request", "the body was not read");
         return refuse(session, generation, ctx, reject).await;
     };
-    let plan = match plan.map_or_else(|| generation.plan_without_filter(&view), Ok) {
-        Ok(plan) => plan,
-        Err(reject) => {
-            ctx.view = Some(view);
-            return refuse(session, generation, ctx, reject).await;
-        }
-    };
-    let wishes = match Wishes::read(session, &view) {
+    let wishes = match Wishes::read(session, view) {
         Ok(wishes) => wishes,
-        Err(reject) => {
-            (ctx.view, ctx.plan) = (Some(view), Some(plan));
-            return refuse(session, generation, ctx, reject).await;
-        }
+        Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
     let call = exchange::Call {
-        view: &view,
-        plan: &plan,
+        view,
+        plan,
         endpoints: &generation.endpoints,
         directory: &*generation.config.directory,
         router: &generation.config.router,
@@ -191,7 +187,6 @@ async fn exchange(
             gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
         }
     };
-    (ctx.view, ctx.plan) = (Some(view), Some(plan));
     match opened {
         Ok(Opened::Whole(answer)) => {
             ctx.report.upstream_ended = Some(gateway.clock.now());

@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::Connector;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::limits::LimitStore;
@@ -23,7 +21,7 @@ use crate::cli::{CheckArgs, ServeArgs, say};
 use crate::config::{
     CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
 };
-use crate::exchange::{Endpoint, Exchange};
+use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::log::{self, StdoutLog};
 use crate::pass_through::PassThrough;
 use crate::server;
@@ -111,7 +109,7 @@ async fn serve_on(
     let body_memory = BodyMemory::new(generation.config.server.body_memory_bytes_max);
     let gateway = Arc::new(Gateway {
         live: ArcSwap::from_pointee(generation),
-        exchange: Exchange::new(connector()?, limits, clock.clone()),
+        exchange: Exchange::new(pool()?, limits, clock.clone()),
         body_memory,
         metrics,
         clock,
@@ -323,9 +321,9 @@ fn threads(environment: &Environment) -> Result<usize, StartError> {
 }
 
 /// What carries calls to providers.
-fn connector() -> Result<Arc<Connector>, StartError> {
+fn pool() -> Result<Arc<Pool>, StartError> {
     // Pingora panics where it finds no certificates to trust.
-    let made = std::panic::catch_unwind(|| Connector::new(Some(ConnectorOptions::new(POOL))));
+    let made = std::panic::catch_unwind(|| Pool::new(POOL));
     made.map(Arc::new).map_err(|_| {
         StartError::new(
             "no trusted certificates were found: install the Debian package ca-certificates, or \

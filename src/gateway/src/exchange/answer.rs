@@ -147,9 +147,9 @@ impl AnswerStream {
             Ok(Some(bytes)) => codec.push(self.endpoint.scrub(bytes)),
             Ok(None) => {
                 let last = codec.finish();
-                if let Some(source) = self.stop() {
-                    source.upstream.release().await;
-                }
+                // Boxed: it comes once, and its state is larger than that of all reads before.
+                Box::pin(upstream.release()).await;
+                self.stop();
                 last
             }
             Err(fault) => {
@@ -161,11 +161,12 @@ impl AnswerStream {
         }
     }
 
-    fn stop(&mut self) -> Option<Source> {
-        let source = self.source.take()?;
-        self.usage = source.codec.usage();
-        self.events = source.codec.events();
-        Some(source)
+    /// Closes the source, and keeps what it has counted.
+    fn stop(&mut self) {
+        if let Some(source) = self.source.take() {
+            self.usage = source.codec.usage();
+            self.events = source.codec.events();
+        }
     }
 
     /// Writes down what is known in the end. Of a stream that was not `complete`, the output is

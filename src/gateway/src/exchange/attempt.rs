@@ -1,6 +1,7 @@
 //! One try at one deployment: write the request, wait for the head, begin to read.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -97,7 +98,10 @@ impl Exchange {
         let status = head.status.as_u16();
         if !(200..300).contains(&status) {
             let retry_after = retry_after(&head.headers);
-            return Err(error_of(upstream, endpoint, name, status, retry_after).await);
+            // Boxed, like all that is rare or large here: what a future may hold, every request
+            // carries, and moves each time a future is put into another.
+            let error = error_of(upstream, endpoint, name, status, retry_after);
+            return Err(Box::pin(error).await);
         }
         if head.headers.get(CONTENT_ENCODING).is_some_and(|v| v.as_bytes() != b"identity") {
             return Err(Fault::broken(name, "The provider compressed an answer unasked."));
@@ -129,9 +133,9 @@ impl Exchange {
                     events: 0,
                 },
             };
-            let stream =
-                AnswerStream::begin(headers, upstream, codec, Arc::clone(endpoint), admission)
-                    .await?;
+            let begin =
+                AnswerStream::begin(headers, upstream, codec, Arc::clone(endpoint), admission);
+            let stream = Box::pin(begin).await?;
             report.first_byte = Some(self.clock.now());
             Opened::Stream(Box::new(stream))
         } else {
@@ -174,8 +178,8 @@ impl Exchange {
             .await
             .map_err(|error| Fault::connect(name, format!("name lookup: {error}")))?;
         let mut last = None;
-        for peer in peers {
-            match Upstream::connect(&self.connector, peer, name, deadline, total).await {
+        for peer in peers.iter() {
+            match Upstream::connect(&self.pool, Arc::clone(peer), name, deadline, total).await {
                 Ok(mut upstream) => {
                     let mut head = endpoint.head(operation);
                     complete(&mut head, body)
@@ -316,25 +320,51 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs_f64(after.min(86_400.0)))
 }
 
-/// What of a provider's head the client may see, under names that say where it comes from.
+/// Headers of a provider that the client may see, and under which names: with a prefix that says
+/// where they come from, as in LiteLLM. An allow-list, so that nothing else gets through.
+static PASSED: LazyLock<HashMap<&'static str, HeaderName>> = LazyLock::new(|| {
+    const NAMES: &[&str] = &[
+        "x-request-id",
+        "request-id",
+        "retry-after",
+        "openai-model",
+        "openai-organization",
+        "openai-processing-ms",
+        "openai-version",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-reset-tokens",
+        "anthropic-organization-id",
+        "anthropic-ratelimit-requests-limit",
+        "anthropic-ratelimit-requests-remaining",
+        "anthropic-ratelimit-requests-reset",
+        "anthropic-ratelimit-tokens-limit",
+        "anthropic-ratelimit-tokens-remaining",
+        "anthropic-ratelimit-tokens-reset",
+        "anthropic-ratelimit-input-tokens-limit",
+        "anthropic-ratelimit-input-tokens-remaining",
+        "anthropic-ratelimit-input-tokens-reset",
+        "anthropic-ratelimit-output-tokens-limit",
+        "anthropic-ratelimit-output-tokens-remaining",
+        "anthropic-ratelimit-output-tokens-reset",
+    ];
+    let prefixed = |name: &str| HeaderName::from_bytes(format!("llm_provider-{name}").as_bytes());
+    NAMES.iter().filter_map(|name| Some((*name, prefixed(name).ok()?))).collect()
+});
+
+/// What of a provider's head the client may see.
 fn passed_headers(headers: &HeaderMap, endpoint: &Endpoint) -> Vec<(HeaderName, HeaderValue)> {
-    const PREFIXES: [&str; 3] = ["x-ratelimit-", "anthropic-ratelimit-", "openai-"];
-    const NAMES: [&str; 3] = ["x-request-id", "request-id", "retry-after"];
-    const MAX: usize = 24;
+    const VALUE_BYTES_MAX: usize = 256;
     let mut passed = Vec::new();
     for (name, value) in headers {
-        let known = NAMES.contains(&name.as_str())
-            || PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
-        if !known
-            || value.len() > 256
-            || passed.len() == MAX
-            || endpoint.echoes_secret(value.as_bytes())
+        if let Some(prefixed) = PASSED.get(name.as_str())
+            && value.len() <= VALUE_BYTES_MAX
+            && !endpoint.echoes_secret(value.as_bytes())
         {
-            continue;
-        }
-        let prefixed = format!("llm_provider-{name}");
-        if let Ok(name) = HeaderName::from_bytes(prefixed.as_bytes()) {
-            passed.push((name, value.clone()));
+            passed.push((prefixed.clone(), value.clone()));
         }
     }
     passed

@@ -63,8 +63,9 @@ pub(crate) struct Endpoint {
 }
 
 struct Resolved {
-    at: Instant,
-    peers: Vec<Arc<HttpPeer>>,
+    /// When to look again; never, where the host is an address.
+    until: Option<Instant>,
+    peers: Arc<[Arc<HttpPeer>]>,
 }
 
 impl Endpoint {
@@ -109,26 +110,38 @@ impl Endpoint {
     }
 
     /// The peers to try, best first.
-    pub(super) async fn peers(&self, now: Instant) -> io::Result<Vec<Arc<HttpPeer>>> {
+    pub(super) async fn peers(&self, now: Instant) -> io::Result<Arc<[Arc<HttpPeer>]>> {
         let known = self.resolved.load();
-        if let Some(known) = known.as_ref()
-            && (known.at + RESOLVED_FOR > now || self.host.parse::<IpAddr>().is_ok())
-        {
-            return Ok(known.peers.clone());
+        match known.as_ref() {
+            Some(known) if known.until.is_none_or(|until| now < until) => {
+                Ok(Arc::clone(&known.peers))
+            }
+            // Boxed, because it is rare and every request would carry its state.
+            known => Box::pin(self.look_up(known, now)).await,
         }
+    }
+
+    async fn look_up(
+        &self,
+        known: Option<&Arc<Resolved>>,
+        now: Instant,
+    ) -> io::Result<Arc<[Arc<HttpPeer>]>> {
         let found = match tokio::net::lookup_host((self.host.as_str(), self.port)).await {
             Ok(found) => found.take(ADDRESSES_MAX).collect::<Vec<_>>(),
-            Err(error) => match known.as_ref() {
+            Err(error) => match known {
                 // A name server that is away must not stop calls to addresses that work.
-                Some(known) => return Ok(known.peers.clone()),
+                Some(known) => return Ok(Arc::clone(&known.peers)),
                 None => return Err(error),
             },
         };
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
-        let peers: Vec<_> = found.into_iter().map(|address| Arc::new(self.peer(address))).collect();
-        self.resolved.store(Some(Arc::new(Resolved { at: now, peers: peers.clone() })));
+        let is_name = self.host.parse::<IpAddr>().is_err();
+        let peers: Arc<[_]> =
+            found.into_iter().map(|address| Arc::new(self.peer(address))).collect();
+        let until = is_name.then(|| now + RESOLVED_FOR);
+        self.resolved.store(Some(Arc::new(Resolved { until, peers: Arc::clone(&peers) })));
         Ok(peers)
     }
 

@@ -16,12 +16,12 @@ mod codec;
 mod cooldown;
 mod endpoint;
 mod fault;
+mod pool;
 mod upstream;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pingora_core::connectors::http::Connector;
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit, Ticket};
 use tollway_filter_api::{
@@ -31,6 +31,7 @@ use tollway_filter_api::{
 pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
+pub(crate) use pool::Pool;
 
 use crate::config::RouterSettings;
 use crate::random;
@@ -86,18 +87,18 @@ impl Call<'_> {
 /// Carries model calls. One for the whole process, so that connections are shared by all of them
 /// and survive a reload.
 pub(crate) struct Exchange {
-    connector: Arc<Connector>,
+    pool: Arc<Pool>,
     limits: Arc<dyn LimitStore>,
     clock: Clock,
 }
 
 impl Exchange {
     pub(crate) fn new(
-        connector: Arc<Connector>,
+        pool: Arc<Pool>,
         limits: Arc<dyn LimitStore>,
         clock: Clock,
     ) -> Exchange {
-        Exchange { connector, limits, clock }
+        Exchange { pool, limits, clock }
     }
 
     /// Gets an answer: the first one that is not a fault, else the last fault.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::fault::Fault;
+use super::pool::Pool;
 
 /// How many informational heads (103 …) may come before the real one.
 const INFORMATIONAL_MAX: usize = 8;
@@ -23,7 +23,7 @@ pub(super) struct Upstream {
     /// `None` once it has been given back.
     session: Option<HttpSession>,
     peer: Arc<HttpPeer>,
-    connector: Arc<Connector>,
+    pool: Arc<Pool>,
     provider: &'static str,
     /// When the whole answer must be here.
     deadline: Instant,
@@ -36,13 +36,13 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Takes a connection from the pool or opens one.
     pub(super) async fn connect(
-        connector: &Arc<Connector>,
+        pool: &Arc<Pool>,
         peer: Arc<HttpPeer>,
         provider: &'static str,
         deadline: Instant,
         total: Duration,
     ) -> Result<Upstream, Fault> {
-        let opened = connector.get_http_session(&*peer).await;
+        let opened = pool.take(&peer).await;
         let (mut session, reused) = opened.map_err(|error| match error.etype() {
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Fault::timeout(
                 provider,
@@ -56,7 +56,7 @@ impl Upstream {
         Ok(Upstream {
             session: Some(session),
             peer,
-            connector: Arc::clone(connector),
+            pool: Arc::clone(pool),
             provider,
             deadline,
             total,
@@ -154,13 +154,7 @@ impl Upstream {
 
     /// Gives the connection back to the pool: the answer was read to its end. Pingora itself closes
     /// it where that is not so.
-    pub(super) async fn release(mut self) {
-        if let Some(mut session) = self.session.take() {
-            if let HttpSession::H1(h1) = &mut session {
-                h1.respect_keepalive();
-            }
-            let idle = self.peer.idle_timeout();
-            self.connector.release_http_session(session, &*self.peer, idle).await;
-        }
+    pub(super) async fn release(&mut self) {
+        self.pool.release(&mut self.session, &self.peer).await;
     }
 }
