@@ -2,10 +2,13 @@
 # Counts instructions per request and per chunk, of Tollway and of a bare Pingora proxy. It is the
 # figure without noise: the same on every run, whatever else the machine does. About 5 minutes.
 #
-#   bench/callgrind.sh [--save] [--no-build]
+#   bench/callgrind.sh                    everything
+#   bench/callgrind.sh instructions-1k    only this; others are -64k, -1m, -openai, -anthropic
+#   bench/callgrind.sh --save             everything, and write bench/INSTRUCTIONS.md
+#   bench/callgrind.sh --no-build …       with the binaries that are there
 #
 # The binaries are those of profile `dist` with line tables added (`dist-lines`), so that
-# `valgrind --tool=callgrind target/dist-lines/tollway …` can also tell where instructions go.
+# `callgrind_annotate target/dist-lines/callgrind/tollway-json-1024.out` tells where they go.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,15 +22,20 @@ fail() {
 }
 
 build=yes
-args=(instructions)
+save=no
+args=()
 for arg in "$@"; do
     case $arg in
     --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' bench/callgrind.sh; exit ;;
     --no-build) build=no ;;
-    --save) args+=(--save bench/INSTRUCTIONS.md) ;;
-    *) fail "$arg is unknown" ;;
+    --save) save=yes ;;
+    *) args+=("$arg") ;;
     esac
 done
+
+[[ " ${args[*]} " = *" instructions-"* ]] ||
+    args+=(instructions-{1k,64k,1m,openai,anthropic})
+[ "$save" = no ] || args+=(--save bench/INSTRUCTIONS.md)
 
 command -v valgrind >/dev/null || fail "valgrind is missing (Debian: apt-get install valgrind)"
 if [ "$build" = yes ]; then

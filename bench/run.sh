@@ -14,7 +14,6 @@ cd "$(dirname "$0")/.."
 PROXY_CORE=${PROXY_CORE:-1}
 LOAD_CORE=${LOAD_CORE:-0}
 target=${CARGO_TARGET_DIR:-target}
-results=bench/RESULTS.md
 
 fail() {
     echo "bench/run.sh: $*" >&2
@@ -47,13 +46,5 @@ version=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || version+=" with changes"
 args+=(--core "$PROXY_CORE" --version "$version")
 
-if [ "$save" = yes ]; then
-    for arg in "${args[@]}"; do
-        case $arg in
-        *-1k | *-64k | *-1m | chunk-* | latency | cache-hit | memory | streams)
-            fail "--save is for a full run" ;;
-        esac
-    done
-    args+=(--save "$results")
-fi
+[ "$save" = no ] || args+=(--save bench/RESULTS.md)
 exec taskset -c "$LOAD_CORE" "$target/dist/load" "${args[@]}"

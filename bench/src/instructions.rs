@@ -14,49 +14,65 @@ use crate::upstream::{Pace, Reply, Upstream};
 /// Under valgrind a chunk takes up to a millisecond; each must still be a read of its own.
 const PACE: Pace = Pace { short: 20, long: 320, interval: Duration::from_millis(10) };
 const STREAMS: u64 = 2;
+/// Of the requests for streams.
+const BODY_BYTES: usize = 1 << 10;
 
-/// Counts what both proxies execute, with all filters on: the difference of two runs, so that
-/// starting and stopping are not in it.
+/// The names of all counts.
+pub const ALL: [&str; 5] = [
+    "instructions-1k",
+    "instructions-64k",
+    "instructions-1m",
+    "instructions-openai",
+    "instructions-anthropic",
+];
+
+/// Counts what both proxies execute for a request with a body of this size, all filters on: the
+/// difference of two runs, so that starting and stopping are not in it.
 ///
 /// # Errors
 /// When valgrind is missing, or any answer is wrong.
-pub async fn run(bench: &Bench) -> Result<Vec<Row>, Failure> {
-    let mut rows = Vec::new();
-    for (name, body_bytes, few, many, ratio_max) in [
-        ("1 KB", 1 << 10, 200, 1200, 1.15),
-        ("64 KB", 64 << 10, 100, 600, 1.5),
-        ("1 MB", 1 << 20, 20, 120, 1.4),
-    ] {
-        let mut each = [0.0; 2];
-        for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let less = count(bench, side, Reply::Json, body_bytes, few).await?;
-            let more = count(bench, side, Reply::Json, body_bytes, many).await?;
-            each[at] = (more - less) / (many - few) as f64;
-        }
-        rows.push(row(format!("Instructions per request, {name}"), each, ratio_max));
+pub async fn per_request(
+    bench: &Bench,
+    name: &str,
+    body_bytes: usize,
+    [few, many]: [u64; 2],
+) -> Result<Vec<Row>, Failure> {
+    let mut each = [0.0; 2];
+    for (at, side) in Side::BOTH.into_iter().enumerate() {
+        let less = count(bench, side, Reply::Json, body_bytes, few).await?;
+        let more = count(bench, side, Reply::Json, body_bytes, many).await?;
+        each[at] = (more - less) / (many - few) as f64;
     }
-    for (name, short, long, ratio_max) in [
-        ("OpenAI passthrough", Reply::OpenAiShort, Reply::OpenAiLong, 1.0),
-        ("Anthropic translated", Reply::AnthropicShort, Reply::AnthropicLong, 1.3),
-    ] {
-        let mut each = [0.0; 2];
-        for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let less = count(bench, side, short, 1 << 10, STREAMS).await?;
-            let more = count(bench, side, long, 1 << 10, STREAMS).await?;
-            let chunks = STREAMS * u64::from(PACE.long - PACE.short);
-            each[at] = (more - less) / chunks as f64;
-        }
-        rows.push(row(format!("Instructions per streamed chunk, {name}"), each, ratio_max));
-    }
-    Ok(rows)
+    Ok(row(format!("Instructions per request, {name}"), each))
 }
 
-fn row(name: String, [bare, tollway]: [f64; 2], ratio_max: f64) -> Row {
+/// Counts what both proxies execute for a streamed chunk: the difference of as many requests for
+/// long streams and for short ones.
+///
+/// # Errors
+/// When valgrind is missing, or any answer is wrong.
+pub async fn per_chunk(
+    bench: &Bench,
+    name: &str,
+    [short, long]: [Reply; 2],
+) -> Result<Vec<Row>, Failure> {
+    let mut each = [0.0; 2];
+    for (at, side) in Side::BOTH.into_iter().enumerate() {
+        let less = count(bench, side, short, BODY_BYTES, STREAMS).await?;
+        let more = count(bench, side, long, BODY_BYTES, STREAMS).await?;
+        let chunks = STREAMS * u64::from(PACE.long - PACE.short);
+        each[at] = (more - less) / chunks as f64;
+    }
+    Ok(row(format!("Instructions per streamed chunk, {name}"), each))
+}
+
+fn row(name: String, [bare, tollway]: [f64; 2]) -> Vec<Row> {
     note(&format!("{name}: bare {bare:.0}, tollway {tollway:.0}"));
-    Row::new(name, COUNT, &[bare], &[tollway], Goal::Ratio(ratio_max))
+    vec![Row::new(name, COUNT, &[bare], &[tollway], Goal::None)]
 }
 
-/// All instructions of a proxy that serves this many requests on one connection.
+/// All instructions of a proxy that serves this many requests on one connection. The profile stays
+/// for `callgrind_annotate`.
 async fn count(
     bench: &Bench,
     side: Side,
@@ -64,7 +80,9 @@ async fn count(
     body_bytes: usize,
     requests: u64,
 ) -> Result<f64, Failure> {
-    let file = bench.launch.folder.join("callgrind.out");
+    let file = format!("{}-{}-{body_bytes}.out", side.binary(), reply.name());
+    let file = bench.launch.profiles.join(file);
+    fs::create_dir_all(&bench.launch.profiles)?;
     let option = format!("--callgrind-out-file={}", file.display());
     let valgrind = ["valgrind", "--tool=callgrind", &option];
     let upstream = Upstream::start(PACE)?;

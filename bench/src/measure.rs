@@ -73,8 +73,18 @@ pub async fn run(name: &str, bench: &Bench) -> Result<Vec<Row>, Failure> {
         "cache-hit" => cache_hit(bench).await,
         "memory" => memory(bench).await,
         "streams" => streams(bench).await,
-        "instructions" => instructions::run(bench).await,
-        _ => Err(format!("there is no measurement {name:?}; there are: {}", ALL.join(", ")).into()),
+        "instructions-1k" => instructions::per_request(bench, "1 KB", KB, [200, 1200]).await,
+        "instructions-64k" => instructions::per_request(bench, "64 KB", 64 * KB, [100, 600]).await,
+        "instructions-1m" => instructions::per_request(bench, "1 MB", KB * KB, [20, 120]).await,
+        "instructions-openai" => {
+            let replies = [Reply::OpenAiShort, Reply::OpenAiLong];
+            instructions::per_chunk(bench, "OpenAI passthrough", replies).await
+        }
+        "instructions-anthropic" => {
+            let replies = [Reply::AnthropicShort, Reply::AnthropicLong];
+            instructions::per_chunk(bench, "Anthropic translated", replies).await
+        }
+        _ => Err(format!("there is no measurement {name}").into()),
     }
 }
 

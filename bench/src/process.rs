@@ -37,21 +37,29 @@ impl Side {
             Side::Tollway => "tollway",
         }
     }
+
+    /// Its binary's name.
+    pub fn binary(self) -> &'static str {
+        match self {
+            Side::Bare => "baseline",
+            Side::Tollway => "tollway",
+        }
+    }
 }
 
 /// How to start the proxies.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// The binary of the bare proxy.
-    pub baseline: PathBuf,
-    /// The binary of the gateway.
-    pub gateway: PathBuf,
+    /// Where the binaries of both are.
+    pub binaries: PathBuf,
     /// The gateway's config.
     pub config: PathBuf,
     /// The core the proxies run on, alone.
     pub core: usize,
-    /// A folder for what they write.
+    /// A folder for what they write, removed at the end.
     pub folder: PathBuf,
+    /// A folder for callgrind's profiles, which are kept.
+    pub profiles: PathBuf,
 }
 
 /// A running proxy. Killed when dropped.
@@ -86,13 +94,13 @@ impl Proxy {
         let errors = launch.folder.join(format!("{}.log", address.port()));
         let mut start = Command::new("taskset");
         start.arg("-c").arg(launch.core.to_string()).args(command);
+        start.arg(launch.binaries.join(side.binary()));
         match side {
             Side::Bare => {
-                start.arg(&launch.baseline);
                 start.arg(address.to_string()).arg(upstream.address().to_string());
             }
             Side::Tollway => {
-                start.arg(&launch.gateway).args(["serve", "--listen", &address.to_string()]);
+                start.args(["serve", "--listen", &address.to_string()]);
                 start.arg("-c").arg(&launch.config);
                 start.arg("--data").arg(launch.folder.join("data"));
                 start.env("TOLLWAY_THREADS", "1");

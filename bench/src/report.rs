@@ -47,6 +47,8 @@ pub const KILOBYTES: Unit = Unit("KB", 1);
 /// Whole things.
 pub const COUNT: Unit = Unit("", 0);
 
+const RATIO: Unit = Unit("", 2);
+
 /// What a figure should be.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {
@@ -105,9 +107,9 @@ impl Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (bare, tollway) = (cell(self.bare, self.unit), cell(self.tollway, self.unit));
         let (ratio, target) = match self.target {
-            Target::Ratio(most) => (cell(self.ratio, Unit("", 2)), format!("ratio ≤ {most}")),
+            Target::Ratio(most) => (cell(self.ratio, RATIO), format!("ratio ≤ {most}")),
             Target::AtMost(most) => ("–".into(), format!("≤ {most} {}", self.unit.0)),
-            Target::None => ("–".into(), "–".into()),
+            Target::None => (cell(self.ratio, RATIO), "–".into()),
         };
         let met = match self.met() {
             Some(true) => "yes",
@@ -203,7 +205,7 @@ mod tests {
         check(Target::Ratio(1.15), "| 1.10 (1.10..1.20) | ratio ≤ 1.15 | yes |");
         check(Target::Ratio(1.05), "| 1.10 (1.10..1.20) | ratio ≤ 1.05 | **no** |");
         check(Target::AtMost(24.0), "| – | ≤ 24 µs | yes |");
-        check(Target::None, "| – | – | – |");
+        check(Target::None, "| 1.10 (1.10..1.20) | – | – |");
         let row = Row::new("cut", COUNT, &[0.0], &[0.0], Target::AtMost(0.0));
         assert_eq!(row.to_string(), "| cut | 0 | 0 | – | ≤ 0 | yes |");
     }

@@ -53,7 +53,9 @@ impl Response {
 
 /// The data of each event in a stream's text.
 pub fn events_of(text: &str) -> Vec<String> {
+    // A line may end in either or both of them.
     text.replace("\r\n", "\n")
+        .replace('\r', "\n")
         .split("\n\n")
         .filter_map(|event| event.trim_start().strip_prefix("data: "))
         .map(str::to_owned)
@@ -149,11 +151,8 @@ impl Connection {
     /// Reads more; the number of bytes, 0 at the end.
     async fn fill(&mut self) -> usize {
         let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut self.buffer));
-        match read.await.expect("the server answers in time") {
-            Ok(read) => read,
-            // A reset after the answer is an end as well.
-            Err(_) => 0,
-        }
+        // A reset after the answer is an end as well.
+        read.await.expect("the server answers in time").unwrap_or_default()
     }
 
     /// Reads the head of an answer: status and headers.
@@ -275,8 +274,11 @@ impl Connection {
         self.stream.shutdown().await.expect("the connection is open");
     }
 
-    /// Sends bytes as they are and looks at the first answer: its status, and whether the server
-    /// closes after it. `None` if it closes without an answer.
+    /// Sends bytes as they are and reads the first answer; `None` if there is none. Where it says
+    /// that the server closes, and after every refusal, the server has to, without a second answer.
+    ///
+    /// # Panics
+    /// When it does not.
     pub async fn raw_exchange(address: SocketAddr, bytes: &[u8]) -> Option<Response> {
         let mut connection = Connection::open(address).await;
         connection.try_write(bytes).await;
@@ -288,7 +290,8 @@ impl Connection {
             let end = length.min(connection.buffer.len());
             response.body = connection.buffer.drain(..end).collect();
         }
-        let rest = if response.status >= 400 {
+        let closes = response.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
+        let rest = if closes || response.status >= 400 {
             assert!(
                 connection.closes(PATIENCE).await,
                 "open after {}: {}",

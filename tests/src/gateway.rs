@@ -25,6 +25,10 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// A folder to run in, instead of a fresh one.
     pub folder: Option<PathBuf>,
+    /// Leaves out the `serve` in `tollway serve`.
+    pub without_command: bool,
+    /// More arguments.
+    pub arguments: Vec<String>,
 }
 
 /// A running gateway. It is killed when this is dropped.
@@ -60,7 +64,10 @@ impl Gateway {
         let owns_folder = options.folder.is_none();
         let folder = options.folder.clone().unwrap_or_else(fresh_folder);
         let mut command = Command::new(binary());
-        command.arg("serve").args(["--listen", "127.0.0.1:0"]);
+        if !options.without_command {
+            command.arg("serve");
+        }
+        command.args(["--listen", "127.0.0.1:0"]).args(&options.arguments);
         if let Some(config) = &options.config {
             let file = folder.join("config.yaml");
             std::fs::write(&file, config).expect("the config can be written");
@@ -114,6 +121,17 @@ impl Gateway {
         tokio::time::timeout(PATIENCE, self.stderr.wait_for(wanted))
             .await
             .unwrap_or_else(|_| panic!("no such line on stderr:\n{}", self.stderr()))
+    }
+
+    /// Waits until so many lines on stderr, after the first `after`, are wanted.
+    pub async fn stderr_lines(&self, after: usize, count: usize, wanted: impl Fn(&str) -> bool) {
+        let look = self.stderr.wait_until(|seen| {
+            let fresh = seen.iter().skip(after);
+            (fresh.filter(|line| wanted(line)).count() >= count).then_some(())
+        });
+        tokio::time::timeout(PATIENCE, look)
+            .await
+            .unwrap_or_else(|_| panic!("no {count} such lines on stderr:\n{}", self.stderr()));
     }
 
     /// Its process id.
@@ -241,12 +259,17 @@ impl Lines {
     }
 
     async fn wait_for(&self, wanted: impl Fn(&str) -> bool) -> String {
+        self.wait_until(|seen| seen.iter().find(|line| wanted(line)).cloned()).await
+    }
+
+    /// Waits until `look` finds something among the lines so far.
+    async fn wait_until<T>(&self, look: impl Fn(&[String]) -> Option<T>) -> T {
         let mut count = self.count.clone();
         loop {
             {
                 let seen = self.seen.lock().expect("no test panics while it holds this");
-                if let Some(line) = seen.iter().find(|line| wanted(line)) {
-                    return line.clone();
+                if let Some(found) = look(&seen) {
+                    return found;
                 }
             }
             if count.changed().await.is_err() {

@@ -303,6 +303,25 @@ async fn key_that_may_no_longer_call_a_model_gets_nothing_out_of_the_cache() {
     assert_eq!(setup.chat_as("sk-anna-00000001", &body).await.status, 403);
 }
 
+#[tokio::test]
+async fn memory_of_the_cache_is_bounded_in_bytes() {
+    let config = "litellm_settings: { cache: true, cache_params: { type: local, max_size_in_memory: 200KiB } }";
+    let setup = Setup::with(config).await;
+    let long = "word ".repeat(4000);
+    for n in 0..50 {
+        setup.simulator.enqueue(Reply::text(long.clone()));
+        assert!(!is_hit(&ask(&setup, &chat("gpt-4o-mini", &format!("question {n}"))).await));
+    }
+    // 20 KB each: at most ten of them have room.
+    let mut hits = 0;
+    for n in 0..50 {
+        let mut body = chat("gpt-4o-mini", &format!("question {n}"));
+        body["cache"] = json!({"no-store": true});
+        hits += usize::from(is_hit(&ask(&setup, &body).await));
+    }
+    assert!((1..=12).contains(&hits), "{hits} of 50 were kept");
+}
+
 fn redis_config(redis: &Redis) -> String {
     format!(
         "

@@ -350,3 +350,102 @@ model_list:
     let asked = setup.simulator.next_request().await;
     assert_eq!(asked.header("authorization"), Some("Bearer sk-oai-test-123456"));
 }
+
+#[tokio::test]
+async fn reasons_to_finish_are_told_in_openais_words() {
+    let setup = Setup::start().await;
+    for model in ["gpt-4o-mini", "claude"] {
+        for reason in ["stop", "length", "content_filter"] {
+            let said = format!("[[sim say=\"one two\" finish={reason}]]");
+            let response = setup.chat(&chat(model, &said)).await;
+            let choice = &response.json()["choices"][0];
+            assert_eq!(choice["finish_reason"], reason, "{model}");
+            let streamed = setup.chat(&tollway_tests::stream(model, &said)).await;
+            let finish = format!("\"finish_reason\":\"{reason}\"");
+            assert_eq!(streamed.text().matches(&finish).count(), 1, "{model}: {reason}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn thinking_of_anthropics_models_comes_with_its_signature() {
+    let setup = Setup::start().await;
+    let thinking = || Reply::text("So it is.").thinking("Let me see.");
+    let mut body = chat("claude", "Is it?");
+    body["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
+    body["max_tokens"] = 2000.into();
+    setup.simulator.enqueue(thinking());
+    let answer = setup.chat(&body).await.json();
+    let message = &answer["choices"][0]["message"];
+    assert_eq!(message["reasoning_content"], "Let me see.");
+    assert_eq!(message["content"], "So it is.");
+    let block = &message["thinking_blocks"][0];
+    assert_eq!((&block["type"], &block["thinking"]), (&json!("thinking"), &json!("Let me see.")));
+    let signature = block["signature"].as_str().expect("a signature").to_owned();
+    assert!(!signature.is_empty());
+    let asked = setup.simulator.next_request().await.json();
+    assert_eq!(asked["thinking"], json!({"type": "enabled", "budget_tokens": 1024}));
+
+    // It is handed back as it came.
+    body["messages"] = json!([
+        {"role": "user", "content": "Is it?"},
+        message,
+        {"role": "user", "content": "Sure?"},
+    ]);
+    assert_eq!(setup.chat(&body).await.status, 200);
+    let asked = setup.simulator.next_request().await.json();
+    let kept = &asked["messages"][1]["content"][0];
+    assert_eq!((&kept["type"], &kept["signature"]), (&json!("thinking"), &json!(signature)));
+
+    body["stream"] = true.into();
+    setup.simulator.enqueue(thinking());
+    let streamed = setup.chat(&body).await;
+    let mut thought = String::new();
+    for event in streamed.events().iter().filter(|event| *event != "[DONE]") {
+        let event: serde_json::Value = serde_json::from_str(event).expect("JSON");
+        let delta = &event["choices"][0]["delta"];
+        thought.push_str(delta["reasoning_content"].as_str().unwrap_or_default());
+    }
+    assert_eq!(thought, "Let me see.");
+    assert!(streamed.text().contains(&signature));
+}
+
+#[tokio::test]
+async fn images_and_cache_marks_reach_anthropic() {
+    let setup = Setup::start().await;
+    let mut body = chat("claude", "");
+    body["messages"] = json!([{"role": "user", "content": [
+        {"type": "text", "text": "What is this?", "cache_control": {"type": "ephemeral"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+        {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}},
+    ]}]);
+    assert_eq!(setup.chat(&body).await.status, 200);
+    let asked = setup.simulator.next_request().await.json();
+    let content = &asked["messages"][0]["content"];
+    assert_eq!(content[0]["cache_control"], json!({"type": "ephemeral"}));
+    let source = json!({"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="});
+    assert_eq!(content[1], json!({"type": "image", "source": source}));
+    let source = json!({"type": "url", "url": "https://example.com/cat.png"});
+    assert_eq!(content[2]["source"], source);
+}
+
+#[tokio::test]
+async fn parameter_that_the_provider_lacks_is_refused_or_dropped() {
+    let setup = Setup::start().await;
+    let mut body = chat("claude", "Hi");
+    body["presence_penalty"] = 0.5.into();
+    let refused = setup.chat(&body).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let message = refused.error("message").as_str().expect("a text").to_owned();
+    let start = "litellm.UnsupportedParamsError: anthropic does not support parameters: \
+                 ['presence_penalty'], for model=claude-3-5-sonnet-20241022.";
+    assert!(message.starts_with(start), "{message}");
+    assert!(setup.asked().is_empty());
+    body["drop_params"] = true.into();
+    assert_eq!(setup.chat(&body).await.status, 200);
+    assert!(setup.simulator.next_request().await.json().get("presence_penalty").is_none());
+    body["drop_params"] = false.into();
+    let dropping = Setup::with("litellm_settings: { drop_params: true }").await;
+    body.as_object_mut().expect("an object").remove("drop_params");
+    assert_eq!(dropping.chat(&body).await.status, 200);
+}

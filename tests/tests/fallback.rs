@@ -69,8 +69,11 @@ async fn failure_is_retried_and_the_answer_is_that_of_the_retry() {
             let response = setup.chat(&chat(model, "Hi")).await;
             assert_eq!(response.status, 200, "{fault} {model}: {}", response.text());
             assert_eq!(response.json()["choices"][0]["message"]["content"], "second");
-            assert_eq!(response.header("x-litellm-attempted-retries"), Some("1"), "{fault}");
             assert_eq!(setup.asked().len() - before, 2, "{fault} {model}");
+            // A connection from the pool that turns out to be closed is replaced without counting.
+            if !fault.ends_with("_head") {
+                assert_eq!(response.header("x-litellm-attempted-retries"), Some("1"), "{fault}");
+            }
         }
     }
 }
@@ -526,14 +529,17 @@ async fn informational_heads_are_skipped_and_a_flood_of_them_is_not_endured() {
 async fn head_without_end_is_refused() {
     let setup = Setup::with("router_settings: { num_retries: 0 }").await;
     let before = setup.gateway.resident_bytes();
-    for body in [chat("gpt-4o-mini", ""), stream("claude", "")] {
-        setup.simulator.enqueue("big_header=4000000".parse().expect("it parses"));
-        let response = setup.chat(&body).await;
-        assert_eq!(response.status, 500, "{}", response.text());
-        assert_eq!(setup.chat(&chat("gpt-4o-mini", "Hi")).await.status, 200);
+    let said = "[[sim big_header=4000000]]";
+    for _ in 0..15 {
+        for body in [chat("gpt-4o-mini", said), stream("claude", said)] {
+            let response = setup.chat(&body).await;
+            assert_eq!(response.status, 500, "{}", response.text());
+            assert_eq!(setup.chat(&chat("gpt-4o-mini", "Hi")).await.status, 200);
+        }
     }
+    // 120 MB were offered.
     let grown = setup.gateway.resident_bytes().saturating_sub(before);
-    assert!(grown < 24 << 20, "grown by {} KiB", grown >> 10);
+    assert!(grown < 60 << 20, "grown by {} KiB", grown >> 10);
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ want=$(cat "$here/requirements.txt" "$here/package.json" "$here/install.sh" | ck
 echo "installing the SDKs and the mock provider into .tools/" >&2
 mkdir -p .tools/node
 [ -x .tools/python/bin/pip ] || python3 -m venv .tools/python
-.tools/python/bin/pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+# Not `bin/pip`: that has the path the folder had when it was made.
+.tools/python/bin/python -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
 cp "$here/package.json" .tools/node/
 (cd .tools/node && npm install --no-fund --no-audit --loglevel=error >/dev/null)
 echo "$want" >"$stamp"

@@ -11,13 +11,14 @@ use std::time::Duration;
 use tollway_bench::measure::{ALL, Bench, note, run};
 use tollway_bench::process::Launch;
 use tollway_bench::report::{Row, table};
-use tollway_bench::{Failure, machine};
+use tollway_bench::{Failure, instructions, machine};
 
 const USAGE: &str = "\
 usage: load [OPTION VALUE ...] [MEASUREMENT ...]
   --rounds N      how often each proxy takes its turn (5)
   --seconds S     how long a turn is (2)
   --core N        the core the proxies run on; start this program on another one (1)
+  --config FILE   the gateway's config, to see what a filter costs (all-filters.yaml)
   --version TEXT  which version is measured, for the report
   --save FILE     writes the report to this file as well";
 
@@ -66,14 +67,14 @@ async fn measure(folder: &Path) -> Result<(), Failure> {
             Ok(more) => rows.extend(more),
             Err(error) => {
                 note(&format!("{name}: FAILED: {error}"));
-                failures.push(format!("{name}: {error}"));
+                failures.push(name.as_str());
             }
         }
     }
     let report = report(&args, &rows, load);
     writeln!(std::io::stdout().lock(), "{report}")?;
     if !failures.is_empty() {
-        return Err(failures.join("\n").into());
+        return Err(format!("{}; see above", failures.join(", ")).into());
     }
     if let Some(file) = &args.save {
         fs::write(file, report)?;
@@ -91,24 +92,25 @@ fn report(args: &Args, rows: &[Row], load_before: [f64; 3]) -> String {
          Median (smallest..largest) of {rounds} rounds of {turn:?}; README.md beside this file says \
          what each figure means.\n\n\
          - Machine: {}; load average (1, 5 min) before: {before}, after: {after}\n\
-         - Version: {version}\n\n\
+         - Version: {version}, with {}\n\n\
          {}",
         machine::describe(),
+        args.bench.launch.config.file_name().unwrap_or_default().display(),
         table(rows),
     )
 }
 
 fn read_args(folder: &Path) -> Result<Args, Failure> {
     let binary = std::env::current_exe()?;
-    let beside = |name: &str| binary.with_file_name(name);
+    let binaries = binary.parent().ok_or("this program is in no folder")?;
     let mut args = Args {
         bench: Bench {
             launch: Launch {
-                baseline: beside("baseline"),
-                gateway: beside("tollway"),
+                binaries: binaries.to_owned(),
                 config: Path::new(env!("CARGO_MANIFEST_DIR")).join("all-filters.yaml"),
                 core: 1,
                 folder: folder.to_owned(),
+                profiles: binaries.join("callgrind"),
             },
             rounds: 5,
             turn: Duration::from_secs(2),
@@ -120,6 +122,11 @@ fn read_args(folder: &Path) -> Result<Args, Failure> {
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
         if !arg.starts_with('-') {
+            if !ALL.contains(&arg.as_str()) && !instructions::ALL.contains(&arg.as_str()) {
+                let names = [ALL.as_slice(), instructions::ALL.as_slice()].concat().join(", ");
+                let message = format!("there is no measurement {arg}; there are: {names}\n{USAGE}");
+                return Err(message.into());
+            }
             args.names.push(arg);
             continue;
         }
@@ -128,6 +135,7 @@ fn read_args(folder: &Path) -> Result<Args, Failure> {
             "--rounds" => args.bench.rounds = value()?.parse::<usize>()?.max(1),
             "--seconds" => args.bench.turn = Duration::try_from_secs_f64(value()?.parse()?)?,
             "--core" => args.bench.launch.core = value()?.parse()?,
+            "--config" => args.bench.launch.config = fs::canonicalize(value()?)?,
             "--version" => args.version = Some(value()?),
             "--save" => args.save = Some(value()?.into()),
             _ => return Err(format!("{arg} is unknown\n{USAGE}").into()),
@@ -135,6 +143,10 @@ fn read_args(folder: &Path) -> Result<Args, Failure> {
     }
     if args.names.is_empty() {
         args.names = ALL.map(str::to_owned).into();
+    }
+    // What is kept must not be less than it seems.
+    if args.save.is_some() && args.names != ALL && args.names != instructions::ALL {
+        return Err("--save is for a run of all measurements".into());
     }
     Ok(args)
 }

@@ -405,12 +405,12 @@ impl Wishes {
             .flatten()
             .or_else(|| header(&X_LITELLM_TIMEOUT))
             .or_else(|| view.object.f64(&view.body, "timeout"));
-        if seconds.is_some_and(|s| !(s > 0.0)) {
+        if seconds.is_some_and(|s| s.is_nan() || s <= 0.0) {
             return Err(wrong("timeout", "a number of seconds greater than 0"));
         }
         let retries: Option<f64> =
             header(&X_LITELLM_NUM_RETRIES).or_else(|| view.object.f64(&view.body, "num_retries"));
-        if retries.is_some_and(|n| !(n >= 0.0)) {
+        if retries.is_some_and(|n| n.is_nan() || n < 0.0) {
             return Err(wrong("num_retries", "an integer of at least 0"));
         }
         let fallbacks = match view.object.raw(&view.body, "fallbacks") {

@@ -5,7 +5,7 @@
 //! asks of the rest of the gateway is one enum.
 
 #![no_main]
-#![allow(dead_code, reason = "the module has more than the target calls")]
+#![expect(dead_code, unused_imports, reason = "the module has more than the target calls")]
 
 use libfuzzer_sys::fuzz_target;
 
@@ -69,7 +69,14 @@ fuzz_target!(|text: &str| {
     }
 });
 
-/// A secret is told only by who wrote it down himself.
+/// A secret is not told, unless the file itself has it or puts it where no secret belongs, such as
+/// into a model's name.
 fn quiet(message: &str, text: &str) {
-    assert!(!message.contains(CANARY) || text.contains(CANARY), "{message}");
+    let misplaced = ["os.environ/", "env:"].into_iter().any(|reference| {
+        text.match_indices(reference).any(|(at, _)| {
+            let before = text[..at].trim_end_matches(['"', '\'']);
+            !before.ends_with("key: ")
+        })
+    });
+    assert!(misplaced || text.contains(CANARY) || !message.contains(CANARY), "{message}");
 }

@@ -26,7 +26,10 @@ fuzz_target!(|input: Input<'_>| {
         let tier = Tier::ALL[usize::from(tier) % Tier::ALL.len()];
         let rate = Rate::ALL[usize::from(rate) % Rate::ALL.len()];
         price.state(tier, u64::from(above) * 1_000, rate, PicoDollars(amount.into()));
-        assert_eq!(price.stated(tier, u64::from(above) * 1_000, rate), Some(PicoDollars(amount.into())));
+        assert_eq!(
+            price.stated(tier, u64::from(above) * 1_000, rate),
+            Some(PicoDollars(amount.into()))
+        );
     }
     let scale = if input.huge { u64::from(u32::MAX) } else { 1 };
     let [p, c, r, w, w1, ap, ac, t, s] = input.counts.map(|count| u64::from(count) * scale);
@@ -44,14 +47,22 @@ fuzz_target!(|input: Input<'_>| {
     let tier = Tier::ALL[usize::from(input.tier) % Tier::ALL.len()];
     let cost = cost(&usage, &price, tier);
     let parts = [
-        cost.input, cost.cache_read, cost.cache_write, cost.cache_write_1h, cost.audio_input,
-        cost.output, cost.reasoning, cost.audio_output, cost.web_search, cost.request,
+        cost.input,
+        cost.cache_read,
+        cost.cache_write,
+        cost.cache_write_1h,
+        cost.audio_input,
+        cost.output,
+        cost.reasoning,
+        cost.audio_output,
+        cost.web_search,
+        cost.request,
     ];
     assert_eq!(cost.total(), parts.into_iter().sum());
     assert_eq!(price.is_free() && cost.total() != PicoDollars::ZERO, false);
     // What was reserved covers what it came to: of an honest count, searches apart.
-    let honest = r.saturating_add(w).saturating_add(w1).saturating_add(ap) <= p
-        && t.saturating_add(ac) <= c;
+    let honest =
+        r.saturating_add(w).saturating_add(w1).saturating_add(ap) <= p && t.saturating_add(ac) <= c;
     if honest {
         let worst = worst_case(p, c, &price, tier);
         assert!(cost.total().saturating_sub(cost.web_search) <= worst, "{cost:?} over {worst}");

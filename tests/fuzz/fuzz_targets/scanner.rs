@@ -99,7 +99,8 @@ fn refused(body: &[u8], error: &ScanError) {
             assert_eq!(utf8.valid_up_to(), *at);
         }
         ScanError::NumberTooLong { at } => {
-            let digits = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+            let digits =
+                |byte: &&u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
             assert!(body[*at..].iter().take_while(digits).count() > 1024);
         }
         ScanError::TooDeep { at, limit } => {
@@ -117,6 +118,5 @@ fn refused(body: &[u8], error: &ScanError) {
             assert!(same >= 2, "{name:?} is there {same} times");
             assert_eq!(body[at - 1], b'"');
         }
-        other => panic!("the target does not know {other:?}"),
     }
 }

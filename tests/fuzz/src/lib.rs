@@ -24,7 +24,10 @@ impl Cuts {
 
 /// Takes what steers a target off the front of its input; the rest is the text it is about. That
 /// way a file of plain text makes a good seed.
-pub fn steer<'a, T: arbitrary::Arbitrary<'a>>(data: &'a [u8], bytes: usize) -> Option<(T, &'a [u8])> {
+pub fn steer<'a, T: arbitrary::Arbitrary<'a>>(
+    data: &'a [u8],
+    bytes: usize,
+) -> Option<(T, &'a [u8])> {
     let (steering, text) = data.split_at_checked(bytes)?;
     let steering = T::arbitrary(&mut arbitrary::Unstructured::new(steering)).ok()?;
     Some((steering, text))
@@ -43,7 +46,10 @@ impl<'de> serde::Deserialize<'de> for Members {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Members, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
                     members.push(member);

@@ -36,7 +36,8 @@ pub(crate) struct Fault {
     pub(crate) retry_after: Option<Duration>,
     /// LiteLLM's name of the provider in messages: `OpenAIException`.
     provider: &'static str,
-    error: UpstreamError,
+    /// Boxed, because results that carry a fault should stay small.
+    error: Box<UpstreamError>,
     /// For the log only.
     detail: Option<String>,
 }
@@ -48,7 +49,11 @@ impl Fault {
             status,
             retry_after: None,
             provider: "",
-            error: UpstreamError { status, message: message.into(), ..Default::default() },
+            error: Box::new(UpstreamError {
+                status,
+                message: message.into(),
+                ..Default::default()
+            }),
             detail: None,
         }
     }
@@ -78,7 +83,7 @@ impl Fault {
         let mut fault = Fault::new(Cause::Status, error.status, "");
         fault.provider = provider;
         fault.retry_after = retry_after;
-        fault.error = error;
+        fault.error = Box::new(error);
         fault
     }
 

@@ -14,6 +14,7 @@ mod answer;
 mod attempt;
 mod codec;
 mod cooldown;
+mod corked;
 mod endpoint;
 mod fault;
 mod pool;

@@ -1,18 +1,22 @@
 //! Connections to providers: Pingora's pools, asked in an order that is cheap for a busy gateway.
 
-use pingora_core::connectors::ConnectorOptions;
-use pingora_core::connectors::http::{v1, v2};
+use pingora_core::connectors::http::v2;
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
+use pingora_core::protocols::Stream;
 use pingora_core::protocols::http::client::HttpSession;
+use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_error::Result;
+
+use super::corked::Corked;
 
 /// Pingora's pools of HTTP/1.1 and HTTP/2 connections.
 ///
 /// Its own `Connector` puts both together in the same way, in one future that holds the state of a
-/// whole TLS handshake: tens of KiB that every request would carry and move, although nearly all
-/// take a connection that is open.
+/// whole TLS handshake: KiBs that every request would carry and move, although nearly all take a
+/// connection that is open.
 pub(crate) struct Pool {
-    h1: v1::Connector,
+    h1: TransportConnector,
     h2: v2::Connector,
 }
 
@@ -20,7 +24,7 @@ impl Pool {
     /// Empty pools that keep up to `size` connections each.
     pub(crate) fn new(size: usize) -> Pool {
         Pool {
-            h1: v1::Connector::new(Some(ConnectorOptions::new(size))),
+            h1: TransportConnector::new(Some(ConnectorOptions::new(size))),
             h2: v2::Connector::new(Some(ConnectorOptions::new(size))),
         }
     }
@@ -31,12 +35,16 @@ impl Pool {
         if speaks_h2 && let Some(h2) = self.h2.reused_http_session(peer).await? {
             return Ok((HttpSession::H2(h2), true));
         }
-        if let Some(h1) = self.h1.reused_http_session(peer).await {
-            return Ok((HttpSession::H1(h1), true));
+        if let Some(stream) = self.h1.reused_stream(peer).await {
+            return Ok((HttpSession::H1(Http1Session::new_with_options(stream, peer)), true));
         }
         let opened = match speaks_h2 {
             true => Box::pin(self.h2.new_http_session(peer)).await?,
-            false => HttpSession::H1(Box::pin(self.h1.get_http_session(peer)).await?.0),
+            false => {
+                let stream = Box::pin(self.h1.new_stream(peer)).await?;
+                let stream: Stream = Box::new(Corked::new(stream));
+                HttpSession::H1(Http1Session::new_with_options(stream, peer))
+            }
         };
         Ok((opened, false))
     }
@@ -46,7 +54,12 @@ impl Pool {
         let idle = peer.idle_timeout();
         // Taken here and not handed over: every hand through which it goes would move it twice.
         match session.take() {
-            Some(HttpSession::H1(h1)) => self.h1.release_http_session(h1, peer, idle).await,
+            Some(HttpSession::H1(mut h1)) => {
+                h1.respect_keepalive();
+                if let Some(stream) = h1.reuse().await {
+                    self.h1.release_stream(stream, peer.reuse_hash(), idle);
+                }
+            }
             Some(HttpSession::H2(h2)) => self.h2.release_http_session(h2, peer, idle),
             Some(HttpSession::Custom(())) | None => {}
         }
