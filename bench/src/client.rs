@@ -53,8 +53,13 @@ impl Connection {
     /// # Errors
     /// When the connection ends before the answer does, or the answer is not HTTP.
     pub async fn ask(&mut self, request: &[u8]) -> Result<Answer<'_>, Failure> {
-        self.stream.write_all(request).await?;
         self.body.clear();
+        if let Err(error) = self.stream.write_all(request).await {
+            // A server may refuse a request before it has read it whole; what it said tells why.
+            let _ = self.more().await;
+            let said = String::from_utf8_lossy(&self.read[self.at..]);
+            return Err(format!("{error} while sending; the server said {said:?}").into());
+        }
         let head = self.head().await?;
         match head.length {
             Some(length) => self.take(length).await?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::client::Connection;
+use crate::client::{Answer, Connection};
 use crate::process::Side;
 use crate::request::Request;
 use crate::upstream::{Reply, Upstream};
@@ -29,6 +29,23 @@ pub struct Target {
     pub body_bytes: usize,
     /// Whether every request is unlike all others, so that no cache can answer it.
     pub unique: bool,
+}
+
+impl Target {
+    fn name(self) -> String {
+        format!("{}, {}", self.side.map_or("the upstream", Side::name), self.reply.name())
+    }
+
+    fn failed(self, error: &Failure) -> Failure {
+        format!("no answer from {}: {error}", self.name()).into()
+    }
+
+    fn wrong(self, answer: &Answer<'_>, why: &str) -> Failure {
+        let start = String::from_utf8_lossy(&answer.body[..answer.body.len().min(500)]);
+        let why: String = why.chars().take(200).collect();
+        let (name, status, bytes) = (self.name(), answer.status, answer.body.len());
+        format!("wrong answer from {name}: status {status}, {bytes} bytes ({why}): {start}").into()
+    }
 }
 
 /// Open connections to one target.
@@ -195,11 +212,12 @@ impl Worker {
             request.set_number(NUMBER.fetch_add(1, Ordering::Relaxed));
         }
         let mut connection = Connection::open(target.address).await?;
-        let answer = connection.ask(request.bytes()).await?;
+        let answer = connection.ask(request.bytes()).await;
+        let answer = answer.map_err(|error| target.failed(&error))?;
         let answer_bytes = answer.body.len();
         let said = answer::text(answer.body);
         if answer.status != 200 || said.as_deref().is_ok_and(|said| said != text) || said.is_err() {
-            return Err(wrong(target, answer.status, answer.body, &format!("{said:?}")));
+            return Err(target.wrong(&answer, &format!("{said:?}")));
         }
         Ok(Worker { connection, request, target, answer_bytes })
     }
@@ -208,22 +226,14 @@ impl Worker {
         if self.target.unique {
             self.request.set_number(NUMBER.fetch_add(1, Ordering::Relaxed));
         }
-        let answer = self.connection.ask(self.request.bytes()).await?;
+        let answer = self.connection.ask(self.request.bytes()).await;
+        let answer = answer.map_err(|error| self.target.failed(&error))?;
         if answer.status != 200 || answer.body.len() != self.answer_bytes {
             let expected = format!("status 200 and {} bytes expected", self.answer_bytes);
-            return Err(wrong(self.target, answer.status, answer.body, &expected));
+            return Err(self.target.wrong(&answer, &expected));
         }
         Ok(())
     }
-}
-
-fn wrong(target: Target, status: u16, body: &[u8], why: &str) -> Failure {
-    let side = target.side.map_or("the upstream", Side::name);
-    let start = String::from_utf8_lossy(&body[..body.len().min(500)]);
-    let why: String = why.chars().take(200).collect();
-    let (reply, bytes) = (target.reply.name(), body.len());
-    format!("wrong answer from {side} to {reply}: status {status}, {bytes} bytes ({why}): {start}")
-        .into()
 }
 
 #[cfg(test)]
@@ -259,7 +269,7 @@ mod tests {
         let upstream = upstream();
         let target = Target { side: Some(Side::Tollway), ..target(&upstream, Reply::Json) };
         let error = Load::open(target, &upstream, 1).await.err().unwrap().to_string();
-        assert!(error.starts_with("wrong answer from tollway to json: status 404"), "{error}");
+        assert!(error.starts_with("wrong answer from tollway, json: status 404"), "{error}");
     }
 
     #[tokio::test]

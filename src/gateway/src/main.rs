@@ -7,6 +7,7 @@ mod body;
 mod chain;
 mod cli;
 mod config;
+mod connections;
 mod exchange;
 mod log;
 mod models;
@@ -16,10 +17,12 @@ mod proxy;
 mod random;
 mod respond;
 mod routes;
+mod scrub;
 mod serve_request;
 mod server;
 mod start;
 mod state;
+mod tunnel;
 
 use std::process::ExitCode;
 

@@ -52,7 +52,8 @@ pub(crate) fn one(
     Ok(model(&id, generation))
 }
 
-fn may_call(generation: &Generation, key: Option<&VirtualKey>, name: &str) -> bool {
+/// Whether this key may call a model of that name, if there is one.
+pub(crate) fn may_call(generation: &Generation, key: Option<&VirtualKey>, name: &str) -> bool {
     let Some(key) = key else { return true };
     let Some(group) = generation.config.directory.resolve(name) else { return false };
     model_alias::allowed(key, &group)

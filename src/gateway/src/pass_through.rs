@@ -13,6 +13,7 @@ use pingora_proxy::Session;
 use tollway_filter_api::ResponseHead;
 
 use crate::config::PassThroughSettings;
+use crate::scrub::Scrub;
 use crate::state::{Generation, RequestState};
 
 /// Headers in which callers show us their key. They are for us, never for the upstream.
@@ -66,6 +67,17 @@ impl PassThrough {
     pub(crate) fn takes(&self, path: &str) -> bool {
         path.strip_prefix(self.path.as_str())
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The credentials among its headers. One shorter than 8 bytes is found in any text, and is none.
+    fn secrets(&self) -> Vec<Vec<u8>> {
+        let secrets = self.headers.iter().filter(|(_, value)| value.is_sensitive());
+        secrets
+            .map(|(_, value)| value.as_bytes())
+            .map(|value| value.strip_prefix(b"Bearer ").unwrap_or(value))
+            .filter(|value| value.len() >= 8)
+            .map(<[u8]>::to_vec)
+            .collect()
     }
 
     /// The methods that are let through; empty means all.
@@ -168,27 +180,26 @@ pub(crate) fn answer_head(
     remove_echoes(state, upstream)
 }
 
-/// A provider that repeats our credentials in its answer's head must not hand them to the caller.
-fn remove_echoes(state: &RequestState, upstream: &mut ResponseHeader) -> Result<()> {
-    let Ok(route) = state.pass_through_route() else { return Ok(()) };
-    let secrets: Vec<&[u8]> = route
-        .headers
-        .iter()
-        .filter(|(_, value)| value.is_sensitive() && value.len() >= 8)
-        .map(|(_, value)| value.as_bytes())
-        .map(|value| value.strip_prefix(b"Bearer ").unwrap_or(value))
-        .collect();
+/// A provider that repeats our credentials must not hand them to the caller: not in its answer's
+/// head, nor in the body, which is looked through as it passes.
+fn remove_echoes(state: &mut RequestState, upstream: &mut ResponseHeader) -> Result<()> {
+    let secrets = state.pass_through_route()?.secrets();
+    if secrets.is_empty() {
+        return Ok(());
+    }
+    let holds = |value: &HeaderValue| {
+        secrets.iter().any(|secret| memchr::memmem::find(value.as_bytes(), secret).is_some())
+    };
     let echoing: Vec<HeaderName> = upstream
         .headers
         .iter()
-        .filter(|(_, value)| {
-            secrets.iter().any(|secret| memchr::memmem::find(value.as_bytes(), secret).is_some())
-        })
+        .filter(|(_, value)| holds(value))
         .map(|(name, _)| name.clone())
         .collect();
     for name in &echoing {
         upstream.remove_header(name);
     }
+    state.scrub = Some(Scrub::new(secrets));
     Ok(())
 }
 

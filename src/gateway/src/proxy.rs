@@ -69,9 +69,13 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        end_of_stream: bool,
         state: &mut RequestState,
     ) -> Result<Option<std::time::Duration>> {
+        if let Some(scrub) = &mut state.scrub {
+            let clean = scrub.piece(body.take().unwrap_or_default(), end_of_stream);
+            *body = (!clean.is_empty()).then_some(clean);
+        }
         if let (Some(ctx), Some(body)) = (&mut state.ctx, body) {
             ctx.report.bytes_sent += body.len() as u64;
         }

@@ -9,7 +9,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use serde_json::json;
 use tollway_filter_api::{
-    Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestView,
+    Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead, RequestView,
 };
 use tollway_wire::operation::Operation;
 use tollway_wire::scan::{self, Limits};
@@ -18,7 +18,7 @@ use crate::body::{self, BodyError};
 use crate::exchange::{self, AnswerStream, Opened};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{models, observe, random, respond};
+use crate::{models, observe, random, respond, tunnel};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -57,6 +57,11 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
         let result = refuse(session, &generation, ctx, reject).await;
         return settle(&mut state.outcome, result);
     }
+    if let Some(reject) = strange_framing(session.req_header()) {
+        session.set_keepalive(None);
+        let result = refuse(session, &generation, ctx, reject).await;
+        return settle(&mut state.outcome, result);
+    }
     let flow = match found.route {
         Route::Unknown => Flow::Reject(unknown_route(session)),
         _ => generation.chain.head(ctx, session.req_header()).await,
@@ -71,7 +76,11 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
                 let methods = generation.pass_through[at].methods();
                 if methods.is_empty() || methods.contains(&session.req_header().method) {
                     state.pass_through = Some(at);
-                    return Ok(false);
+                    if !session.is_upgrade_req() {
+                        return Ok(false);
+                    }
+                    state.outcome = tunnel::carry(session, state, &gateway.pool).await?;
+                    return Ok(true);
                 }
                 let reject = wrong_method_of(methods.iter().map(Method::as_str));
                 refuse(session, &generation, ctx, reject).await
@@ -164,7 +173,14 @@ async fn exchange(
         return refuse(session, generation, ctx, reject).await;
     };
     let wishes = match Wishes::read(session, view) {
-        Ok(wishes) => wishes,
+        Ok(mut wishes) => {
+            // What the operator configured is the operator's choice; what a caller names must be
+            // the caller's to call.
+            if let (Some(key), Some(fallbacks)) = (&ctx.identity, &mut wishes.fallbacks) {
+                fallbacks.retain(|name| models::may_call(generation, Some(key), name));
+            }
+            wishes
+        }
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
     let call = exchange::Call {
@@ -299,6 +315,9 @@ async fn finish(
     match answer {
         Ok(answer) => {
             drain(session).await;
+            if !session.is_body_done() {
+                session.set_keepalive(None);
+            }
             respond::answer(session, &generation.chain, ctx, answer).await?;
             Ok(Outcome::Done)
         }
@@ -313,6 +332,10 @@ async fn refuse(
     reject: Rejection,
 ) -> Result<Outcome> {
     drain(session).await;
+    if !session.is_body_done() {
+        // Pingora would otherwise read the rest, whatever its length, to use the connection again.
+        session.set_keepalive(None);
+    }
     let codes = generation.config.error_codes;
     respond::reject(session, &generation.chain, ctx, *reject, codes).await?;
     linger(session).await;
@@ -323,10 +346,19 @@ async fn refuse(
 /// the connection, and many clients would then report the reset instead of the answer.
 async fn linger(session: &mut ServerSession) {
     const WAIT: Duration = Duration::from_secs(1);
+    const BYTES_MAX: usize = 1024 * 1024;
     if session.is_body_done() || session.is_http2() {
         return;
     }
-    let rest = async { while let Ok(Some(_)) = session.read_request_body().await {} };
+    let rest = async {
+        let mut left = BYTES_MAX;
+        while let Ok(Some(bytes)) = session.read_request_body().await {
+            left = left.saturating_sub(bytes.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
     let _ = tokio::time::timeout(WAIT, rest).await;
 }
 
@@ -348,6 +380,18 @@ async fn drain(session: &mut ServerSession) {
     }
     // Fails when the client is slow or gone: the connection is closed after the answer then.
     let _ = tokio::time::timeout(WAIT, session.drain_request_body()).await;
+}
+
+/// A transfer coding other than `chunked` alone: whoever stands between the client and us may read
+/// such a request's length differently (RFC 9112, 6.1), which is how requests are smuggled.
+fn strange_framing(head: &RequestHead) -> Option<Rejection> {
+    let mut codings = head.headers.get_all(http::header::TRANSFER_ENCODING).iter();
+    let first = codings.next()?;
+    if first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none() {
+        return None;
+    }
+    let message = "Transfer-Encoding must be absent or `chunked` alone.";
+    Some(Reject::invalid_request(message).with_code("invalid_framing"))
 }
 
 fn unknown_route(session: &Session) -> Rejection {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use pingora_core::apps::HttpServerOptions;
 use pingora_core::listeners::tls::TlsSettings;
 use pingora_core::listeners::{L4BufferSettings, ListenerConfig, Listeners};
 use pingora_core::server::Fds;
@@ -20,13 +19,13 @@ use pingora_core::services::listening::Service;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::cli::say;
+use crate::connections::Connections;
 use crate::config::TlsFiles;
 use crate::proxy::Proxy;
 use crate::start::{Loader, StartError};
 use crate::state::Gateway;
 
-/// How long an HTTP/2 connection without a request is kept. Pingora has no default.
-const H2_IDLE: Duration = Duration::from_secs(120);
 /// Enough for the head and the body of a usual answer, so that both leave in one `write(2)`.
 const WRITE_BUFFER: usize = 8 * 1024;
 const READ_BUFFER: usize = 16 * 1024;
@@ -75,16 +74,20 @@ pub(crate) async fn run(
     bound: Bound,
     mut loader: Loader,
     drain: Duration,
+    announcement: &str,
 ) -> Result<(), StartError> {
     let failed = |error: std::io::Error| StartError::new(format!("signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
 
+    let mut seen = changed_at(loader.file());
+    // Only now: whoever reads this may send a signal or change the file at once.
+    say(announcement);
+
     let (stop, stopping) = watch::channel(false);
     let serving = tokio::spawn(serve(Arc::clone(&gateway), bound, stopping));
 
-    let mut seen = changed_at(loader.file());
     let mut poll = tokio::time::interval(RELOAD_POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -123,11 +126,7 @@ pub(crate) async fn run(
 
 async fn serve(gateway: Arc<Gateway>, bound: Bound, stopping: watch::Receiver<bool>) {
     let conf = Arc::new(ServerConf { upstream_keepalive_pool_size: 256, ..ServerConf::default() });
-    let mut proxy = pingora_proxy::http_proxy(&conf, Proxy(gateway));
-    let mut options = HttpServerOptions::default();
-    options.h2c = true;
-    options.h2_idle_timeout = Some(H2_IDLE);
-    proxy.server_options = Some(options);
+    let connections = Connections::new(pingora_proxy::http_proxy(&conf, Proxy(gateway)));
 
     let address = bound.address.to_string();
     let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
@@ -141,7 +140,7 @@ async fn serve(gateway: Arc<Gateway>, bound: Bound, stopping: watch::Receiver<bo
     let mut sockets = Fds::new();
     sockets.add(address, bound.listener.into_raw_fd());
     let sockets = Some(Arc::new(Mutex::new(sockets)));
-    let mut service = Service::with_listeners("tollway".into(), listeners, proxy);
+    let mut service = Service::with_listeners("tollway".into(), listeners, connections);
     service.start_service(sockets, stopping, 1).await;
 }
 

@@ -103,19 +103,21 @@ async fn serve_on(
     let listen = &generation.config.listen;
     let address = args.listen.clone().unwrap_or_else(|| listen.address.0.to_string());
     let bound = server::bind(&address, listen.tls.as_ref())?;
-    say(&banner(&generation, &loader, bound.address, listen.tls.is_some()));
+    let announcement = banner(&generation, &loader, bound.address, listen.tls.is_some());
 
     let drain = generation.config.server.drain_timeout;
     let body_memory = BodyMemory::new(generation.config.server.body_memory_bytes_max);
+    let pool = pool()?;
     let gateway = Arc::new(Gateway {
         live: ArcSwap::from_pointee(generation),
-        exchange: Exchange::new(pool()?, limits, clock.clone()),
+        exchange: Exchange::new(Arc::clone(&pool), limits, clock.clone()),
+        pool,
         body_memory,
         metrics,
         clock,
         in_flight: InFlight::default(),
     });
-    let result = server::run(gateway, bound, loader, drain).await;
+    let result = server::run(gateway, bound, loader, drain, &announcement).await;
     log.flush();
     drop(simulator);
     result

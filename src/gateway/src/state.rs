@@ -11,8 +11,9 @@ use tollway_filter_api::{Clock, ModelDirectory, Plan, Reject, Rejection, Request
 use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::config::Config;
-use crate::exchange::{Endpoint, Exchange};
+use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::pass_through::PassThrough;
+use crate::scrub::Scrub;
 
 /// One config, made ready. A request keeps the generation it began with, so that a reload changes
 /// nothing under its feet.
@@ -46,6 +47,8 @@ impl Generation {
 pub(crate) struct Gateway {
     pub(crate) live: ArcSwap<Generation>,
     pub(crate) exchange: Exchange,
+    /// The exchange's connections.
+    pub(crate) pool: Arc<Pool>,
     pub(crate) body_memory: Arc<BodyMemory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
@@ -102,6 +105,8 @@ pub(crate) struct RequestState {
     pub(crate) ctx: Option<RequestCtx>,
     /// The pass-through route it matched.
     pub(crate) pass_through: Option<usize>,
+    /// Keeps our credentials out of what is passed through.
+    pub(crate) scrub: Option<Scrub>,
     pub(crate) outcome: tollway_filter_api::Outcome,
 }
 
@@ -113,6 +118,7 @@ impl RequestState {
             generation: gateway.live.load_full(),
             ctx: None,
             pass_through: None,
+            scrub: None,
             // Until an answer is complete, whatever ends the request is the client leaving.
             outcome: tollway_filter_api::Outcome::ClientGone,
         }

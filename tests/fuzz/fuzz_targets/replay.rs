@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use tollway_fuzz::Members;
 use tollway_wire::openai::{
     add_usage_event, completion_from_events, events_from_completion, strip_usage_event,
     usage_of_body,
@@ -13,15 +14,17 @@ use tollway_wire::openai::{
 use tollway_wire::usage::Usage;
 
 fuzz_target!(|data: &[u8]| {
-    let usage = usage_of_body(data);
-    // Usage is found by its place at the end; it must be what a parser finds.
-    if let Ok(Value::Object(body)) = serde_json::from_slice(data)
-        && let Some(found) = usage
-    {
-        let prompt = body.get("usage").and_then(|usage| usage.get("prompt_tokens"));
-        if let Some(prompt) = prompt.and_then(Value::as_u64) {
-            assert_eq!(found.prompt_tokens, prompt);
+    // Usage is looked for from the end; what is found must be the body's own, not something nested.
+    if let Ok(Members(members)) = serde_json::from_slice::<Members>(data) {
+        let own: Vec<_> = members.iter().filter(|(name, _)| name == "usage").collect();
+        if let [(_, own)] = own[..] {
+            let alone = usage_of_body(format!("{{\"usage\":{}}}", own.get()).as_bytes());
+            assert_eq!(usage_of_body(data), alone);
+        } else if own.is_empty() {
+            assert_eq!(usage_of_body(data), None);
         }
+    } else {
+        let _ = usage_of_body(data);
     }
 
     if let Some(events) = events_from_completion(data, true) {
@@ -56,7 +59,11 @@ fuzz_target!(|data: &[u8]| {
     let added = add_usage_event(&stream, &usage);
     assert!(added.len() >= stream.len());
     if let Some(answer) = completion_from_events(data) {
-        serde_json::from_slice::<Value>(&answer).expect("JSON");
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        // Together's chat chunks have the text of legacy completions as well.
+        if stream.starts_with(b"data: {\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"") {
+            assert_eq!(answer["object"], "chat.completion");
+        }
         completion_from_events(&stripped).expect("it is as whole as before");
         completion_from_events(&added).expect("it is as whole as before");
     }

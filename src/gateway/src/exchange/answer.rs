@@ -144,7 +144,12 @@ impl AnswerStream {
         let ended = codec.ended();
         let idle = if ended { CLOSE_WAIT } else { self.endpoint.deadlines.idle };
         match upstream.chunk(idle).await {
-            Ok(Some(bytes)) => codec.push(self.endpoint.scrub(bytes)),
+            Ok(Some(bytes)) => {
+                let mut step = codec.push(bytes);
+                // Whole events, not reads: a read may end within the credential.
+                step.events = self.endpoint.scrub(step.events);
+                step
+            }
             Ok(None) => {
                 let last = codec.finish();
                 // Boxed: it comes once, and its state is larger than that of all reads before.

@@ -23,6 +23,7 @@ mod upstream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallvec::{SmallVec, smallvec};
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit, Ticket};
 use tollway_filter_api::{
@@ -141,25 +142,22 @@ impl Exchange {
         let now = self.clock.now();
         let order = self.order(call, group, now)?;
         let mut last: Option<Fault> = None;
-        let mut refused: smallvec::SmallVec<[usize; 4]> = smallvec::SmallVec::new();
-        for turn in 0.. {
-            if let Some(fault) = &last
-                && turn > call.retries_after(fault, order[0])
+        // How often each deployment was asked; `None` for one that refused for a reason of its own
+        // (credentials, no such model, its limits): asked again, it would say the same.
+        let mut asked: SmallVec<[Option<u32>; 4]> = smallvec![Some(0); order.len()];
+        let mut attempts = 0;
+        loop {
+            if last.as_ref().is_some_and(|fault| attempts > call.retries_after(fault, order[0])) {
+                break;
+            }
+            // Whoever was asked least, in their order.
+            let candidates = asked.iter().enumerate().filter_map(|(at, n)| Some(((*n)?, at)));
+            let Some((times, at)) = candidates.min() else { break };
+            if times > 0
+                && let Some(fault) = &last
+                && !pause(times - 1, fault, call.router.retry_after).await
             {
                 break;
-            }
-            // Deployments that refused for a reason of their own (credentials, no such model) are
-            // not asked again: they would say the same.
-            let open = order.len() - refused.len();
-            if open == 0 {
-                break;
-            }
-            let at = nth_open(order.len(), &refused, turn % open);
-            if let Some(fault) = &last {
-                // The first round visits each deployment once without a pause.
-                if turn >= open && !pause(turn - open, fault, call.router.retry_after).await {
-                    break;
-                }
             }
             let deployment = &order[at];
             match self.attempt(call, group, deployment, report).await {
@@ -170,9 +168,9 @@ impl Exchange {
                     if !fault.retries() {
                         return Err(fault);
                     }
-                    if !fault.same_deployment_may_help() {
-                        refused.push(at);
-                    }
+                    // One whose limits are used up was not called at all.
+                    attempts += usize::from(fault.cause != Cause::Full);
+                    asked[at] = fault.same_deployment_may_help().then_some(times + 1);
                     last = Some(fault);
                 }
             }
@@ -187,12 +185,12 @@ impl Exchange {
         call: &Call<'_>,
         group: &'g ModelGroup,
         now: Instant,
-    ) -> Result<smallvec::SmallVec<[&'g Arc<Deployment>; 4]>, Fault> {
+    ) -> Result<SmallVec<[&'g Arc<Deployment>; 4]>, Fault> {
         // A group of one never cools: there is nothing better to do than to try it.
         if let [only] = group.deployments.as_slice() {
-            return Ok(smallvec::smallvec![only]);
+            return Ok(smallvec![only]);
         }
-        let mut order = smallvec::SmallVec::<[&Arc<Deployment>; 4]>::new();
+        let mut order = SmallVec::<[&Arc<Deployment>; 4]>::new();
         let mut soonest: Option<Duration> = None;
         for deployment in &group.deployments {
             match call.endpoints[deployment.entry].cooldown.remaining(now) {
@@ -259,7 +257,7 @@ impl Exchange {
 
 /// Waits before the same deployment is asked again. False where the wait is not worth holding
 /// the client for.
-async fn pause(round: usize, fault: &Fault, least: Duration) -> bool {
+async fn pause(round: u32, fault: &Fault, least: Duration) -> bool {
     let wait = match fault.retry_after {
         Some(after) if after > RETRY_AFTER_WAITED => return false,
         Some(after) => after,
@@ -275,15 +273,10 @@ async fn pause(round: usize, fault: &Fault, least: Duration) -> bool {
     true
 }
 
-/// The place of the `n`th member of `0..len` that is not in `refused`.
-fn nth_open(len: usize, refused: &[usize], n: usize) -> usize {
-    (0..len).filter(|at| !refused.contains(at)).nth(n).unwrap_or(0)
-}
-
 /// What an attempt holds of its deployment's limits, until it is over.
 pub(crate) struct Admission {
     limits: Arc<dyn LimitStore>,
-    held: smallvec::SmallVec<[Ticket; 2]>,
+    held: SmallVec<[Ticket; 2]>,
 }
 
 impl Admission {

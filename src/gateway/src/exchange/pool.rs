@@ -49,6 +49,11 @@ impl Pool {
         Ok((opened, false))
     }
 
+    /// A fresh HTTP/1.1 connection that belongs to the caller alone.
+    pub(crate) async fn dial(&self, peer: &HttpPeer) -> Result<Stream> {
+        self.h1.new_stream(peer).await
+    }
+
     /// Gives a connection back. One that cannot carry another request is closed.
     pub(super) async fn release(&self, session: &mut Option<HttpSession>, peer: &HttpPeer) {
         let idle = peer.idle_timeout();

@@ -101,8 +101,11 @@ impl Whole {
 
     fn into_value(self) -> Value {
         let head = self.head.unwrap_or_default();
+        // Together sends `text` beside `delta` in chat chunks (seen 2026-11), so it tells only where
+        // `object` does not.
         let legacy = head.object == "text_completion"
-            || self.choices.values().all(|choice| choice.text.is_some());
+            || (head.object != "chat.completion.chunk"
+                && self.choices.values().all(|choice| choice.text.is_some()));
         let mut body = Map::new();
         body.insert("id".into(), head.id.into());
         let object = if legacy { "text_completion" } else { "chat.completion" };

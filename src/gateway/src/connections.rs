@@ -1,0 +1,104 @@
+//! Fresh connections: which version of HTTP they speak, and an end to those that say nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora_core::protocols::Stream;
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
+use pingora_proxy::HttpProxy;
+
+use crate::proxy::Proxy;
+
+/// How long a fresh connection may take to begin its first request.
+const FIRST_BYTES: Duration = Duration::from_secs(60);
+/// How long an HTTP/2 connection without a request is kept. Pingora has no default.
+const H2_IDLE: Duration = Duration::from_secs(120);
+/// What a connection begins with that speaks HTTP/2 without TLS (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Takes connections, and hands them to the proxy as what they are.
+///
+/// Pingora can tell HTTP/2 without TLS by itself, but waits for all 24 bytes of the preface and
+/// without a deadline: a shorter request is never answered, and a silent connection never closed.
+pub(crate) struct Connections {
+    http1_or_tls: Arc<Versioned>,
+    http2: Arc<Versioned>,
+}
+
+/// The proxy, told what to expect.
+struct Versioned {
+    proxy: Arc<HttpProxy<Proxy>>,
+    options: HttpServerOptions,
+}
+
+impl Connections {
+    pub(crate) fn new(proxy: HttpProxy<Proxy>) -> Connections {
+        let proxy = Arc::new(proxy);
+        let versioned = |h2c| {
+            let mut options = HttpServerOptions::default();
+            options.h2c = h2c;
+            options.h2_idle_timeout = Some(H2_IDLE);
+            Arc::new(Versioned { proxy: Arc::clone(&proxy), options })
+        };
+        Connections { http1_or_tls: versioned(false), http2: versioned(true) }
+    }
+}
+
+#[async_trait]
+impl ServerApp for Connections {
+    async fn process_new(
+        self: &Arc<Self>,
+        mut stream: Stream,
+        shutdown: &ShutdownWatch,
+    ) -> Option<Stream> {
+        // With TLS the version was negotiated.
+        if stream.get_ssl_digest().is_some() {
+            return self.http1_or_tls.process_new(stream, shutdown).await;
+        }
+        // No method begins like the preface, and no request is shorter than three bytes.
+        let mut first = [0; 3];
+        if !peek(&mut stream, &mut first).await {
+            return None;
+        }
+        if first[..] != PREFACE[..3] {
+            return self.http1_or_tls.process_new(stream, shutdown).await;
+        }
+        let mut preface = [0; PREFACE.len()];
+        if !peek(&mut stream, &mut preface).await {
+            return None;
+        }
+        self.http2.process_new(stream, shutdown).await
+    }
+
+    async fn cleanup(&self) {
+        self.http1_or_tls.http_cleanup().await;
+    }
+}
+
+/// Waits for bytes and leaves them where they are. False where they do not come: nothing is left of
+/// the connection then.
+async fn peek(stream: &mut Stream, bytes: &mut [u8]) -> bool {
+    matches!(tokio::time::timeout(FIRST_BYTES, stream.try_peek(bytes)).await, Ok(Ok(true)))
+}
+
+#[async_trait]
+impl HttpServerApp for Versioned {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.proxy.process_new_http(session, shutdown).await
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    async fn http_cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}

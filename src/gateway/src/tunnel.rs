@@ -1,0 +1,144 @@
+//! Upgraded connections of pass-through routes: websockets, carried both ways until a side closes.
+//!
+//! Pingora's loop carries them as well, but takes the end of the request's empty body for the end
+//! of the upgraded stream where the upstream answers first, and then closes a fresh websocket.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderName, HeaderValue};
+use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
+use pingora_error::{Error, ErrorType, OrErr, Result};
+use pingora_http::RequestHeader;
+use pingora_proxy::Session;
+use tokio::time::timeout;
+use tollway_filter_api::Outcome;
+
+use crate::exchange::Pool;
+use crate::pass_through::{self, PassThrough};
+use crate::state::RequestState;
+
+/// How long a tunnel may be silent in both directions.
+const SILENCE: Duration = Duration::from_secs(600);
+/// How long the upstream may take to answer the upgrade.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How many interim answers may come before the real one.
+const INTERIM_MAX: usize = 8;
+/// What belongs to the client's own connection and not to what is carried.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    http::header::TE,
+    http::header::TRAILER,
+    http::header::PROXY_AUTHORIZATION,
+    TRANSFER_ENCODING,
+    CONTENT_LENGTH,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// Carries an upgrade request.
+///
+/// # Errors
+/// When the upstream cannot be reached or a side breaks the connection.
+pub(crate) async fn carry(
+    session: &mut Session,
+    state: &mut RequestState,
+    pool: &Pool,
+) -> Result<Outcome> {
+    let route = state.pass_through_route()?;
+    let head = request_head(route, session.req_header())?;
+    let peer = route.peer().await?;
+    let stream = Box::pin(pool.dial(&peer)).await.map_err(Error::into_up)?;
+    let mut upstream = Http1Session::new(stream);
+    upstream.write_request_header(Box::new(head)).await.map_err(Error::into_up)?;
+    let answer = timeout(ANSWER, final_head(&mut upstream)).await;
+    answer.or_err(ErrorType::ReadTimedout, "the upgrade was not answered")??;
+
+    let mut answer = Box::new(upstream.resp_header().cloned().ok_or_else(no_answer)?);
+    pass_through::answer_head(session, &mut answer, state)?;
+    let is_upgraded = upstream.was_upgraded() || answer.status == 101;
+    if is_upgraded {
+        upstream.maybe_upgrade_body_writer();
+    } else if !answer.headers.contains_key(CONTENT_LENGTH) {
+        answer.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+    }
+    session.as_mut().write_response_header(answer).await?;
+    session.set_read_timeout(Some(SILENCE));
+    let ctx = state.ctx.as_mut();
+    let mut nothing = 0;
+    let sent = ctx.map_or(&mut nothing, |ctx| &mut ctx.report.bytes_sent);
+    if is_upgraded {
+        both_ways(session, &mut upstream, sent).await?;
+    } else {
+        refused(session, &mut upstream, sent).await?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// The head for the upstream: our path and credentials, and of the connection's own headers only
+/// those that make the upgrade.
+fn request_head(route: &PassThrough, asked: &RequestHeader) -> Result<RequestHeader> {
+    let mut head = asked.clone();
+    route.rewrite(asked, &mut head)?;
+    for name in HOP_BY_HOP {
+        head.remove_header(&name);
+    }
+    // Whatever else the client nominated there is between it and us.
+    head.insert_header(CONNECTION, HeaderValue::from_static("Upgrade"))?;
+    if !head.headers.contains_key(UPGRADE) {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade to nothing");
+    }
+    Ok(head)
+}
+
+/// Reads heads until one is final.
+async fn final_head(upstream: &mut Http1Session) -> Result<()> {
+    for _ in 0..INTERIM_MAX {
+        upstream.read_response().await.map_err(Error::into_up)?;
+        let status = upstream.resp_header().map(|head| head.status);
+        if status.is_some_and(|status| !status.is_informational() || status == 101) {
+            return Ok(());
+        }
+    }
+    Err(no_answer())
+}
+
+fn no_answer() -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, "the upstream sent no final answer").into_up()
+}
+
+/// Carries bytes until a side closes.
+async fn both_ways(session: &mut Session, upstream: &mut Http1Session, sent: &mut u64) -> Result<()> {
+    loop {
+        let step = tokio::select! {
+            down = session.as_mut().read_request_body() => Side::Client(down),
+            up = upstream.read_body_bytes() => Side::Upstream(up),
+            () = tokio::time::sleep(SILENCE) => return Ok(()),
+        };
+        match step {
+            Side::Client(Ok(Some(bytes))) => {
+                upstream.write_body(&bytes).await.map_err(Error::into_up)?;
+            }
+            Side::Upstream(Ok(Some(bytes))) => {
+                *sent += bytes.len() as u64;
+                session.as_mut().write_response_body(bytes, false).await?;
+            }
+            // A side has closed, in order or not: a tunnel ends as a whole.
+            Side::Client(_) | Side::Upstream(_) => return Ok(()),
+        }
+    }
+}
+
+enum Side {
+    Client(Result<Option<Bytes>>),
+    Upstream(Result<Option<Bytes>>),
+}
+
+/// Passes an answer on that is no upgrade.
+async fn refused(session: &mut Session, upstream: &mut Http1Session, sent: &mut u64) -> Result<()> {
+    upstream.read_timeout = Some(ANSWER);
+    while let Some(bytes) = upstream.read_body_bytes().await.map_err(Error::into_up)? {
+        *sent += bytes.len() as u64;
+        session.as_mut().write_response_body(bytes, false).await?;
+    }
+    session.as_mut().write_response_body(Bytes::new(), true).await
+}
