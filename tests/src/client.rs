@@ -275,7 +275,7 @@ impl Connection {
     }
 
     /// Sends bytes as they are and reads the first answer; `None` if there is none. Where it says
-    /// that the server closes, and after every refusal, the server has to, without a second answer.
+    /// that the server closes, the server has to, without a second answer.
     ///
     /// # Panics
     /// When it does not.
@@ -291,7 +291,7 @@ impl Connection {
             response.body = connection.buffer.drain(..end).collect();
         }
         let closes = response.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
-        let rest = if closes || response.status >= 400 {
+        let rest = if closes {
             assert!(
                 connection.closes(PATIENCE).await,
                 "open after {}: {}",

@@ -92,8 +92,8 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
                 let gateway = Arc::clone(&gateway);
                 // Many keys make megabytes of text: that must not hold up the other requests.
                 let text = tokio::task::spawn_blocking(move || observe::metrics(&gateway)).await;
-                let answer = text
-                    .unwrap_or_else(|e| Err(Reject::internal("metrics cannot be written", e)));
+                let answer =
+                    text.unwrap_or_else(|e| Err(Reject::internal("metrics cannot be written", e)));
                 finish(session, &generation, ctx, answer).await
             }
             route => {

@@ -20,8 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::cli::say;
-use crate::connections::Connections;
 use crate::config::TlsFiles;
+use crate::connections::Connections;
 use crate::proxy::Proxy;
 use crate::start::{Loader, StartError};
 use crate::state::Gateway;

@@ -107,7 +107,11 @@ fn no_answer() -> Box<Error> {
 }
 
 /// Carries bytes until a side closes.
-async fn both_ways(session: &mut Session, upstream: &mut Http1Session, sent: &mut u64) -> Result<()> {
+async fn both_ways(
+    session: &mut Session,
+    upstream: &mut Http1Session,
+    sent: &mut u64,
+) -> Result<()> {
     loop {
         let step = tokio::select! {
             down = session.as_mut().read_request_body() => Side::Client(down),

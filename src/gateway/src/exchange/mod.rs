@@ -95,11 +95,7 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    pub(crate) fn new(
-        pool: Arc<Pool>,
-        limits: Arc<dyn LimitStore>,
-        clock: Clock,
-    ) -> Exchange {
+    pub(crate) fn new(pool: Arc<Pool>, limits: Arc<dyn LimitStore>, clock: Clock) -> Exchange {
         Exchange { pool, limits, clock }
     }
 
