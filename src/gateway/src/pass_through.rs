@@ -199,7 +199,7 @@ fn remove_echoes(state: &mut RequestState, upstream: &mut ResponseHeader) -> Res
     for name in &echoing {
         upstream.remove_header(name);
     }
-    state.scrub = Some(Scrub::new(secrets));
+    state.scrub = Some(Scrub::new(&secrets));
     Ok(())
 }
 

@@ -1,18 +1,19 @@
 //! Overwrites our credentials in a body that passes in pieces.
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 /// Looks for secrets in the pieces of one body, also where a piece ends within one.
 pub(crate) struct Scrub {
-    secrets: Vec<Vec<u8>>,
+    secrets: Vec<Finder<'static>>,
     /// The end of the last piece, where it may be the beginning of a secret.
     held: Vec<u8>,
 }
 
 impl Scrub {
     /// For these secrets, which are not empty.
-    pub(crate) fn new(secrets: Vec<Vec<u8>>) -> Scrub {
+    pub(crate) fn new(secrets: &[Vec<u8>]) -> Scrub {
+        let secrets = secrets.iter().map(|secret| Finder::new(secret).into_owned()).collect();
         Scrub { secrets, held: Vec::new() }
     }
 
@@ -26,32 +27,30 @@ impl Scrub {
                 Bytes::from(std::mem::take(&mut self.held))
             }
         };
-        let clean = self.overwritten(joined);
+        let clean = self.secrets.iter().fold(joined, overwrite);
         if end {
             return clean;
         }
-        let held = self.secrets.iter().map(|secret| beginning_at_end(&clean, secret)).max();
+        let held = self.secrets.iter().map(|s| beginning_at_end(&clean, s.needle())).max();
         let kept = clean.len() - held.unwrap_or(0);
         self.held.extend_from_slice(&clean[kept..]);
         clean.slice(..kept)
     }
+}
 
-    fn overwritten(&self, bytes: Bytes) -> Bytes {
-        let echoed = |secret: &&Vec<u8>| memmem::find(&bytes, secret).is_some();
-        if !self.secrets.iter().any(|secret| echoed(&secret)) {
-            return bytes;
-        }
-        let mut clean = bytes.to_vec();
-        for secret in &self.secrets {
-            let mut from = 0;
-            while let Some(at) = memmem::find(&clean[from..], secret) {
-                let end = from + at + secret.len();
-                clean[from + at..end].fill(b'*');
-                from = end;
-            }
-        }
-        clean.into()
+/// The same bytes, but for a secret that stands among them.
+pub(crate) fn overwrite(bytes: Bytes, secret: &Finder<'_>) -> Bytes {
+    if secret.find(&bytes).is_none() {
+        return bytes;
     }
+    let mut clean = bytes.to_vec();
+    let mut from = 0;
+    while let Some(at) = secret.find(&clean[from..]) {
+        let end = from + at + secret.needle().len();
+        clean[from + at..end].fill(b'*');
+        from = end;
+    }
+    clean.into()
 }
 
 /// How many bytes at the end of `bytes` are the beginning of `secret`.
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     fn check(pieces: &[&str], expect: &str) {
-        let mut scrub = Scrub::new(vec![b"sk-secret".to_vec()]);
+        let mut scrub = Scrub::new(&[b"sk-secret".to_vec()]);
         let mut out = Vec::new();
         for piece in pieces {
             out.extend_from_slice(&scrub.piece(Bytes::copy_from_slice(piece.as_bytes()), false));

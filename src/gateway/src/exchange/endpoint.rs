@@ -19,6 +19,7 @@ use tollway_wire::operation::Operation;
 
 use super::cooldown::Cooldown;
 use crate::config::{Entry, RouterSettings};
+use crate::scrub;
 
 /// How long a resolved name is used before it is looked up again. Providers move their addresses
 /// within minutes; a stale one still works meanwhile.
@@ -160,18 +161,10 @@ impl Endpoint {
 
     /// Overwrites our credential where a provider echoes it.
     pub(crate) fn scrub(&self, bytes: bytes::Bytes) -> bytes::Bytes {
-        let Some(finder) = &self.secret else { return bytes };
-        if finder.find(&bytes).is_none() {
-            return bytes;
+        match &self.secret {
+            Some(secret) => scrub::overwrite(bytes, secret),
+            None => bytes,
         }
-        let mut clean = bytes.to_vec();
-        let mut from = 0;
-        while let Some(at) = finder.find(&clean[from..]) {
-            let (start, end) = (from + at, from + at + finder.needle().len());
-            clean[start..end].fill(b'*');
-            from = end;
-        }
-        clean.into()
     }
 
     /// Whether `bytes` hold our credential.
