@@ -67,6 +67,7 @@ async fn measure(folder: &Path) -> Result<(), Failure> {
             Ok(more) => rows.extend(more),
             Err(error) => {
                 note(&format!("{name}: FAILED: {error}"));
+                quote_logs(folder);
                 failures.push(name.as_str());
             }
         }
@@ -80,6 +81,19 @@ async fn measure(folder: &Path) -> Result<(), Failure> {
         fs::write(file, report)?;
     }
     Ok(())
+}
+
+/// Shows what the proxies had to say.
+fn quote_logs(folder: &Path) {
+    const CHARS_MAX: usize = 2000;
+    for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(file.path()).unwrap_or_default();
+        let skipped = text.chars().count().saturating_sub(CHARS_MAX);
+        let end: String = text.chars().skip(skipped).collect();
+        if !end.trim().is_empty() {
+            note(&format!("{}: {}", file.path().display(), end.trim()));
+        }
+    }
 }
 
 fn report(args: &Args, rows: &[Row], load_before: [f64; 3]) -> String {
