@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
+use crate::measure::note;
 use crate::upstream::{Reply, Upstream};
 
 /// How long a proxy may take to start or to stop. Under valgrind it takes seconds.
@@ -224,6 +225,12 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait()
+            && !status.success()
+        {
+            // Explains the connection that was lost: it crashed, or somebody killed it.
+            note(&format!("{} ended with {status} while it was measured", self.side.name()));
+        }
         // Fails only when it has ended already.
         let _: Result<ExitStatus, _> = self.child.kill().and_then(|()| self.child.wait());
     }
