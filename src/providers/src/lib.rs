@@ -3,7 +3,11 @@
 //! Pure and without I/O: the exchange, the agent loop and the tests use the same code. A provider
 //! whose API is OpenAI's is a line in [`presets`], not code.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -16,17 +20,56 @@ pub mod openai;
 pub mod presets;
 pub mod prices;
 
-/// A request of a client, as the exchange hands it to a provider.
+/// A request, as the exchange hands it to a provider.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
     /// What is asked for.
     pub operation: Operation,
-    /// The client's whole body: valid JSON in OpenAI's dialect.
+    /// The dialect of `body`: what [`Provider::dialect`] said.
+    pub dialect: Dialect,
+    /// The whole body: valid JSON, an object. Besides what the dialect has, it always has `model`,
+    /// and `stream` where a stream is asked for, also where the dialect has them in the path.
     pub body: &'a Bytes,
     /// Where the top-level members of `body` are.
     pub object: &'a Object,
-    /// Whether the client asked for a stream.
+    /// Whether a stream is asked for.
     pub stream: bool,
+    /// `body` was put into OpenAI's form by us and not by a client: members that only help other
+    /// providers (`thinking`, `cache_control` …) may be in it, and are to be left out where OpenAI's
+    /// own API would refuse them.
+    pub translated: bool,
+    /// The body as the client sent it, where it is a form with files and not JSON; `body` then holds
+    /// the form's text fields.
+    pub form: Option<&'a Form>,
+}
+
+impl<'a> Call<'a> {
+    /// A client's call that is not a stream.
+    pub fn new(
+        operation: Operation,
+        dialect: Dialect,
+        body: &'a Bytes,
+        object: &'a Object,
+    ) -> Call<'a> {
+        Call { operation, dialect, body, object, stream: false, translated: false, form: None }
+    }
+
+    /// The same call, with or without a stream.
+    #[must_use]
+    pub fn streamed(self, stream: bool) -> Call<'a> {
+        Call { stream, ..self }
+    }
+}
+
+/// A `multipart/form-data` body.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// Its `content-type`, boundary included.
+    pub content_type: HeaderValue,
+    /// The whole body.
+    pub bytes: Bytes,
+    /// Where the value of the field `model` is in `bytes`.
+    pub model: Range<usize>,
 }
 
 /// Where a call goes: what a provider needs to know of one deployment to write the request.
@@ -40,8 +83,43 @@ pub struct Target {
     pub max_output_tokens: Option<u64>,
 }
 
-/// What a deployment's config says about how to reach the provider.
-#[derive(Clone, Debug, Default)]
+/// What an operator may set for a provider besides key and address: a member of `litellm_params`,
+/// or a variable of the environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// LiteLLM's name of it: `aws_region_name`.
+    pub name: &'static str,
+    /// The environment variables it is looked for in, first one first.
+    pub variables: &'static [&'static str],
+    /// Whether it must not be shown.
+    pub secret: bool,
+}
+
+/// Finds settings by name.
+pub trait Settings {
+    /// The value of a setting, if the operator has set it.
+    fn get(&self, name: &str) -> Option<&str>;
+}
+
+impl Settings for BTreeMap<String, String> {
+    fn get(&self, name: &str) -> Option<&str> {
+        BTreeMap::get(self, name).map(String::as_str)
+    }
+}
+
+/// No settings.
+#[derive(Debug)]
+pub struct NoSettings;
+
+impl Settings for NoSettings {
+    fn get(&self, _name: &str) -> Option<&str> {
+        None
+    }
+}
+
+/// What a deployment's config says about how to reach the provider. It holds secrets and does not
+/// print.
+#[derive(Clone, Copy)]
 pub struct Access<'a> {
     /// The secret, if there is one.
     pub api_key: Option<&'a str>,
@@ -49,6 +127,125 @@ pub struct Access<'a> {
     pub organization: Option<&'a str>,
     /// `api_version`, where the provider's API is versioned by header or query.
     pub api_version: Option<&'a str>,
+    /// What [`Provider::settings`] names.
+    pub settings: &'a dyn Settings,
+}
+
+impl Default for Access<'_> {
+    fn default() -> Self {
+        Access { api_key: None, organization: None, api_version: None, settings: &NoSettings }
+    }
+}
+
+impl Access<'_> {
+    /// The value of a setting, if the operator has set it.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).filter(|value| !value.is_empty())
+    }
+}
+
+/// What the operator set does not lead to the provider.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct AccessError {
+    /// The member of `litellm_params` at fault: `api_key`, `aws_region_name` …
+    pub setting: &'static str,
+    /// What is wrong with it, for the operator; never its value.
+    pub message: String,
+}
+
+impl AccessError {
+    /// A fault of one setting.
+    pub fn new(setting: &'static str, message: impl Into<String>) -> AccessError {
+        AccessError { setting, message: message.into() }
+    }
+}
+
+/// A header value of what an operator wrote.
+///
+/// # Errors
+/// When it holds what no header can: a line feed, say.
+pub fn header(setting: &'static str, value: &str) -> Result<HeaderValue, AccessError> {
+    HeaderValue::from_str(value)
+        .map_err(|_| AccessError::new(setting, "holds what no header can: a line feed, say"))
+}
+
+/// The same for a credential: marked sensitive.
+///
+/// # Errors
+/// As [`header`].
+pub fn secret_header(setting: &'static str, value: &str) -> Result<HeaderValue, AccessError> {
+    let mut value = header(setting, value)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Which call of a provider's API.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// What is asked for.
+    pub operation: Operation,
+    /// What [`Provider::dialect`] said.
+    pub dialect: Dialect,
+    /// The model's name at the provider.
+    pub model: &'a str,
+    /// Whether a stream is asked for.
+    pub stream: bool,
+}
+
+/// A request that is ready but for its signature.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsigned<'a> {
+    /// The `host` header.
+    pub host: &'a str,
+    /// Path and query, as they go on the wire.
+    pub path_and_query: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+    /// The time, since the Unix epoch.
+    pub now: Duration,
+}
+
+/// How a short-lived token is asked for: a `POST` of a form.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// Where.
+    pub url: String,
+    /// The body, `application/x-www-form-urlencoded`. It holds a secret.
+    pub body: Vec<u8>,
+}
+
+/// A short-lived token. It does not print.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The token.
+    pub bearer: String,
+    /// How long it lives from now on.
+    pub lifetime: Duration,
+}
+
+impl Token {
+    /// Reads an OAuth answer (RFC 6749, 5.1). The error does not quote it.
+    ///
+    /// # Errors
+    /// When it holds no token.
+    pub fn of_answer(answer: &[u8]) -> Result<Token, DecodeError> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            access_token: String,
+            expires_in: Option<serde_json::Value>,
+        }
+        let answer: Answer = serde_json::from_slice(answer)
+            .map_err(|_| DecodeError::Malformed("not the answer of a token server".into()))?;
+        // Entra's first version writes the number as text.
+        let seconds = answer.expires_in.and_then(|value| match value {
+            serde_json::Value::String(text) => text.parse().ok(),
+            value => value.as_u64(),
+        });
+        // RFC 6749 leaves it out where it is known otherwise; an hour is what everybody means.
+        let lifetime = Duration::from_secs(seconds.unwrap_or(3600));
+        Ok(Token { bearer: answer.access_token, lifetime })
+    }
 }
 
 /// The body that goes upstream.
@@ -62,12 +259,14 @@ pub struct UpstreamBody {
     /// Headers this body needs besides [`Provider::headers`]: Anthropic's `anthropic-beta` for a
     /// feature it uses. A name that is there already is sent twice, which means a list.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body's type, where it is not `application/json`.
+    pub content_type: Option<HeaderValue>,
 }
 
 impl UpstreamBody {
     /// A body that needs nothing else.
     pub fn plain(bytes: Bytes) -> Self {
-        UpstreamBody { bytes, usage_added: false, headers: Vec::new() }
+        UpstreamBody { bytes, usage_added: false, headers: Vec::new(), content_type: None }
     }
 }
 
@@ -133,16 +332,17 @@ pub struct UpstreamError {
     pub param: Option<String>,
 }
 
-/// Translates one answer of a provider that does not speak the client's dialect.
+/// Translates one answer into the dialect that [`Provider::dialect`] said: mostly OpenAI's.
 pub trait Decoder: Send {
-    /// Translates a whole answer that is not a stream: the provider's JSON in, OpenAI's JSON out.
+    /// Translates a whole answer that is not a stream: the provider's JSON in, the dialect's out.
     ///
     /// # Errors
     /// When the body is not what the provider's reference promises.
     fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError>;
 
-    /// Takes the next bytes of a stream, cut anywhere, and appends OpenAI server-sent events to
-    /// `out`: whole ones only, ready to be sent.
+    /// Takes the next bytes of a stream, cut anywhere, and appends the dialect's server-sent events
+    /// to `out`: whole ones only, ready to be sent. In OpenAI's dialect `data: [DONE]` is appended
+    /// as soon as the provider has announced the end.
     ///
     /// # Errors
     /// When the bytes are malformed or the provider reports an error. What was appended to `out`
@@ -175,23 +375,22 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// LiteLLM's name of it: `openai`, `anthropic`, `groq` …
     fn name(&self) -> &'static str;
 
-    /// The dialect it speaks for `operation`, or `None` if it has no such call. Where it is the
-    /// client's own dialect, bytes pass through and [`Provider::decoder`] is not asked.
-    fn dialect(&self, operation: Operation) -> Option<Dialect>;
+    /// The dialect in which it takes `operation` for this model and answers it, when the client
+    /// speaks `client`: the client's own where it can, so that bytes pass, else OpenAI's. `None` if
+    /// it has no such call.
+    fn dialect(&self, operation: Operation, client: Dialect, model: &str) -> Option<Dialect>;
 
     /// Where it lives when the config names no `api_base`.
-    fn default_base(&self) -> Option<&'static str>;
+    fn default_base(&self, access: &Access<'_>) -> Option<Cow<'static, str>>;
 
-    /// The path of `operation` below the base.
-    fn path(&self, operation: Operation) -> &'static str;
-
-    /// The whole URL of `operation` at `base`, which is the config's `api_base` or the default.
-    /// Forgives what people write there: a slash at the end, or the path itself.
-    fn url(&self, base: &str, operation: Operation) -> String {
-        let base = base.trim_end_matches('/');
-        let path = self.path(operation);
-        if base.ends_with(path) { base.to_owned() } else { format!("{base}{path}") }
+    /// What is left of an `api_base` that people wrote when the provider's own paths are taken off
+    /// it, or what it lacks is added. No slash at its end.
+    fn base<'b>(&self, written: &'b str) -> Cow<'b, str> {
+        Cow::Borrowed(written.trim_end_matches('/'))
     }
+
+    /// Path and query of a call below the base; with a slash in front.
+    fn path(&self, place: &Place<'_>, access: &Access<'_>) -> Cow<'static, str>;
 
     /// The environment variables its key is looked for in, first one first.
     fn key_variables(&self) -> &'static [&'static str];
@@ -201,19 +400,61 @@ pub trait Provider: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// What else an operator may set.
+    fn settings(&self) -> &'static [Setting] {
+        &[]
+    }
+
     /// Runs on the operator's own machines: costs nothing and needs no key unless told otherwise.
     fn is_free(&self) -> bool {
         false
     }
 
+    /// Whether it cannot be called without an `api_key`. Where settings may stand for one,
+    /// [`Provider::headers`] says what is missing.
+    fn needs_key(&self) -> bool {
+        !self.is_free()
+    }
+
     /// The headers every call to this deployment carries, credentials included (marked sensitive).
     ///
     /// # Errors
-    /// When a value cannot be a header.
-    fn headers(
+    /// When a setting is missing or cannot be used: found when the config is read.
+    fn headers(&self, access: &Access<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, AccessError>;
+
+    /// The headers that depend on the whole request: its signature. They replace those of
+    /// [`Provider::headers`].
+    ///
+    /// # Errors
+    /// When the credentials cannot be used.
+    fn sign(
+        &self,
+        request: &Unsigned<'_>,
+        access: &Access<'_>,
+    ) -> Result<Vec<(HeaderName, HeaderValue)>, AccessError> {
+        let _ = (request, access);
+        Ok(Vec::new())
+    }
+
+    /// Whether [`Provider::sign`] has anything to add.
+    fn signs(&self, access: &Access<'_>) -> bool {
+        let _ = access;
+        false
+    }
+
+    /// How to get the bearer token that calls carry, where it is neither a key nor lasting. The
+    /// exchange keeps it for as long as it lives.
+    ///
+    /// # Errors
+    /// When the credentials cannot be used.
+    fn token_request(
         &self,
         access: &Access<'_>,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, http::header::InvalidHeaderValue>;
+        now: Duration,
+    ) -> Result<Option<TokenRequest>, AccessError> {
+        let _ = (access, now);
+        Ok(None)
+    }
 
     /// Writes the body for one attempt at `target`.
     ///
@@ -221,9 +462,9 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// When the client's request cannot be put to this provider.
     fn request(&self, call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError>;
 
-    /// Starts to decode one answer. The exchange only asks where [`Provider::dialect`] is not the
-    /// client's; where it is, this copies and watches.
-    fn decoder(&self, operation: Operation, asked: Asked) -> Box<dyn Decoder>;
+    /// Starts to decode one answer into the dialect that [`Provider::dialect`] said; `None` where it
+    /// is in it already, byte by byte.
+    fn decoder(&self, place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder>>;
 
     /// Reads an answer whose status says error. With a `status` below 400 the body is an error that
     /// came inside a stream, and the status is found in it.

@@ -40,6 +40,8 @@ pub struct Quirks {
     pub renames: &'static [(&'static str, &'static str)],
     /// Members it refuses and that mean nothing to the answer.
     pub removes: &'static [&'static str],
+    /// It has the Responses API.
+    pub responses: bool,
     /// Its users write the base without `/v1`, because LiteLLM speaks its own dialect to it.
     pub base_lacks_v1: bool,
 }
@@ -57,6 +59,7 @@ const PLAIN: Quirks = Quirks {
     tool_choice_required: None,
     renames: &[],
     removes: &[],
+    responses: false,
     base_lacks_v1: false,
 };
 
@@ -208,7 +211,7 @@ mod tests {
         let mut names = HashSet::new();
         for provider in all() {
             assert!(names.insert(provider.name()), "{} is there twice", provider.name());
-            if let Some(base) = provider.default_base() {
+            if let Some(base) = provider.default_base(&crate::Access::default()) {
                 assert!(base.starts_with("http") && !base.ends_with('/'), "{base}");
             }
         }

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::{env, fs};
 
 use bytes::Bytes;
@@ -13,12 +14,15 @@ use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 use tollway_providers::presets::provider;
-use tollway_providers::{Asked, Call, DecodeError, Provider, Target};
-use tollway_wire::operation::Operation;
+use tollway_providers::{Asked, Call, DecodeError, Place, Provider, Target};
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 
+/// The folders of cases, each named for its provider, and how many cases it has at least.
+const FOLDERS: &[(&str, usize)] = &[("anthropic", 60)];
+
 /// One case.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
     /// What the case is about.
@@ -26,6 +30,10 @@ struct Case {
     _about: String,
     /// A client's request.
     client: Option<Value>,
+    /// The dialect the client speaks: `anthropic` where the case is about bytes that pass.
+    dialect: Option<String>,
+    /// What is asked for, by the name of the operation; a chat unless said.
+    operation: Option<String>,
     #[serde(default = "default_model")]
     model: String,
     #[serde(default)]
@@ -35,6 +43,8 @@ struct Case {
     answer: Option<Value>,
     /// The events of a provider's stream, by their data.
     events: Option<Vec<Value>>,
+    /// A provider's stream that is not made of JSON events, as it is on the wire.
+    stream: Option<String>,
     #[serde(default)]
     include_usage: bool,
     /// A provider's error: status and body.
@@ -49,23 +59,56 @@ fn asked(include_usage: bool) -> Asked {
     Asked { model: "alias".into(), include_usage, created: 1_790_000_000 }
 }
 
-/// The stream of a case as Anthropic sends it.
-fn stream_of(events: &[Value]) -> String {
-    let mut stream = String::new();
-    for event in events {
-        let _ =
-            write!(stream, "event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap_or("x"));
+impl Case {
+    fn dialect(&self) -> Dialect {
+        match self.dialect.as_deref() {
+            None | Some("openai") => Dialect::OpenAi,
+            Some("responses") => Dialect::Responses,
+            Some("anthropic") => Dialect::Anthropic,
+            Some("gemini") => Dialect::Gemini,
+            Some(other) => panic!("there is no dialect {other}"),
+        }
     }
-    stream
+
+    fn operation(&self) -> Operation {
+        let Some(name) = self.operation.as_deref() else { return Operation::ChatCompletions };
+        let named = Operation::ALL.into_iter().find(|operation| operation.name() == name);
+        named.unwrap_or_else(|| panic!("there is no operation {name}"))
+    }
+
+    /// The case's call at `provider`.
+    fn place(&self, provider: &dyn Provider, stream: bool) -> Place<'_> {
+        let (operation, model) = (self.operation(), self.model.as_str());
+        let dialect = provider.dialect(operation, self.dialect(), model);
+        let dialect = dialect.expect("the provider has the operation");
+        Place { operation, dialect, model, stream }
+    }
+
+    /// The case's stream as the provider sends it, if it has one.
+    fn bytes(&self) -> Option<Vec<u8>> {
+        if let Some(stream) = &self.stream {
+            return Some(stream.clone().into_bytes());
+        }
+        let mut stream = String::new();
+        for event in self.events.as_ref()? {
+            if let Some(kind) = event["type"].as_str() {
+                let _ = writeln!(stream, "event: {kind}");
+            }
+            let _ = write!(stream, "data: {event}\n\n");
+        }
+        Some(stream.into_bytes())
+    }
 }
 
 /// Decodes a stream cut into `pieces`: what the client gets, how it ended, and the usage.
 fn decode(
     provider: &dyn Provider,
-    include_usage: bool,
+    case: &Case,
     pieces: &[&[u8]],
 ) -> (String, Result<(), DecodeError>, String) {
-    let mut decoder = provider.decoder(Operation::ChatCompletions, asked(include_usage));
+    let asked = asked(case.include_usage);
+    let decoder = provider.decoder(&case.place(provider, true), asked);
+    let mut decoder = decoder.expect("the provider has a dialect of its own");
     let mut out = Vec::new();
     let mut result = Ok(());
     for piece in pieces {
@@ -86,12 +129,9 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
     if let Some(client) = &case.client {
         let body = Bytes::from(client.to_string());
         let object = scan(&body, &Limits::default()).expect("an object");
-        let call = Call {
-            operation: Operation::ChatCompletions,
-            body: &body,
-            object: &object,
-            stream: client["stream"] == true,
-        };
+        let stream = client["stream"] == true;
+        let place = case.place(provider, stream);
+        let call = Call::new(place.operation, place.dialect, &body, &object).streamed(stream);
         let target = Target {
             model: case.model.clone(),
             drop_params: case.drop_params,
@@ -110,7 +150,8 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
         }
     }
     if let Some(answer) = &case.answer {
-        let mut decoder = provider.decoder(Operation::ChatCompletions, asked(false));
+        let decoder = provider.decoder(&case.place(provider, false), asked(false));
+        let mut decoder = decoder.expect("the provider has a dialect of its own");
         match decoder.whole(answer.to_string().as_bytes()) {
             Ok(json) => {
                 let _ = writeln!(out, "{}", pretty(&json));
@@ -121,9 +162,8 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
         }
         let _ = writeln!(out, "{:?}", decoder.usage());
     }
-    if let Some(events) = &case.events {
-        let stream = stream_of(events);
-        let (sent, result, usage) = decode(provider, case.include_usage, &[stream.as_bytes()]);
+    if let Some(stream) = case.bytes() {
+        let (sent, result, usage) = decode(provider, case, &[&stream]);
         let _ = writeln!(out, "{sent}{result:?}\n{usage}");
     }
     if let Some((status, body)) = &case.error {
@@ -168,16 +208,20 @@ fn check_all(name: &str, least: usize) {
 }
 
 #[test]
-fn anthropic_is_translated_as_recorded() {
-    check_all("anthropic", 40);
+fn every_provider_is_translated_as_recorded() {
+    for (folder, least) in FOLDERS {
+        check_all(folder, *least);
+    }
 }
 
-/// A stream of one of the cases.
-fn any_stream() -> impl Strategy<Value = (String, bool)> {
-    let streams: Vec<(String, bool)> = cases("anthropic")
-        .into_iter()
-        .filter_map(|(_, case)| Some((stream_of(&case.events?), case.include_usage)))
-        .collect();
+/// The stream of one of the cases, with its provider.
+fn any_stream() -> impl Strategy<Value = (&'static str, Arc<Case>, Vec<u8>)> {
+    let mut streams = Vec::new();
+    for (folder, _) in FOLDERS {
+        let with_bytes = |(_, case): (String, Case)| Some((*folder, case.bytes()?, case));
+        let of_folder = cases(folder).into_iter().filter_map(with_bytes);
+        streams.extend(of_folder.map(|(folder, bytes, case)| (folder, Arc::new(case), bytes)));
+    }
     prop::sample::select(streams)
 }
 
@@ -186,10 +230,10 @@ proptest! {
 
     #[test]
     fn any_split_of_a_stream_gives_the_client_the_same_bytes(
-        (stream, include_usage) in any_stream(),
+        (name, case, bytes) in any_stream(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
     ) {
-        let bytes = stream.as_bytes();
+        let bytes = bytes.as_slice();
         let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         cuts.sort_unstable();
         let mut pieces = Vec::new();
@@ -198,16 +242,13 @@ proptest! {
             pieces.push(&bytes[from..cut]);
             from = cut;
         }
-        let provider = provider("anthropic").expect("a known provider");
-        prop_assert_eq!(
-            decode(provider, include_usage, &pieces),
-            decode(provider, include_usage, &[bytes])
-        );
+        let provider = provider(name).expect("a known provider");
+        prop_assert_eq!(decode(provider, &case, &pieces), decode(provider, &case, &[bytes]));
     }
 
     #[test]
     fn a_broken_stream_makes_no_decoder_panic(
-        (mut stream, _) in any_stream().prop_map(|(stream, usage)| (stream.into_bytes(), usage)),
+        (name, case, mut stream) in any_stream(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
         end in any::<prop::sample::Index>(),
     ) {
@@ -216,22 +257,28 @@ proptest! {
             stream[at] = byte;
         }
         stream.truncate(end.index(stream.len()) + 1);
-        for name in ["anthropic", "openai"] {
-            let provider = provider(name).expect("a known provider");
-            let mut decoder = provider.decoder(Operation::ChatCompletions, asked(true));
-            let mut out = Vec::new();
-            let _ = decoder.stream(&stream, &mut out).and_then(|()| decoder.finish(&mut out));
-            let _ = decoder.whole(&stream);
-            let _ = decoder.usage();
-            let _ = provider.error(500, &stream);
-        }
+        let provider = provider(name).expect("a known provider");
+        let decoder = provider.decoder(&case.place(provider, true), asked(true));
+        let mut decoder = decoder.expect("the provider has a dialect of its own");
+        let mut out = Vec::new();
+        let _ = decoder.stream(&stream, &mut out).and_then(|()| decoder.finish(&mut out));
+        let _ = decoder.whole(&stream);
+        let _ = decoder.usage();
+        let _ = provider.error(500, &stream);
     }
 
     #[test]
     fn no_bytes_make_a_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        for name in ["anthropic", "openai"] {
+        for (name, _) in FOLDERS {
             let provider = provider(name).expect("a known provider");
-            let mut decoder = provider.decoder(Operation::ChatCompletions, asked(true));
+            let place = Place {
+                operation: Operation::ChatCompletions,
+                dialect: Dialect::OpenAi,
+                model: "m",
+                stream: true,
+            };
+            let decoder = provider.decoder(&place, asked(true));
+            let mut decoder = decoder.expect("the provider has a dialect of its own");
             let mut out = Vec::new();
             let _ = decoder.stream(&bytes, &mut out).and_then(|()| decoder.finish(&mut out));
             let _ = decoder.whole(&bytes);
@@ -258,9 +305,10 @@ proptest! {
         let body = format!("{{\"model\":\"m\",\"stream\":true,\"{member}\":{value}}}");
         let body = Bytes::from(body);
         let object = scan(&body, &Limits::default()).expect("an object");
-        for name in ["anthropic", "openai", "mistral"] {
-            let call =
-                Call { operation: Operation::ChatCompletions, body: &body, object: &object, stream: true };
+        let others = ["openai", "mistral"];
+        for name in FOLDERS.iter().map(|(name, _)| *name).chain(others) {
+            let operation = Operation::ChatCompletions;
+            let call = Call::new(operation, Dialect::OpenAi, &body, &object).streamed(true);
             let target = Target { model: model.into(), drop_params: false, max_output_tokens: None };
             if let Ok(sent) = provider(name).expect("a known provider").request(&call, &target) {
                 prop_assert!(serde_json::from_slice::<Value>(&sent.bytes).is_ok());

@@ -6,10 +6,12 @@
 //! and the tests share it as it is.
 
 pub mod anthropic;
+pub mod client;
 pub mod openai;
 pub mod operation;
 pub mod price;
 pub mod scan;
 pub mod splice;
 pub mod sse;
+pub mod tap;
 pub mod usage;

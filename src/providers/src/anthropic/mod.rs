@@ -4,12 +4,15 @@
 //! LiteLLM's conventions for what OpenAI's dialect has no word for; read 2026-11. Each quirk is
 //! told where it is handled.
 
-use http::header::{AUTHORIZATION, InvalidHeaderValue};
+use std::borrow::Cow;
+
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use tollway_wire::operation::{Dialect, Operation};
 
 use crate::{
-    Access, Asked, Call, Decoder, Provider, RequestError, Target, UpstreamBody, UpstreamError,
+    Access, AccessError, Asked, Call, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
+    UpstreamError, header, secret_header,
 };
 
 mod betas;
@@ -46,23 +49,22 @@ impl Provider for Anthropic {
         NAME
     }
 
-    fn dialect(&self, operation: Operation) -> Option<Dialect> {
-        (operation == Operation::ChatCompletions).then_some(Dialect::Anthropic)
+    fn dialect(&self, operation: Operation, _client: Dialect, _model: &str) -> Option<Dialect> {
+        (operation == Operation::ChatCompletions).then_some(Dialect::OpenAi)
     }
 
-    fn default_base(&self) -> Option<&'static str> {
-        Some("https://api.anthropic.com")
+    fn default_base(&self, _access: &Access<'_>) -> Option<Cow<'static, str>> {
+        Some(Cow::Borrowed("https://api.anthropic.com"))
     }
 
-    fn path(&self, _operation: Operation) -> &'static str {
-        "/v1/messages"
+    fn base<'b>(&self, written: &'b str) -> Cow<'b, str> {
+        let base = written.trim_end_matches('/');
+        let base = base.strip_suffix("/messages").unwrap_or(base);
+        Cow::Borrowed(base.strip_suffix("/v1").unwrap_or(base))
     }
 
-    fn url(&self, base: &str, operation: Operation) -> String {
-        let base = base.trim_end_matches('/');
-        let path = self.path(operation);
-        let base = base.strip_suffix(path).or_else(|| base.strip_suffix("/v1")).unwrap_or(base);
-        format!("{base}{path}")
+    fn path(&self, _place: &Place<'_>, _access: &Access<'_>) -> Cow<'static, str> {
+        Cow::Borrowed("/v1/messages")
     }
 
     fn key_variables(&self) -> &'static [&'static str] {
@@ -73,12 +75,9 @@ impl Provider for Anthropic {
         &["ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL"]
     }
 
-    fn headers(
-        &self,
-        access: &Access<'_>,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidHeaderValue> {
+    fn headers(&self, access: &Access<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, AccessError> {
         let version = match access.api_version {
-            Some(version) => HeaderValue::from_str(version)?,
+            Some(version) => header("api_version", version)?,
             None => VERSION,
         };
         let mut headers = vec![(VERSION_HEADER, version)];
@@ -86,16 +85,11 @@ impl Provider for Anthropic {
             // A token of a subscription and not a key: it goes elsewhere and needs a beta
             // (LiteLLM `llms/anthropic/common_utils.py`, 2026-11).
             Some(key) if key.starts_with("sk-ant-oat") => {
-                let mut value = HeaderValue::from_str(&format!("Bearer {key}"))?;
-                value.set_sensitive(true);
+                let value = secret_header("api_key", &format!("Bearer {key}"))?;
                 headers.push((AUTHORIZATION, value));
                 headers.push((BETA_HEADER, HeaderValue::from_static("oauth-2025-04-20")));
             }
-            Some(key) => {
-                let mut value = HeaderValue::from_str(key)?;
-                value.set_sensitive(true);
-                headers.push((KEY_HEADER, value));
-            }
+            Some(key) => headers.push((KEY_HEADER, secret_header("api_key", key)?)),
             None => {}
         }
         Ok(headers)
@@ -105,8 +99,8 @@ impl Provider for Anthropic {
         request::translate(call, target)
     }
 
-    fn decoder(&self, _operation: Operation, asked: Asked) -> Box<dyn Decoder> {
-        Box::new(stream::AnthropicDecoder::new(asked))
+    fn decoder(&self, _place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder>> {
+        Some(Box::new(stream::AnthropicDecoder::new(asked)))
     }
 
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError {

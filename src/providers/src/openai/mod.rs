@@ -3,20 +3,16 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-use http::header::{AUTHORIZATION, InvalidHeaderValue};
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
-use tollway_wire::openai::tap::{StreamTap, TapError};
-use tollway_wire::openai::usage::usage_of_body;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::splice::{Edits, json_string};
-use tollway_wire::usage::Usage;
 
 use crate::presets::Preset;
 use crate::{
-    Access, Asked, Call, DecodeError, Decoder, Provider, RequestError, Target, UpstreamBody,
-    UpstreamError,
+    Access, AccessError, Asked, Call, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
+    UpstreamError, header, secret_header,
 };
 
 mod error;
@@ -59,23 +55,39 @@ impl Provider for Preset {
         self.name
     }
 
-    fn dialect(&self, operation: Operation) -> Option<Dialect> {
-        self.quirks.operations.contains(&operation).then_some(Dialect::OpenAi)
+    fn dialect(&self, operation: Operation, client: Dialect, _model: &str) -> Option<Dialect> {
+        let quirks = &self.quirks;
+        if operation == Operation::ChatCompletions
+            && client == Dialect::Responses
+            && quirks.responses
+        {
+            return Some(Dialect::Responses);
+        }
+        quirks.operations.contains(&operation).then_some(Dialect::OpenAi)
     }
 
-    fn default_base(&self) -> Option<&'static str> {
-        self.base
+    fn default_base(&self, _access: &Access<'_>) -> Option<Cow<'static, str>> {
+        self.base.map(Cow::Borrowed)
     }
 
-    fn path(&self, operation: Operation) -> &'static str {
-        operation.path()
+    fn base<'b>(&self, written: &'b str) -> Cow<'b, str> {
+        let mut base = written.trim_end_matches('/');
+        // People write the whole URL of a call, as its documentation shows it.
+        let paths = [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
+        if let Some(rest) = paths.iter().find_map(|path| base.strip_suffix(path.path())) {
+            base = rest;
+        }
+        match self.quirks.base_lacks_v1 && !base.ends_with("/v1") {
+            true => Cow::Owned(format!("{base}/v1")),
+            false => Cow::Borrowed(base),
+        }
     }
 
-    fn url(&self, base: &str, operation: Operation) -> String {
-        let base = base.trim_end_matches('/');
-        let path = self.path(operation);
-        let v1 = if self.quirks.base_lacks_v1 && !base.ends_with("/v1") { "/v1" } else { "" };
-        if base.ends_with(path) { base.to_owned() } else { format!("{base}{v1}{path}") }
+    fn path(&self, place: &Place<'_>, _access: &Access<'_>) -> Cow<'static, str> {
+        Cow::Borrowed(match place.dialect {
+            Dialect::Responses => "/responses",
+            _ => place.operation.path(),
+        })
     }
 
     fn key_variables(&self) -> &'static [&'static str] {
@@ -90,19 +102,14 @@ impl Provider for Preset {
         self.free
     }
 
-    fn headers(
-        &self,
-        access: &Access<'_>,
-    ) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidHeaderValue> {
+    fn headers(&self, access: &Access<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, AccessError> {
         let mut headers = Vec::new();
         if let Some(key) = access.api_key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))?;
-            value.set_sensitive(true);
-            headers.push((AUTHORIZATION, value));
+            headers.push((AUTHORIZATION, secret_header("api_key", &format!("Bearer {key}"))?));
         }
         if let Some(organization) = access.organization {
             let name = HeaderName::from_static("openai-organization");
-            headers.push((name, HeaderValue::from_str(organization)?));
+            headers.push((name, header("organization", organization)?));
         }
         Ok(headers)
     }
@@ -123,9 +130,8 @@ impl Provider for Preset {
         Ok(UpstreamBody { usage_added, ..UpstreamBody::plain(bytes) })
     }
 
-    fn decoder(&self, _operation: Operation, asked: Asked) -> Box<dyn Decoder> {
-        let tap = StreamTap::new(!asked.include_usage, Some(&asked.model));
-        Box::new(PassThrough { tap, usage: None })
+    fn decoder(&self, _place: &Place<'_>, _asked: Asked) -> Option<Box<dyn Decoder>> {
+        None
     }
 
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError {
@@ -278,48 +284,6 @@ impl Reasoning {
             None | Some(b'-') => Some(Reasoning::Always),
             Some(_) => None,
         }
-    }
-}
-
-/// Copies an answer that is in the client's dialect already, for callers that do not care which
-/// dialect a provider speaks.
-struct PassThrough {
-    tap: StreamTap,
-    usage: Option<Usage>,
-}
-
-/// What a watched stream's error is to a decoder's caller.
-impl From<TapError> for DecodeError {
-    fn from(error: TapError) -> Self {
-        match error {
-            TapError::Malformed(what) => DecodeError::Malformed(what.to_owned()),
-            TapError::Truncated => DecodeError::Truncated,
-            TapError::Reported(json) => DecodeError::Reported(read_error(200, &json)),
-        }
-    }
-}
-
-impl Decoder for PassThrough {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        let trimmed = body.trim_ascii();
-        if !(trimmed.starts_with(b"{") && trimmed.ends_with(b"}")) {
-            return Err(DecodeError::Malformed("the answer is not a JSON object".into()));
-        }
-        self.usage = usage_of_body(body);
-        Ok(body.to_vec())
-    }
-
-    fn stream(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        let bytes = Bytes::copy_from_slice(bytes);
-        Ok(self.tap.push(&bytes, |piece| out.extend_from_slice(&piece))?)
-    }
-
-    fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Ok(self.tap.end(|piece| out.extend_from_slice(&piece))?)
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        self.usage.or_else(|| self.tap.usage())
     }
 }
 

@@ -13,12 +13,9 @@ fn request(
 ) -> Result<(Value, bool), RequestError> {
     let bytes = Bytes::from(body.to_string());
     let object = scan(&bytes, &Limits::default()).expect("a valid object");
-    let call = Call {
-        operation: Operation::ChatCompletions,
-        body: &bytes,
-        object: &object,
-        stream: body["stream"] == true,
-    };
+    let stream = body["stream"] == true;
+    let call =
+        Call::new(Operation::ChatCompletions, Dialect::OpenAi, &bytes, &object).streamed(stream);
     let target = Target { model: model.into(), drop_params, max_output_tokens: None };
     let upstream = preset(name).expect("a preset").request(&call, &target)?;
     Ok((serde_json::from_slice(&upstream.bytes).expect("JSON"), upstream.usage_added))
@@ -44,7 +41,7 @@ fn nothing_to_change_is_the_same_bytes() {
     let bytes = Bytes::from_static(br#"{ "model" : "gpt-4o", "messages":[] }"#);
     let object = scan(&bytes, &Limits::default()).expect("a valid object");
     let operation = Operation::ChatCompletions;
-    let call = Call { operation, body: &bytes, object: &object, stream: false };
+    let call = Call::new(operation, Dialect::OpenAi, &bytes, &object);
     let target = Target { model: "gpt-4o".into(), drop_params: false, max_output_tokens: None };
     let sent = preset("openai").expect("a preset").request(&call, &target).expect("valid");
     assert_eq!(sent.bytes.as_ptr(), bytes.as_ptr());
@@ -130,43 +127,25 @@ fn mistral_has_words_of_its_own() {
 }
 
 #[test]
-fn urls_forgive_what_people_write() {
-    let url =
-        |name, base| provider(name).map(|provider| provider.url(base, Operation::ChatCompletions));
-    let expect = Some("http://h:11434/v1/chat/completions".to_owned());
-    assert_eq!(url("ollama", "http://h:11434"), expect);
-    assert_eq!(url("ollama", "http://h:11434/v1/"), expect);
-    assert_eq!(url("openai", "http://h:11434/v1/chat/completions"), expect);
-    let expect = Some("https://api.anthropic.com/v1/messages".to_owned());
-    for base in ["https://api.anthropic.com", "https://api.anthropic.com/v1/"] {
-        assert_eq!(url("anthropic", base), expect);
+fn bases_forgive_what_people_write() {
+    let base = |name, base| provider(name).map(|provider| provider.base(base).into_owned());
+    let expect = Some("http://h:11434/v1".to_owned());
+    assert_eq!(base("ollama", "http://h:11434"), expect);
+    assert_eq!(base("ollama", "http://h:11434/v1/"), expect);
+    assert_eq!(base("openai", "http://h:11434/v1/chat/completions"), expect);
+    let expect = Some("https://api.anthropic.com".to_owned());
+    for written in ["https://api.anthropic.com", "https://api.anthropic.com/v1/"] {
+        assert_eq!(base("anthropic", written), expect);
     }
 }
 
 #[test]
 fn credentials_are_marked_sensitive() {
-    let access = Access { api_key: Some("sk-1"), organization: Some("org"), api_version: None };
+    let access = Access { api_key: Some("sk-1"), organization: Some("org"), ..Access::default() };
     let headers = preset("openai").expect("a preset").headers(&access).expect("valid");
     assert_eq!(headers[0].1, "Bearer sk-1");
     assert!(headers[0].1.is_sensitive());
     assert_eq!(headers[1].0, "openai-organization");
     let bad = Access { api_key: Some("a\nb"), ..Access::default() };
     assert!(preset("openai").expect("a preset").headers(&bad).is_err());
-}
-
-#[test]
-fn the_pass_through_decoder_watches_and_renames() {
-    let asked = Asked { model: "alias".into(), include_usage: false, created: 0 };
-    let mut decoder =
-        preset("openai").expect("a preset").decoder(Operation::ChatCompletions, asked);
-    let stream = concat!(
-        "data: {\"model\":\"m\",\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n",
-        "data: {\"model\":\"m\",\"choices\":[],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\n",
-    );
-    let mut out = Vec::new();
-    decoder.stream(stream.as_bytes(), &mut out).expect("valid");
-    decoder.finish(&mut out).expect("complete");
-    let expect = "data: {\"model\":\"alias\",\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
-    assert_eq!(String::from_utf8_lossy(&out), expect);
-    assert_eq!(decoder.usage().map(|usage| usage.total_tokens()), Some(3));
 }

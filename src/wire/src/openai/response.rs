@@ -189,3 +189,19 @@ pub struct ErrorObject {
     /// The machine-readable code: `context_length_exceeded` …
     pub code: Option<String>,
 }
+
+impl ErrorObject {
+    /// The body of an error answer.
+    pub fn body(&self) -> Vec<u8> {
+        serde_json::json!({ "error": self }).to_string().into_bytes()
+    }
+
+    /// An error inside a stream that has begun: one event. No `[DONE]` follows, because the answer
+    /// is not complete.
+    pub fn event(&self) -> Vec<u8> {
+        let mut event = b"data: ".to_vec();
+        event.extend(self.body());
+        event.extend_from_slice(b"\n\n");
+        event
+    }
+}

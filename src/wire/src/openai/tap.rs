@@ -10,28 +10,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::usage::{member_object, nested_end, skip_space, string_end, usage_of_object};
-use crate::sse::{self, Block, Splitter, TooLong};
+use crate::sse::{self, Block, Splitter};
+pub use crate::tap::TapError;
 use crate::usage::Usage;
-
-/// Why a stream must not be passed on, or not as complete.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TapError {
-    /// The bytes are not an event stream of this dialect.
-    #[error("the provider's stream is malformed: {0}")]
-    Malformed(&'static str),
-    /// The stream ended before its end was announced.
-    #[error("the provider's stream ended before it was complete")]
-    Truncated,
-    /// The provider reported an error inside the stream: the JSON it sent.
-    #[error("the provider reported an error inside its stream")]
-    Reported(Bytes),
-}
-
-impl From<TooLong> for TapError {
-    fn from(_: TooLong) -> Self {
-        TapError::Malformed("an event is too long")
-    }
-}
 
 static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
 static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
@@ -500,7 +481,7 @@ mod tests {
                 let mut events = Vec::new();
                 let parsed = crate::sse::Parser::default().push(text.as_bytes(), |event| {
                     events.push(event.data.to_vec());
-                    Ok::<_, TooLong>(())
+                    Ok::<_, sse::TooLong>(())
                 });
                 (events, parsed)
             };
