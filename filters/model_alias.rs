@@ -170,7 +170,7 @@ mod tests {
     use serde_json::json;
     use tollway_filter_api::limits::RateLimits;
     use tollway_filter_api::{Flow, KeyHash, RequestView};
-    use tollway_wire::operation::Operation;
+    use tollway_wire::operation::{Dialect, Operation};
     use tollway_wire::scan::{Limits, scan};
 
     use super::*;
@@ -225,6 +225,7 @@ mod tests {
         ctx.identity = key.map(Arc::new);
         ctx.view = Some(RequestView {
             operation: Operation::ChatCompletions,
+            dialect: Dialect::OpenAi,
             body: Bytes::copy_from_slice(body.as_bytes()),
             object,
             stream: false,

@@ -289,7 +289,7 @@ mod tests {
     use serde_json::{Value, json};
     use tollway_filter_api::limits::RateLimits;
     use tollway_filter_api::{Deployment, KeyHash, ModelGroup, Plan, RequestView, VirtualKey};
-    use tollway_wire::operation::Operation;
+    use tollway_wire::operation::{Dialect, Operation};
     use tollway_wire::price::Cost;
     use tollway_wire::scan::{Limits, scan};
     use tollway_wire::usage::Usage;
@@ -333,6 +333,7 @@ mod tests {
         let body = r#"{"model":"gpt","messages":[{"content":"SECRET"}],"stream":true}"#;
         ctx.view = Some(RequestView {
             operation: Operation::ChatCompletions,
+            dialect: Dialect::OpenAi,
             object: scan(body.as_bytes(), &Limits::default()).expect("the body is valid"),
             body: Bytes::from_static(body.as_bytes()),
             stream: true,

@@ -405,7 +405,7 @@ mod tests {
     use tollway_filter_api::{
         Deployment, KeyHash, ModelDirectory, ModelGroup, Plan, RequestView, VirtualKey,
     };
-    use tollway_wire::operation::Operation;
+    use tollway_wire::operation::{Dialect, Operation};
     use tollway_wire::price::Price;
     use tollway_wire::scan::{Limits, scan};
     use tollway_wire::usage::Usage;
@@ -477,6 +477,7 @@ mod tests {
             let object = scan(body.as_bytes(), &Limits::default()).expect("the body is valid");
             ctx.view = Some(RequestView {
                 operation: Operation::ChatCompletions,
+                dialect: Dialect::OpenAi,
                 body: Bytes::copy_from_slice(body.as_bytes()),
                 stream: object.bool(body.as_bytes(), "stream") == Some(true),
                 object,

@@ -4,7 +4,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::json;
 use tollway_filter_api::{Flow, ModelGroup, Plan, Reject, RequestView};
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 use tollway_wire::usage::Usage;
 
@@ -144,6 +144,7 @@ fn group(name: &str) -> ModelGroup {
 
 fn view(operation: Operation, body: &str) -> RequestView {
     RequestView {
+        dialect: Dialect::OpenAi,
         operation,
         body: body.to_owned().into(),
         object: scan(body.as_bytes(), &Limits::default()).unwrap(),

@@ -27,9 +27,9 @@ use serde::Deserialize;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
 use tollway_filter_api::{
     Answer, BuildFilter, Clock, ConfigError, Deps, Filter, Flow, Outcome, Phases, Rejection,
-    RequestCtx, RequestHead, ResponseHead, Slot, Step,
+    RequestCtx, RequestHead, RequestView, ResponseHead, Slot, Step,
 };
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 
 mod control;
 mod key;
@@ -137,11 +137,13 @@ pub enum CallType {
 }
 
 impl CallType {
-    fn of(operation: Operation) -> CallType {
-        match operation {
-            Operation::ChatCompletions => CallType::ChatCompletions,
-            Operation::Completions => CallType::Completions,
-            Operation::Embeddings => CallType::Embeddings,
+    /// The kind of a call; `None` for what is never kept.
+    fn of(view: &RequestView) -> Option<CallType> {
+        match (view.operation, view.dialect) {
+            (Operation::ChatCompletions, Dialect::OpenAi) => Some(CallType::ChatCompletions),
+            (Operation::Completions, Dialect::OpenAi) => Some(CallType::Completions),
+            (Operation::Embeddings, Dialect::OpenAi) => Some(CallType::Embeddings),
+            _ => None,
         }
     }
 }
@@ -272,7 +274,8 @@ impl ResponseCache {
     /// What to look for; `None` if this request has nothing to do with the cache.
     fn wanted(&self, ctx: &RequestCtx, head: &RequestHead) -> Result<Option<Wanted>, Malformed> {
         let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else { return Ok(None) };
-        let is_supported = |types: &Vec<_>| types.contains(&CallType::of(view.operation));
+        let Some(call_type) = CallType::of(view) else { return Ok(None) };
+        let is_supported = |types: &Vec<_>| types.contains(&call_type);
         if !self.config.supported_call_types.as_ref().is_none_or(is_supported) {
             return Ok(None);
         }

@@ -164,8 +164,14 @@ impl Gateway {
         ctx.end_user = call.end_user.map(Arc::from);
         let requested = object.str(&body, "model").unwrap().into_owned().into();
         ctx.plan = Some(Plan { requested, group: Arc::new(group(call.group)) });
-        ctx.view =
-            Some(RequestView { operation: call.operation, body, object, stream, include_usage });
+        ctx.view = Some(RequestView {
+            operation: call.operation,
+            dialect: Dialect::OpenAi,
+            body,
+            object,
+            stream,
+            include_usage,
+        });
         let mut request = http::Request::new(());
         for value in call.headers {
             request.headers_mut().append("cache-control", HeaderValue::from_static(value));

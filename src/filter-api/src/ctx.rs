@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::price::Cost;
 use tollway_wire::usage::Usage;
 
@@ -26,6 +26,8 @@ pub struct RequestCtx {
     pub route: &'static str,
     /// Which model call it is, if it is one.
     pub operation: Option<Operation>,
+    /// The API the client speaks: errors are told in it.
+    pub dialect: Dialect,
     /// The address the connection came from.
     pub client: Option<IpAddr>,
     /// Who is calling; set by `auth`.
@@ -96,6 +98,7 @@ impl RequestCtx {
             arrived,
             route,
             operation: None,
+            dialect: Dialect::OpenAi,
             client: None,
             identity: None,
             end_user: None,

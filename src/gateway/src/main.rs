@@ -8,8 +8,10 @@ mod chain;
 mod cli;
 mod config;
 mod connections;
+mod early;
 mod exchange;
 mod log;
+mod model_call;
 mod models;
 mod observe;
 mod pass_through;
@@ -23,6 +25,7 @@ mod server;
 mod start;
 mod state;
 mod tunnel;
+mod wishes;
 
 use std::process::ExitCode;
 

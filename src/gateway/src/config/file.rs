@@ -4,6 +4,7 @@
 //! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys` and
 //! `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 use tollway_filter_api::KeyHash;
+use tollway_providers::presets;
 use tollway_wire::price::PicoDollars;
 
 use super::base::Base;
@@ -82,6 +84,8 @@ pub(crate) struct FileParams {
     pub(crate) api_version: Option<String>,
     /// `organization`: OpenAI's.
     pub(crate) organization: Option<String>,
+    /// What single providers want to know besides: `aws_region_name`, `vertex_project` …
+    pub(crate) settings: BTreeMap<&'static str, SecretString>,
     /// `extra_headers`: sent with every call, besides the provider's own. Those that frame a
     /// message or belong to one connection cannot be set.
     pub(crate) extra_headers: Vec<(HeaderName, HeaderValue)>,
@@ -493,6 +497,7 @@ fn read_params(fields: &mut Fields<'_>) -> FileParams {
         api_base: api_base.or(base_url),
         api_version: fields.text("api_version"),
         organization: fields.text("organization"),
+        settings: read_settings(fields),
         extra_headers: fields.headers("extra_headers"),
         drop_params: fields.flag("drop_params"),
         timeout: fields.timeout("timeout"),
@@ -505,6 +510,26 @@ fn read_params(fields: &mut Fields<'_>) -> FileParams {
         tags: fields.texts("tags"),
         prices: fields.prices(),
     }
+}
+
+/// The settings of all providers: which of them this entry's provider reads is its own affair.
+fn read_settings(fields: &mut Fields<'_>) -> BTreeMap<&'static str, SecretString> {
+    let names: BTreeSet<&'static str> = presets::all()
+        .flat_map(|provider| provider.settings())
+        .map(|setting| setting.name)
+        .collect();
+    let mut settings = BTreeMap::new();
+    for name in names {
+        let Some(node) = fields.take(name) else { continue };
+        let path = fields.path(name);
+        // A service account may stand in the file as it is.
+        let value = match node.value {
+            Value::Map(_) => Some(fields.reader.json(node, &path, true).to_string()),
+            _ => fields.reader.text(node, &path),
+        };
+        settings.extend(value.map(|value| (name, SecretString::from(value))));
+    }
+    settings
 }
 
 /// Thousandths, so that `0.5` is a weight as well.

@@ -43,7 +43,7 @@ pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
 pub(crate) use data::DataFolder;
 pub(crate) use directory::Directory;
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
 pub(crate) use file::{FileConfig, FilterEntry, RetryPolicy};
 pub(crate) use keys::Keys;

@@ -295,7 +295,7 @@ impl Models<'_> {
         }
         let usable = |provider: &&'static dyn Provider| {
             let key = self.context.api_key(&model.params, *provider);
-            provider.default_base().is_some() && key.is_some()
+            provider.default_base(&Default::default()).is_some() && key.is_some()
         };
         let providers: Vec<_> = presets::all().filter(usable).collect();
         if providers.is_empty() {

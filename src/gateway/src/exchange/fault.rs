@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use tollway_filter_api::{Reject, Rejection};
-use tollway_providers::{DecodeError, RequestError, UpstreamError};
+use tollway_providers::{AccessError, DecodeError, RequestError, UpstreamError};
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,14 @@ impl Fault {
         let mut fault = Fault::new(Cause::Connect, 500, "Connection error.");
         fault.provider = provider;
         fault.detail = Some(detail.into());
+        fault
+    }
+
+    /// The credentials cannot be used.
+    pub(crate) fn credentials(provider: &'static str, error: &AccessError) -> Fault {
+        let mut fault = Fault::new(Cause::Connect, 500, "The provider's credentials are unusable.");
+        fault.provider = provider;
+        fault.detail = Some(format!("{}: {error}", error.setting));
         fault
     }
 

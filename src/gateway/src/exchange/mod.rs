@@ -17,7 +17,9 @@ mod cooldown;
 mod corked;
 mod endpoint;
 mod fault;
+mod lane;
 mod pool;
+mod token;
 mod upstream;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use tollway_filter_api::{
 pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
+pub(crate) use lane::Translated;
 pub(crate) use pool::Pool;
 
 use crate::config::RouterSettings;
@@ -50,6 +53,10 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(4);
 pub(crate) struct Call<'a> {
     /// The request.
     pub(crate) view: &'a RequestView,
+    /// The request in OpenAI's form, once a provider has needed it.
+    pub(crate) translated: Translated,
+    /// What came before, where the request refers to it: the items of a stored response.
+    pub(crate) history: Option<&'a [u8]>,
     /// Where it goes.
     pub(crate) plan: &'a Plan,
     /// The endpoints of the config this request began with, by [`Deployment::entry`].
@@ -155,9 +162,19 @@ impl Exchange {
             {
                 break;
             }
-            let deployment = &order[at];
-            match self.attempt(call, group, deployment, report).await {
-                Ok(opened) => return Ok(opened),
+            let deployment = order[at];
+            let now = self.clock.now();
+            report.attempts += 1;
+            report.deployment = Some(Arc::clone(deployment));
+            report.upstream_started.get_or_insert(now);
+            match self.attempt(call, group, deployment, now).await {
+                Ok(opened) => {
+                    report.first_byte = Some(self.clock.now());
+                    if let Opened::Whole(answer) = &opened {
+                        report.usage = answer.usage;
+                    }
+                    return Ok(opened);
+                }
                 Err(fault) => {
                     let endpoint = &call.endpoints[deployment.entry];
                     endpoint.cooldown.failed(&fault, self.clock.now());
