@@ -505,7 +505,7 @@ mod tests {
             include_usage: false,
         };
         let mut ctx = RequestCtx::new("id".into(), Instant::now(), "/v1/chat/completions");
-        ctx.view = Some(view);
+        ctx.view = Some(std::sync::Arc::new(view));
         let head = http::Request::new(()).into_parts().0;
         match filter.body(&mut ctx, &head) {
             Step::Ready(Flow::Next) => Ok(()),

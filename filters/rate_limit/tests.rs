@@ -76,7 +76,8 @@ impl Bench {
         ctx.identity = key.cloned();
         ctx.client = Some("192.0.2.1".parse().unwrap());
         ctx.plan = Some(Plan { requested: "gpt".into(), group: Arc::new(group("gpt")) });
-        ctx.view = Some(view(Operation::ChatCompletions, r#"{"messages":[],"max_tokens":100}"#));
+        ctx.view =
+            Some(Arc::new(view(Operation::ChatCompletions, r#"{"messages":[],"max_tokens":100}"#)));
         ctx
     }
 
@@ -135,6 +136,8 @@ fn group(name: &str) -> ModelGroup {
         name: name.into(),
         deployments: Vec::new(),
         fallbacks: Vec::new(),
+        context_window_fallbacks: Vec::new(),
+        content_policy_fallbacks: Vec::new(),
         limits: RateLimits::default(),
         access_groups: Vec::new(),
         hidden: false,
@@ -356,7 +359,7 @@ fn reservation_becomes_what_was_used() {
     check(|ctx| ctx.report.usage = usage(700), Outcome::Broken, 700);
     let cut_short = |ctx: &mut RequestCtx| {
         let body = format!(r#"{{"messages":["{}"]}}"#, "x".repeat(36));
-        ctx.view = Some(view(Operation::ChatCompletions, &body));
+        ctx.view = Some(Arc::new(view(Operation::ChatCompletions, &body)));
         ctx.report.usage = Some(Usage { completion_tokens: 7, ..Usage::default() });
         ctx.report.usage_estimated = true;
     };

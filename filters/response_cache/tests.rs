@@ -164,14 +164,14 @@ impl Gateway {
         ctx.end_user = call.end_user.map(Arc::from);
         let requested = object.str(&body, "model").unwrap().into_owned().into();
         ctx.plan = Some(Plan { requested, group: Arc::new(group(call.group)) });
-        ctx.view = Some(RequestView {
+        ctx.view = Some(Arc::new(RequestView {
             operation: call.operation,
             dialect: Dialect::OpenAi,
             body,
             object,
             stream,
             include_usage,
-        });
+        }));
         let mut request = http::Request::new(());
         for value in call.headers {
             request.headers_mut().append("cache-control", HeaderValue::from_static(value));
@@ -259,6 +259,8 @@ fn group(name: &str) -> ModelGroup {
         name: name.into(),
         deployments: Vec::new(),
         fallbacks: Vec::new(),
+        context_window_fallbacks: Vec::new(),
+        content_policy_fallbacks: Vec::new(),
         limits: Default::default(),
         access_groups: Vec::new(),
         hidden: false,

@@ -6,6 +6,7 @@
 mod body;
 mod chain;
 mod cli;
+mod coalesce;
 mod config;
 mod connections;
 mod early;

@@ -49,8 +49,10 @@ pub(crate) struct Entry {
     pub(crate) timeout: Duration,
     /// Tries after the first one, if the entry has its own number.
     pub(crate) max_retries: Option<u32>,
-    /// LiteLLM's tags.
+    /// LiteLLM's tags: the requests it is kept for.
     pub(crate) tags: Vec<String>,
+    /// LiteLLM's `order`: those with a lower one are asked first.
+    pub(crate) order: u32,
 }
 
 impl Entry {
@@ -254,6 +256,7 @@ impl Context<'_> {
             timeout: params.timeout.unwrap_or(defaults.timeout),
             max_retries: params.max_retries,
             tags: params.tags.clone(),
+            order: params.order.unwrap_or_default(),
         })
     }
 

@@ -13,6 +13,7 @@ use tollway_wire::usage::Usage;
 
 use super::codec::{Codec, Step};
 use super::fault::Fault;
+use super::routing::InFlight;
 use super::upstream::Upstream;
 use super::{Admission, Endpoint};
 
@@ -56,6 +57,8 @@ pub(crate) struct AnswerStream {
     encoder: Option<Box<dyn Encoder>>,
     endpoint: Arc<Endpoint>,
     admission: Admission,
+    /// Dropped with the stream: until then the deployment is busy with it.
+    _in_flight: Option<InFlight>,
     usage: Option<Usage>,
     /// How many events have come.
     events: u64,
@@ -74,11 +77,12 @@ pub(super) struct Beginning {
     pub(super) encoder: Option<Box<dyn Encoder>>,
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) admission: Admission,
+    pub(super) in_flight: Option<InFlight>,
 }
 
 impl Beginning {
     fn stream(self, first: Bytes, source: Option<Source>) -> AnswerStream {
-        let Beginning { headers, content_type, encoder, endpoint, admission } = self;
+        let Beginning { headers, content_type, encoder, endpoint, admission, in_flight } = self;
         AnswerStream {
             headers,
             content_type,
@@ -88,6 +92,7 @@ impl Beginning {
             encoder,
             endpoint,
             admission,
+            _in_flight: in_flight,
             usage: None,
             events: 0,
         }
@@ -129,6 +134,11 @@ impl AnswerStream {
     /// What of the provider's head the client may see.
     pub(crate) fn take_headers(&mut self) -> Vec<(HeaderName, HeaderValue)> {
         std::mem::take(&mut self.headers)
+    }
+
+    /// The same, to be looked at.
+    pub(crate) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
     }
 
     /// What it is, where it is not server-sent events.
@@ -197,9 +207,18 @@ impl AnswerStream {
         }
     }
 
+    /// What the provider has counted so far.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.source.as_ref().map_or(self.usage, |source| source.codec.usage())
+    }
+
     /// Tells the client, in its dialect, why the stream ends here. `None` where the dialect can
     /// tell it without knowing what came before.
     pub(crate) fn error_event(&mut self, status: u16, error: &ErrorObject) -> Option<Vec<u8>> {
+        if self.content_type.is_some() {
+            // There is no way to tell it within a file.
+            return Some(Vec::new());
+        }
         let encoder = self.encoder.as_mut()?;
         let mut event = Vec::new();
         encoder.error(status, error, &mut event);

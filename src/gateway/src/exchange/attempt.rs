@@ -20,6 +20,7 @@ use super::answer::{Beginning, Opened, WholeAnswer};
 use super::codec::Codec;
 use super::fault::Fault;
 use super::lane::Lane;
+use super::routing::Traffic;
 use super::upstream::Upstream;
 use super::{Call, Endpoint, Exchange};
 use crate::random;
@@ -55,15 +56,15 @@ impl Exchange {
     /// the request, the caller writes down, so that two attempts of one request can run at once.
     pub(super) async fn attempt(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         group: &ModelGroup,
         deployment: &Arc<Deployment>,
         now: Instant,
     ) -> Result<Opened, Fault> {
-        let endpoint = &call.endpoints[deployment.entry];
+        let endpoint = call.endpoint(deployment);
         let provider = endpoint.provider;
         let name = exception_name(provider);
-        let view = call.view;
+        let view = &*call.view;
 
         let Some(lane) = Lane::of(provider, view, &deployment.model) else {
             let path = view.operation.path_in(view.dialect);
@@ -86,6 +87,7 @@ impl Exchange {
                 now.saturating_duration_since(call.arrived),
             ));
         }
+        let in_flight = Traffic::enter(endpoint);
         let total = endpoint.deadlines.total.min(patience.unwrap_or(Duration::MAX));
         let sending = Sending { endpoint, place, body: &body, name, deadline: now + total, total };
         let mut upstream = self.send(&sending).await?;
@@ -141,6 +143,7 @@ impl Exchange {
                 encoder: self.encoder(call, &lane),
                 endpoint: Arc::clone(endpoint),
                 admission,
+                in_flight: Some(in_flight),
             };
             let stream = Box::pin(beginning.read(upstream, codec)).await?;
             Opened::Stream(Box::new(stream))
@@ -159,6 +162,7 @@ impl Exchange {
                     encoder,
                     endpoint: Arc::clone(endpoint),
                     admission,
+                    in_flight: None,
                 };
                 Opened::Stream(Box::new(beginning.of_events(events, usage)))
             } else {
@@ -173,20 +177,26 @@ impl Exchange {
             }
         };
         endpoint.cooldown.succeeded();
+        let answered = self.clock.now();
+        endpoint.traffic.answered(
+            view.stream,
+            answered.saturating_duration_since(now),
+            answered.saturating_duration_since(self.started),
+        );
         Ok(opened)
     }
 
     /// The body for one provider.
     fn body(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         lane: &Lane,
         deployment: &Deployment,
         endpoint: &Endpoint,
     ) -> Result<UpstreamBody, Fault> {
-        let view = call.view;
+        let view = &*call.view;
         let (body, object) = match lane.translated {
-            true => call.translated.of(view, call.history)?,
+            true => call.translated.of(view, call.history.as_deref())?,
             false => (&view.body, &view.object),
         };
         let target = Target {
@@ -206,7 +216,7 @@ impl Exchange {
         endpoint.provider.request(&provider_call, &target).map_err(Fault::request)
     }
 
-    fn asked(&self, call: &Call<'_>, lane: &Lane) -> Asked {
+    fn asked(&self, call: &Call, lane: &Lane) -> Asked {
         Asked {
             model: call.plan.requested.to_string(),
             // Every encoder needs usage.
@@ -218,7 +228,7 @@ impl Exchange {
     /// What reads a provider's stream.
     fn codec(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         wanted: &Wanted<'_>,
         provider: &'static dyn Provider,
         name: &'static str,
@@ -233,7 +243,7 @@ impl Exchange {
     }
 
     /// What puts an answer into the client's dialect, where the lane's is another.
-    fn encoder(&self, call: &Call<'_>, lane: &Lane) -> Option<Box<dyn Encoder>> {
+    fn encoder(&self, call: &Call, lane: &Lane) -> Option<Box<dyn Encoder>> {
         if !lane.translated {
             return None;
         }
@@ -253,7 +263,7 @@ impl Exchange {
     fn whole(
         &self,
         whole: Bytes,
-        call: &Call<'_>,
+        call: &Call,
         wanted: &Wanted<'_>,
         endpoint: &Endpoint,
         name: &'static str,
@@ -427,7 +437,7 @@ fn rename_model(whole: &Bytes, alias: &str) -> Bytes {
 }
 
 /// The stream a client asked for, made of an answer that came whole.
-fn replay(whole: &Bytes, call: &Call<'_>, lane: &Lane, name: &'static str) -> Result<Bytes, Fault> {
+fn replay(whole: &Bytes, call: &Call, lane: &Lane, name: &'static str) -> Result<Bytes, Fault> {
     if lane.dialect != Dialect::OpenAi {
         return Err(Fault::broken(name, "The provider sent no stream although one was asked for."));
     }

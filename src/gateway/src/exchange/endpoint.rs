@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -21,6 +22,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use super::attempt::exception_name;
 use super::cooldown::Cooldown;
 use super::fault::Fault;
+use super::routing::Traffic;
 use super::token::TokenCache;
 use crate::config::{Entry, EntryAccess, RouterSettings};
 use crate::scrub;
@@ -79,6 +81,13 @@ pub(crate) struct Endpoint {
     pub(crate) cooldown: Cooldown,
     /// Tries after the first one, if the entry has its own number.
     pub(crate) retries: Option<u32>,
+    /// LiteLLM's `order`: those with a lower one are asked first.
+    pub(super) order: u32,
+    /// The requests it is kept for.
+    pub(super) tags: Vec<String>,
+    pub(super) traffic: Traffic,
+    /// What the last background check said.
+    healthy: AtomicBool,
     /// The token its calls carry, where that is neither a key nor lasting.
     pub(super) token: TokenCache,
     /// What the provider is told of the deployment: its credentials above all.
@@ -121,6 +130,10 @@ impl Endpoint {
             },
             cooldown: Cooldown::new(router.allowed_fails, router.cooldown_time, now),
             retries: entry.max_retries,
+            order: entry.order,
+            tags: entry.tags.clone(),
+            traffic: Traffic::default(),
+            healthy: AtomicBool::new(true),
             token: TokenCache::default(),
             signs: entry.provider.signs(&access),
             needs_token: !matches!(needs_token, Ok(None)),
@@ -134,6 +147,11 @@ impl Endpoint {
             resolved: ArcSwapOption::empty(),
             secret: entry.secret().map(|secret| memmem::Finder::new(secret).into_owned()),
         })
+    }
+
+    /// Whether the last background check found it working, or there was none.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
     }
 
     /// Whether calls carry a token that has to be fetched.
