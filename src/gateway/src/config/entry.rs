@@ -221,6 +221,13 @@ impl Context<'_> {
             let message = format!("is missing: `{name}` needs a key; write one here{or_set}");
             report.mistake(&format!("{at}.api_key"), message);
         }
+        for name in params.settings.keys() {
+            if !provider.settings().iter().any(|setting| setting.name == *name) {
+                let message =
+                    format!("is nothing that `{}` reads: it has no effect", provider.name());
+                report.warning(&format!("{at}.{name}"), message);
+            }
+        }
         let access = EntryAccess {
             settings: self.settings(params, provider),
             api_key: secret,
