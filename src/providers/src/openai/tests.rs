@@ -104,19 +104,6 @@ fn reasoning_models_have_their_rules() {
 }
 
 #[test]
-fn reasoning_models_are_told_by_their_names() {
-    for name in ["o1", "o3-mini", "o4-mini-2025-04-16", "openai/o1-pro"] {
-        assert_eq!(Reasoning::of(name), Some(Reasoning::OSeries), "{name}");
-    }
-    for name in ["gpt-4o", "gpt-5-chat-latest", "omni-moderation", "o", "o100", "gpt-50", "ollama"]
-    {
-        assert_eq!(Reasoning::of(name), None, "{name}");
-    }
-    assert_eq!(Reasoning::of("gpt-5-mini"), Some(Reasoning::Always));
-    assert_eq!(Reasoning::of("gpt-5.1"), Some(Reasoning::MayBeOff));
-}
-
-#[test]
 fn mistral_has_words_of_its_own() {
     check(
         "mistral",
