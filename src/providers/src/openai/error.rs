@@ -69,17 +69,22 @@ fn text_of(value: &Value) -> Option<String> {
                 items.iter().filter_map(|item| item.get("msg")?.as_str()).collect();
             Some(if messages.is_empty() { value.to_string() } else { messages.join("; ") })
         }
+        // Mistral wraps FastAPI's once more.
+        Value::Object(object) if object.get("detail").is_some_and(Value::is_array) => {
+            text_of(&object["detail"])
+        }
         value => Some(value.to_string()),
     }
 }
 
 /// The status an error inside a stream would have had.
 fn status_inside(code: &Option<String>, kind: &Option<String>) -> u16 {
-    let number = code.as_deref().and_then(|code| code.parse().ok());
+    let number = code.as_deref().and_then(|code| code.parse::<u16>().ok());
     if let Some(status) = number.filter(|status| (400..600).contains(status)) {
         return status;
     }
-    match code.as_deref().or(kind.as_deref()) {
+    // Mistral's codes are numbers of its own; its types are words.
+    match code.as_deref().filter(|_| number.is_none()).or(kind.as_deref()) {
         Some("rate_limit_exceeded" | "rate_limit_error" | "insufficient_quota") => 429,
         Some("invalid_request_error" | "context_length_exceeded" | "content_policy_violation") => {
             400

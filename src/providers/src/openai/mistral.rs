@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 use serde_json::{Map, Value, json};
-use tollway_wire::openai::UsageObject;
+use tollway_wire::openai::usage_of_body;
 use tollway_wire::sse::{self, Parser};
 use tollway_wire::usage::Usage;
 
@@ -182,7 +182,7 @@ impl Decoder for MistralDecoder {
                 plain_content(message, "\n");
             }
         }
-        self.state.count(answer.get("usage"));
+        self.state.usage = usage_of_body(body);
         serde_json::to_vec(&answer).map_err(|error| DecodeError::Malformed(error.to_string()))
     }
 
@@ -242,7 +242,7 @@ impl State {
         }
         // Mistral's counts come with the last piece; OpenAI's in an event of their own, if asked for.
         let usage = chunk.shift_remove("usage").filter(Value::is_object);
-        self.count(usage.as_ref());
+        self.usage = usage_of_body(data).or(self.usage);
         let mut write = |chunk: &Map<String, Value>| {
             out.extend_from_slice(b"data: ");
             serde_json::to_writer(&mut *out, chunk)
@@ -259,20 +259,6 @@ impl State {
         chunk.insert("choices".into(), json!([]));
         chunk.insert("usage".into(), usage);
         write(&chunk)
-    }
-
-    fn count(&mut self, usage: Option<&Value>) {
-        let usage =
-            usage.and_then(|usage| serde_json::from_value::<UsageObject>(usage.clone()).ok());
-        if let Some(usage) = usage {
-            self.usage = Some(Usage {
-                prompt_tokens: usage.prompt_tokens,
-                completion_tokens: usage.completion_tokens,
-                cache_read_tokens: usage.prompt_tokens_details.map_or(0, |d| d.cached_tokens),
-                reasoning_tokens: usage.completion_tokens_details.map_or(0, |d| d.reasoning_tokens),
-                ..Usage::default()
-            });
-        }
     }
 }
 
@@ -293,8 +279,13 @@ fn choices(answer: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> 
 }
 
 /// Content that is a list becomes text, and what was thought `reasoning_content`. Several thoughts
-/// are joined by `between`.
+/// are joined by `between`. Tool calls get their type.
 fn plain_content(message: &mut Map<String, Value>, between: &str) {
+    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut).into_iter().flatten();
+    for call in calls.filter_map(Value::as_object_mut).filter(|call| call.contains_key("id")) {
+        // Left out by Mistral, because there is only one kind.
+        call.entry("type").or_insert_with(|| "function".into());
+    }
     let Some(Value::Array(parts)) = message.get("content") else { return };
     let (mut text, mut thought) = (None::<String>, None::<String>);
     for part in parts {
