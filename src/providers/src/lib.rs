@@ -16,6 +16,7 @@ use tollway_wire::scan::Object;
 use tollway_wire::usage::Usage;
 
 pub mod anthropic;
+pub mod azure;
 pub mod openai;
 pub mod presets;
 pub mod prices;
@@ -123,6 +124,9 @@ impl Settings for NoSettings {
 pub struct Access<'a> {
     /// The secret, if there is one.
     pub api_key: Option<&'a str>,
+    /// `api_base` as it was written, before [`Provider::base`]: where the form of the address says
+    /// which of a provider's APIs is meant.
+    pub api_base: Option<&'a str>,
     /// OpenAI's `organization`.
     pub organization: Option<&'a str>,
     /// `api_version`, where the provider's API is versioned by header or query.
@@ -133,7 +137,13 @@ pub struct Access<'a> {
 
 impl Default for Access<'_> {
     fn default() -> Self {
-        Access { api_key: None, organization: None, api_version: None, settings: &NoSettings }
+        Access {
+            api_key: None,
+            api_base: None,
+            organization: None,
+            api_version: None,
+            settings: &NoSettings,
+        }
     }
 }
 

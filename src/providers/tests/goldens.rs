@@ -19,7 +19,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 
 /// The folders of cases, each named for its provider, and how many cases it has at least.
-const FOLDERS: &[(&str, usize)] = &[("anthropic", 60)];
+const FOLDERS: &[(&str, usize)] = &[("anthropic", 60), ("mistral", 18)];
 
 /// One case.
 #[derive(Debug, Deserialize)]
@@ -274,7 +274,8 @@ proptest! {
             let place = Place {
                 operation: Operation::ChatCompletions,
                 dialect: Dialect::OpenAi,
-                model: "m",
+                // Mistral's other models answer in OpenAI's dialect.
+                model: "magistral",
                 stream: true,
             };
             let decoder = provider.decoder(&place, asked(true));

@@ -99,6 +99,8 @@ pub fn to_openai(
 ) -> Result<Vec<u8>, Invalid> {
     let _ = history;
     match dialect {
+        // Asked for only where the provider has chat alone.
+        Dialect::OpenAi if operation == Operation::Completions => openai::text::to_chat(body),
         Dialect::OpenAi => Ok(body.to_vec()),
         dialect => Err(Invalid::new(format!(
             "{} of the {} API cannot be translated for this model.",
@@ -108,10 +110,13 @@ pub fn to_openai(
     }
 }
 
-/// What puts answers into `dialect`; `None` where they are in it already.
+/// What puts answers into `dialect`; `None` where they are in it already. In OpenAI's dialect this is
+/// only asked where a text completion was asked for and the provider has chat alone.
 pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> {
-    let _ = asked;
     match dialect {
+        Dialect::OpenAi if asked.operation == Operation::Completions => {
+            Some(Box::new(openai::text::TextEncoder::new(asked)))
+        }
         Dialect::OpenAi => None,
         _ => None,
     }

@@ -7,6 +7,7 @@
 
 pub mod anthropic;
 pub mod client;
+pub mod form;
 pub mod openai;
 pub mod operation;
 pub mod price;

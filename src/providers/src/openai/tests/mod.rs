@@ -5,6 +5,8 @@ use tollway_wire::scan::{Limits, scan};
 use super::*;
 use crate::presets::{preset, provider};
 
+mod translated;
+
 fn request(
     name: &str,
     model: &str,
@@ -104,19 +106,6 @@ fn reasoning_models_have_their_rules() {
 }
 
 #[test]
-fn reasoning_models_are_told_by_their_names() {
-    for name in ["o1", "o3-mini", "o4-mini-2025-04-16", "openai/o1-pro"] {
-        assert_eq!(Reasoning::of(name), Some(Reasoning::OSeries), "{name}");
-    }
-    for name in ["gpt-4o", "gpt-5-chat-latest", "omni-moderation", "o", "o100", "gpt-50", "ollama"]
-    {
-        assert_eq!(Reasoning::of(name), None, "{name}");
-    }
-    assert_eq!(Reasoning::of("gpt-5-mini"), Some(Reasoning::Always));
-    assert_eq!(Reasoning::of("gpt-5.1"), Some(Reasoning::MayBeOff));
-}
-
-#[test]
 fn mistral_has_words_of_its_own() {
     check(
         "mistral",
@@ -148,4 +137,115 @@ fn credentials_are_marked_sensitive() {
     assert_eq!(headers[1].0, "openai-organization");
     let bad = Access { api_key: Some("a\nb"), ..Access::default() };
     assert!(preset("openai").expect("a preset").headers(&bad).is_err());
+}
+
+/// What an operation's body becomes, and where it goes.
+#[track_caller]
+fn check_operation(name: &str, operation: Operation, client: Dialect, body: Value, expect: Value) {
+    let provider = provider(name).expect("a provider");
+    let dialect = provider.dialect(operation, client, "m").expect("it has the operation");
+    let bytes = Bytes::from(body.to_string());
+    let object = scan(&bytes, &Limits::default()).expect("a valid object");
+    let stream = body["stream"] == true;
+    let call = Call::new(operation, dialect, &bytes, &object).streamed(stream);
+    let target = Target { model: "m".into(), drop_params: false, max_output_tokens: None };
+    let sent = provider.request(&call, &target).expect("valid");
+    assert_eq!(serde_json::from_slice::<Value>(&sent.bytes).expect("JSON"), expect);
+    assert!(!sent.usage_added);
+}
+
+#[test]
+fn operations_besides_text_only_get_their_model() {
+    for operation in [Operation::ImageGeneration, Operation::Speech, Operation::Moderations] {
+        check_operation(
+            "openai",
+            operation,
+            Dialect::OpenAi,
+            json!({"model": "alias", "input": "x", "prompt": "x", "stream": true, "max_tokens": 1, "temperature": 0.5}),
+            json!({"model": "m", "input": "x", "prompt": "x", "stream": true, "max_tokens": 1, "temperature": 0.5}),
+        );
+    }
+    check_operation(
+        "together_ai",
+        Operation::Rerank,
+        Dialect::OpenAi,
+        json!({"model": "alias", "query": "q", "documents": ["a"], "top_n": 1, "metadata": {}}),
+        json!({"model": "m", "query": "q", "documents": ["a"], "top_n": 1}),
+    );
+}
+
+#[test]
+fn responses_are_not_chats() {
+    check_operation(
+        "openai",
+        Operation::ChatCompletions,
+        Dialect::Responses,
+        json!({"model": "alias", "input": "x", "stream": true, "metadata": {"a": "b"}, "tags": ["t"], "temperature": 0.5}),
+        json!({"model": "m", "input": "x", "stream": true, "metadata": {"a": "b"}, "temperature": 0.5}),
+    );
+    check_operation(
+        "xai",
+        Operation::ChatCompletions,
+        Dialect::Responses,
+        json!({"model": "m", "input": "x", "store": false, "metadata": {"a": "b"}}),
+        json!({"model": "m", "input": "x", "store": false}),
+    );
+    // What keeps nothing is answered through chat, so that the gateway can keep it.
+    for name in ["groq", "openrouter", "deepseek", "ollama", "mistral"] {
+        let dialect = provider(name).expect("a provider").dialect(
+            Operation::ChatCompletions,
+            Dialect::Responses,
+            "m",
+        );
+        assert_eq!(dialect, Some(Dialect::OpenAi), "{name}");
+    }
+}
+
+#[test]
+fn operations_are_where_they_are() {
+    let has = |name, operation| {
+        let provider = provider(name).expect("a provider");
+        provider.dialect(operation, Dialect::OpenAi, "m").is_some()
+    };
+    for (name, operation, expect) in [
+        ("openai", Operation::ImageEdit, true),
+        ("openai", Operation::Rerank, false),
+        ("openai", Operation::CountTokens, false),
+        ("azure", Operation::Transcription, true),
+        ("azure", Operation::Moderations, false),
+        ("azure_ai", Operation::Rerank, true),
+        ("azure_text", Operation::ChatCompletions, false),
+        ("groq", Operation::Transcription, true),
+        ("groq", Operation::Embeddings, false),
+        ("groq", Operation::Completions, false),
+        ("hosted_vllm", Operation::Rerank, true),
+        ("jina_ai", Operation::Rerank, true),
+        ("jina_ai", Operation::ChatCompletions, false),
+        ("mistral", Operation::Moderations, true),
+    ] {
+        assert_eq!(has(name, operation), expect, "{name} {operation:?}");
+    }
+}
+
+#[test]
+fn a_form_keeps_its_bytes_and_its_type() {
+    let bytes = Bytes::from_static(b"{\"model\":\"alias\"}");
+    let object = scan(&bytes, &Limits::default()).expect("a valid object");
+    let content_type = "multipart/form-data; boundary=b";
+    let sent = Bytes::from_static(
+        b"--b\r\nContent-Disposition: form-data; name=model\r\n\r\nalias\r\n--b--\r\n",
+    );
+    let view = tollway_wire::form::scan(content_type, &sent, &Default::default()).expect("a form");
+    let form = crate::Form {
+        content_type: HeaderValue::from_static(content_type),
+        bytes: sent,
+        model: view.model.expect("there is one"),
+    };
+    let call = Call::new(Operation::Transcription, Dialect::OpenAi, &bytes, &object);
+    let call = Call { form: Some(&form), ..call };
+    let target = Target { model: "whisper-1".into(), drop_params: false, max_output_tokens: None };
+    let sent = preset("openai").expect("a preset").request(&call, &target).expect("valid");
+    assert_eq!(sent.content_type.as_ref(), Some(&form.content_type));
+    let expect = b"--b\r\nContent-Disposition: form-data; name=model\r\n\r\nwhisper-1\r\n--b--\r\n";
+    assert_eq!(&sent.bytes[..], expect);
 }
