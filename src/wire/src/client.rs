@@ -6,11 +6,11 @@
 //! into the client's. What OpenAI's form has no word for travels in it as LiteLLM and the providers
 //! themselves write it; see [`crate::openai::request`].
 
-use crate::openai;
 use crate::openai::response::ErrorObject;
 use crate::operation::{Dialect, Operation};
 use crate::tap::Tap;
 use crate::usage::Usage;
+use crate::{anthropic, openai};
 
 /// Why a client's request cannot be put into OpenAI's form. The fault is the client's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +100,7 @@ pub fn to_openai(
     let _ = history;
     match dialect {
         Dialect::OpenAi => Ok(body.to_vec()),
+        Dialect::Anthropic => anthropic::to_chat(body),
         dialect => Err(Invalid::new(format!(
             "{} of the {} API cannot be translated for this model.",
             operation.name(),
@@ -110,9 +111,9 @@ pub fn to_openai(
 
 /// What puts answers into `dialect`; `None` where they are in it already.
 pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> {
-    let _ = asked;
     match dialect {
         Dialect::OpenAi => None,
+        Dialect::Anthropic => Some(Box::new(anthropic::MessagesEncoder::new(asked))),
         _ => None,
     }
 }
@@ -123,6 +124,7 @@ pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> 
 pub fn tap(dialect: Dialect, usage_added: bool, alias: Option<&str>) -> Box<dyn Tap> {
     match dialect {
         Dialect::OpenAi => Box::new(openai::StreamTap::new(usage_added, alias)),
+        Dialect::Anthropic => Box::new(anthropic::MessagesTap::new(alias)),
         _ => Box::new(openai::StreamTap::new(usage_added, alias)),
     }
 }
@@ -132,24 +134,25 @@ pub fn usage_of_body(dialect: Dialect, operation: Operation, body: &[u8]) -> Opt
     let _ = operation;
     match dialect {
         Dialect::OpenAi => openai::usage_of_body(body),
+        Dialect::Anthropic => anthropic::usage_of_body(body),
         _ => None,
     }
 }
 
 /// The body of an error answer.
 pub fn error_body(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8> {
-    let _ = status;
     match dialect {
         Dialect::OpenAi | Dialect::Responses => error.body(),
+        Dialect::Anthropic => anthropic::error::body(status, error),
         _ => error.body(),
     }
 }
 
 /// An error inside a stream that has begun and has no encoder: one event.
 pub fn error_event(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8> {
-    let _ = status;
     match dialect {
         Dialect::OpenAi | Dialect::Responses => error.event(),
+        Dialect::Anthropic => anthropic::error::event(status, error),
         _ => error.event(),
     }
 }

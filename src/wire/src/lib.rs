@@ -7,6 +7,7 @@
 
 pub mod anthropic;
 pub mod client;
+pub mod count;
 pub mod openai;
 pub mod operation;
 pub mod price;
@@ -14,4 +15,5 @@ pub mod scan;
 pub mod splice;
 pub mod sse;
 pub mod tap;
+pub mod thought;
 pub mod usage;
