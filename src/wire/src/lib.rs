@@ -13,5 +13,6 @@ pub mod price;
 pub mod scan;
 pub mod splice;
 pub mod sse;
+pub mod surrogate;
 pub mod tap;
 pub mod usage;
