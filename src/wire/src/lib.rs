@@ -14,6 +14,7 @@ pub mod price;
 pub mod scan;
 pub mod splice;
 pub mod sse;
+pub mod surrogate;
 pub mod tap;
 pub mod thought;
 pub mod usage;
