@@ -10,7 +10,7 @@ use crate::openai::response::ErrorObject;
 use crate::operation::{Dialect, Operation};
 use crate::tap::Tap;
 use crate::usage::Usage;
-use crate::{anthropic, openai};
+use crate::{anthropic, gemini, openai};
 
 /// Why a client's request cannot be put into OpenAI's form. The fault is the client's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +101,8 @@ pub fn to_openai(
     match dialect {
         Dialect::OpenAi => Ok(body.to_vec()),
         Dialect::Anthropic => anthropic::to_chat(body),
+        Dialect::Gemini if operation == Operation::Embeddings => gemini::to_embeddings(body),
+        Dialect::Gemini => gemini::to_chat(body),
         dialect => Err(Invalid::new(format!(
             "{} of the {} API cannot be translated for this model.",
             operation.name(),
@@ -114,6 +116,10 @@ pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> 
     match dialect {
         Dialect::OpenAi => None,
         Dialect::Anthropic => Some(Box::new(anthropic::MessagesEncoder::new(asked))),
+        Dialect::Gemini if asked.operation == Operation::Embeddings => {
+            Some(Box::new(gemini::EmbedEncoder::new(asked)))
+        }
+        Dialect::Gemini => Some(Box::new(gemini::GeminiEncoder::new(asked))),
         _ => None,
     }
 }
@@ -125,6 +131,7 @@ pub fn tap(dialect: Dialect, usage_added: bool, alias: Option<&str>) -> Box<dyn 
     match dialect {
         Dialect::OpenAi => Box::new(openai::StreamTap::new(usage_added, alias)),
         Dialect::Anthropic => Box::new(anthropic::MessagesTap::new(alias)),
+        Dialect::Gemini => Box::new(gemini::GeminiTap::new(alias)),
         _ => Box::new(openai::StreamTap::new(usage_added, alias)),
     }
 }
@@ -135,6 +142,7 @@ pub fn usage_of_body(dialect: Dialect, operation: Operation, body: &[u8]) -> Opt
     match dialect {
         Dialect::OpenAi => openai::usage_of_body(body),
         Dialect::Anthropic => anthropic::usage_of_body(body),
+        Dialect::Gemini => gemini::usage_of_body(body),
         _ => None,
     }
 }
@@ -144,7 +152,7 @@ pub fn error_body(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8>
     match dialect {
         Dialect::OpenAi | Dialect::Responses => error.body(),
         Dialect::Anthropic => anthropic::error::body(status, error),
-        _ => error.body(),
+        Dialect::Gemini => gemini::error::body(status, error),
     }
 }
 
@@ -153,6 +161,6 @@ pub fn error_event(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8
     match dialect {
         Dialect::OpenAi | Dialect::Responses => error.event(),
         Dialect::Anthropic => anthropic::error::event(status, error),
-        _ => error.event(),
+        Dialect::Gemini => gemini::error::event(status, error),
     }
 }

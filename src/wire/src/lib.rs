@@ -8,6 +8,7 @@
 pub mod anthropic;
 pub mod client;
 pub mod count;
+pub mod gemini;
 pub mod openai;
 pub mod operation;
 pub mod price;

@@ -20,7 +20,8 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::tap::TapError;
 
 /// The folders of cases, each with its dialect and how many cases it has at least.
-const FOLDERS: &[(&str, Dialect, usize)] = &[("messages", Dialect::Anthropic, 45)];
+const FOLDERS: &[(&str, Dialect, usize)] =
+    &[("messages", Dialect::Anthropic, 45), ("gemini", Dialect::Gemini, 25)];
 
 /// One case.
 #[derive(Debug, Deserialize)]
@@ -347,5 +348,25 @@ proptest! {
         }
         let _ = client::to_openai(dialect, case.operation(), &body.as_bytes()[..body.len() / 2], None);
         let _ = tollway_wire::count::input_tokens(body.as_bytes());
+    }
+}
+
+#[test]
+fn half_a_surrogate_pair_becomes_a_replacement() {
+    let requests = [
+        (Dialect::Anthropic, r#"{"messages":[{"role":"user","content":"a\ud83d"}]}"#),
+        (Dialect::Gemini, r#"{"contents":[{"parts":[{"text":"a\ud83d"}]}]}"#),
+    ];
+    for (dialect, request) in requests {
+        let operation = Operation::ChatCompletions;
+        let chat = client::to_openai(dialect, operation, request.as_bytes(), None).expect("taken");
+        let chat: Value = serde_json::from_slice(&chat).expect("JSON");
+        assert_eq!(chat["messages"][0]["content"], "a\u{FFFD}");
+        let asked = Asked { operation, model: "m", stream: true, body: b"{}", id: "i", created: 0 };
+        let mut encoder = client::encoder(dialect, &asked).expect("translated");
+        let mut out = Vec::new();
+        let chunk = br#"data: {"choices":[{"delta":{"content":"a\ud83d"}}]}"#;
+        encoder.stream(&[chunk.as_slice(), b"\n\n"].concat(), &mut out).expect("taken");
+        assert!(String::from_utf8(out).expect("UTF-8").contains("\"a\\ufffd\""));
     }
 }

@@ -15,6 +15,7 @@ use crate::client::{Asked, EncodeError, Encoder};
 use crate::openai::request::ToolCall;
 use crate::openai::response::{ChatResponse, ErrorObject};
 use crate::openai::usage::{nested_end, skip_space, usage_of_object};
+use crate::surrogate::mend;
 use crate::thought;
 use crate::usage::Usage;
 
@@ -162,7 +163,7 @@ impl From<Usage> for UsageOut {
 }
 
 fn whole(head: &Head, answer: &[u8]) -> Result<Vec<u8>, EncodeError> {
-    let answer: ChatResponse = serde_json::from_slice(answer)
+    let answer: ChatResponse = serde_json::from_slice(&mend(answer))
         .map_err(|error| EncodeError(format!("not a chat completion: {error}")))?;
     let Some(choice) = answer.choices.into_iter().next() else {
         return Err(EncodeError("a chat completion without choices".into()));

@@ -15,6 +15,7 @@ use super::encode::{Head, UsageOut, citation};
 use crate::client::EncodeError;
 use crate::openai::usage::usage_of_object;
 use crate::sse::{Parser, TooLong};
+use crate::surrogate::mend;
 use crate::usage::Usage;
 
 /// More calls than this in one answer are no honest answer.
@@ -201,7 +202,8 @@ impl State {
             self.start(head, out);
             return self.end(head, out);
         }
-        let chunk: Chunk<'_> = serde_json::from_slice(data)
+        let data = mend(data);
+        let chunk: Chunk<'_> = serde_json::from_slice(&data)
             .map_err(|error| EncodeError(format!("not a chunk: {error}")))?;
         if chunk.choices.is_none() && chunk.error.is_some() {
             return Err(EncodeError("an error inside the stream".into()));

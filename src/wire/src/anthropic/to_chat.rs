@@ -11,6 +11,7 @@ use super::history;
 use super::names;
 use crate::client::Invalid;
 use crate::openai::request::{ChatRequest, ResponseFormat, Stop};
+use crate::surrogate::mend;
 
 /// Members that OpenAI's dialect or the gateway itself knows by the same name. Anthropic's others
 /// (`context_management`, `container`, `betas` …) mean nothing to another model.
@@ -56,7 +57,7 @@ fn invalid(param: &str, message: impl std::fmt::Display) -> Invalid {
 /// # Errors
 /// When it is malformed, or asks for what only Anthropic's own models have.
 pub fn to_chat(body: &[u8]) -> Result<Vec<u8>, Invalid> {
-    let mut body: Map<String, Value> = serde_json::from_slice(body)
+    let mut body: Map<String, Value> = serde_json::from_slice(&mend(body))
         .map_err(|error| Invalid::new(format!("not a Messages request: {error}")))?;
     let mut chat = ChatRequest { model: take_string(&mut body, "model")?, ..Default::default() };
     let Some(Value::Array(turns)) = body.remove("messages") else {
@@ -302,7 +303,7 @@ fn set_thinking(body: &mut Map<String, Value>, chat: &mut ChatRequest) -> Result
 }
 
 /// The level a budget stands for: the inverse of LiteLLM's budgets.
-fn effort_of(budget: u64) -> &'static str {
+pub(crate) fn effort_of(budget: u64) -> &'static str {
     match budget {
         0..=1024 => "low",
         1025..=2048 => "medium",
