@@ -167,6 +167,7 @@ fn model(
     let mut message = Message { role: "assistant".into(), ..Message::default() };
     let mut content: Vec<Part> = Vec::new();
     let mut thinking = Vec::new();
+    let mut thought = String::new();
     let mut calls = Vec::new();
     for (at, part) in parts.into_iter().enumerate() {
         let param = format!("contents[{turn}].parts[{at}]");
@@ -175,8 +176,10 @@ fn model(
         if part.get("thought") == Some(&Value::Bool(true)) {
             let text = take_text(&mut part, "text").unwrap_or_default();
             message.reasoning_content.get_or_insert_default().push_str(&text);
+            // Clients keep a streamed thought in the pieces it came in; the last has the signature.
+            thought.push_str(&text);
             if let Some(signature) = signature {
-                thinking.push(thinking_block(&text, &signature));
+                thinking.push(thinking_block(&std::mem::take(&mut thought), &signature));
             }
             continue;
         }

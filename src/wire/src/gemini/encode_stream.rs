@@ -44,6 +44,8 @@ struct Candidate {
     index: u64,
     tools: Vec<Tool>,
     finish: Option<String>,
+    /// What came last is a thought: a signature that follows is of it.
+    thinks: bool,
 }
 
 #[derive(Debug)]
@@ -184,29 +186,28 @@ impl State {
             candidate.finish = Some(finish.into_owned());
         }
         let delta = choice.delta.unwrap_or_default();
+        let mut thinks = candidate.thinks;
         let mut has_blocks = false;
         for block in delta.thinking_blocks.into_iter().flatten() {
-            let signature = inside(block.signature);
-            match inside(block.thinking) {
-                Some(thought) => {
-                    has_blocks = true;
-                    self.thought(head, index, thought, signature, out);
-                }
-                // Of what came before it, thought or text, as Google's own streams have it.
-                None => {
-                    if let Some(signature) = signature {
-                        let open = b"{\"text\":\"\",\"thoughtSignature\":\"";
-                        write(head, index, &[open, signature, b"\"}"], None, out);
-                    }
-                }
+            let (thought, signature) = (inside(block.thinking), inside(block.signature));
+            has_blocks |= thought.is_some();
+            thinks |= thought.is_some();
+            if thinks {
+                thought_part(head, index, thought, signature, out);
+            } else if let Some(signature) = signature {
+                // Of the text before it, as Google's own streams have it.
+                let open = b"{\"text\":\"\",\"thoughtSignature\":\"";
+                write(head, index, &[open, signature, b"\"}"], None, out);
             }
+            // A signature ends its thought.
+            thinks &= signature.is_none();
         }
-        if !has_blocks {
-            let reasoning = inside(delta.reasoning_content).or_else(|| inside(delta.reasoning));
-            if let Some(reasoning) = reasoning {
-                self.thought(head, index, reasoning, None, out);
-            }
+        let reasoning = inside(delta.reasoning_content).or_else(|| inside(delta.reasoning));
+        if !has_blocks && reasoning.is_some() {
+            thought_part(head, index, reasoning, None, out);
         }
+        let says = inside(delta.content).is_some() || delta.tool_calls.is_some();
+        self.candidate(index)?.thinks = thinks && !says;
         let probabilities: Option<Value> =
             choice.logprobs.and_then(|raw| logprobs(&serde_json::from_str(raw.get()).ok()?));
         for text in [delta.content, delta.refusal] {
@@ -225,27 +226,6 @@ impl State {
             self.tool_piece(index, piece)?;
         }
         Ok(())
-    }
-
-    fn thought(
-        &self,
-        head: &Head,
-        index: u64,
-        text: &[u8],
-        signature: Option<&[u8]>,
-        out: &mut Vec<u8>,
-    ) {
-        if !head.thoughts {
-            return;
-        }
-        let open = b"{\"text\":\"";
-        match signature {
-            None => write(head, index, &[open, text, b"\",\"thought\":true}"], None, out),
-            Some(signature) => {
-                let middle = b"\",\"thought\":true,\"thoughtSignature\":\"";
-                write(head, index, &[open, text, middle, signature, b"\"}"], None, out);
-            }
-        }
     }
 
     fn tool_piece(&mut self, index: u64, piece: ToolPiece) -> Result<(), EncodeError> {
@@ -314,6 +294,29 @@ impl State {
         last["modelVersion"] = head.model.as_str().into();
         last["responseId"] = head.id.as_str().into();
         out.extend_from_slice(format!("data: {last}\r\n\r\n").as_bytes());
+    }
+}
+
+/// Writes a piece of a thought, its signature, or both, if the client wants to see thoughts. A
+/// signature without its thought is good for nothing.
+fn thought_part(
+    head: &Head,
+    index: u64,
+    text: Option<&[u8]>,
+    signature: Option<&[u8]>,
+    out: &mut Vec<u8>,
+) {
+    if !head.thoughts || (text.is_none() && signature.is_none()) {
+        return;
+    }
+    let open = b"{\"text\":\"";
+    let text = text.unwrap_or_default();
+    match signature {
+        None => write(head, index, &[open, text, b"\",\"thought\":true}"], None, out),
+        Some(signature) => {
+            let middle = b"\",\"thought\":true,\"thoughtSignature\":\"";
+            write(head, index, &[open, text, middle, signature, b"\"}"], None, out);
+        }
     }
 }
 

@@ -59,11 +59,7 @@ impl Tap for GeminiTap {
         }
         // Some servers close right behind the last event, without the line ends that complete it.
         if rest.ends_with(b"}") && sse::is_event_block(rest) {
-            let whole = [rest, b"\r\n\r\n"].concat();
-            self.watch.look(&whole)?;
-            if self.watch.finished {
-                send(Bytes::from(whole));
-            }
+            self.push(&Bytes::from([rest, b"\r\n\r\n"].concat()), send)?;
         } else if !rest.is_empty() {
             return Err(match self.watch.events == 0 && !sse::is_event_block(rest) {
                 true => TapError::Malformed("not an event stream"),
