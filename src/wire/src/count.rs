@@ -5,7 +5,22 @@
 //! vocabulary is needed. Images and documents cost what the providers' documentation says of a
 //! common one.
 //!
-//! FIGURES
+//! Against `o200k_base` on about 450 pieces of two to three kilobytes each (2026-11), as the error of
+//! the sum, the median error of a piece, and the error of the sum of bytes / 4:
+//!
+//! | Text | Sum | Median | Bytes / 4 |
+//! |---|---|---|---|
+//! | English documentation | -2 % | 4 % | -9 % |
+//! | English prose | +1 % | 5 % | -19 % |
+//! | Python, Rust, JavaScript | +2 %, +5 %, +3 % | 3 %, 5 %, 3 % | +10 %, +6 %, 0 % |
+//! | JSON | -4 % | 2 % | -20 % |
+//! | Chinese, Japanese, Korean | -1 %, 0 %, 0 % | 4 %, 2 %, 2 % | -14 %, -5 %, -1 % |
+//! | German, French, Spanish, Vietnamese | -2 %, +1 %, +2 %, +4 % | 2 to 4 % | -2 to -8 % |
+//! | Russian, Ukrainian, Greek, Polish | +6 %, -8 %, 0 %, -17 % | 2 to 18 % | +34 to -23 % |
+//!
+//! One piece in twenty is off by more than 10 to 17 %. The pieces were also what the costs were
+//! fitted to. Other models' vocabularies differ from this one: Anthropic's newer ones take up to a
+//! third more.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -349,8 +364,232 @@ impl<'de> serde::Deserialize<'de> for Text<'de> {
     }
 }
 
-// COST
-/// What a text costs, in thousandths of a token.
+/// What a text costs, in thousandths of a token. The pieces are those of `o200k_base`'s pattern; what
+/// each kind costs was fitted to its counts.
 fn cost(text: &str) -> u64 {
-    text.len() as u64 * 250
+    let mut cost = 0u64;
+    let mut rest = text;
+    let mut after_space = false;
+    while let Some(first) = rest.chars().next() {
+        let (length, piece) = match first {
+            first if is_latin(first) => word(rest),
+            first if first.is_alphabetic() => (first.len_utf8(), letter(first)),
+            first if first.is_numeric() => {
+                let length = span(rest, char::is_numeric);
+                // Three digits to a token.
+                (length, (length as u64).div_ceil(3) * 1_160)
+            }
+            first if first.is_whitespace() => space(rest),
+            _ => {
+                let length = span(rest, is_mark);
+                let next = rest[length..].chars().next();
+                if length == first.len_utf8()
+                    && next.is_some_and(char::is_alphabetic)
+                    && !after_space
+                {
+                    // A single mark before a word belongs to the word, as in `.name`.
+                    (length, 490)
+                } else {
+                    let ends = span(&rest[length..], |c| matches!(c, '\r' | '\n'));
+                    (length + ends, marks(&rest[..length]))
+                }
+            }
+        };
+        cost = cost.saturating_add(piece);
+        let (done, more) = rest.split_at(length);
+        after_space = done.ends_with(' ');
+        rest = more;
+    }
+    cost
+}
+
+/// How many bytes of a text are characters of a kind.
+fn span(text: &str, is: impl Fn(char) -> bool) -> usize {
+    text.find(|c| !is(c)).unwrap_or(text.len())
+}
+
+fn is_latin(c: char) -> bool {
+    c.is_ascii_alphabetic()
+        || (matches!(c, '\u{80}'..='\u{24F}' | '\u{1E00}'..='\u{1EFF}') && c.is_alphabetic())
+}
+
+fn is_mark(c: char) -> bool {
+    !c.is_alphabetic() && !c.is_numeric() && !c.is_whitespace()
+}
+
+/// A word in Latin letters: capitals, then small ones. Up to six letters are mostly one token.
+fn word(text: &str) -> (usize, u64) {
+    let upper = span(text, |c| is_latin(c) && c.is_uppercase());
+    let length = upper + span(&text[upper..], |c| is_latin(c) && !c.is_uppercase());
+    let (mut letters, mut accents) = (0u64, 0u64);
+    for letter in text[..length].chars() {
+        letters += 1;
+        accents += u64::from(!letter.is_ascii());
+    }
+    let cost = if upper == length && letters > 1 {
+        900 + 450 * letters.saturating_sub(3)
+    } else {
+        820 + 330 * letters.min(12).saturating_sub(6) + 800 * letters.saturating_sub(12)
+    };
+    (length, cost + 440 * accents)
+}
+
+/// A letter of a script whose words are not counted.
+fn letter(c: char) -> u64 {
+    match c {
+        '\u{370}'..='\u{3FF}' => 400,
+        '\u{400}'..='\u{52F}' => 310,
+        // Kana.
+        '\u{3040}'..='\u{30FF}' => 620,
+        // Han.
+        '\u{3400}'..='\u{9FFF}' | '\u{F900}'..='\u{FAFF}' | '\u{20000}'.. => 770,
+        // Hangul.
+        '\u{AC00}'..='\u{D7AF}' => 650,
+        _ => 600,
+    }
+}
+
+/// White space: line ends are a token and an indentation is one. One blank goes with what follows,
+/// unless that is a number.
+fn space(text: &str) -> (usize, u64) {
+    let length = span(text, char::is_whitespace);
+    let run = &text[..length];
+    let last = run.rfind(['\n', '\r']);
+    let blanks = run[last.map_or(0, |last| last + 1)..].chars().count();
+    let before_number = text[length..].chars().next().is_some_and(char::is_numeric);
+    let mut cost = if last.is_some() { 1_300 } else { 0 };
+    if blanks >= 2 || (blanks == 1 && before_number) {
+        cost += 1_140;
+    }
+    (length, cost)
+}
+
+/// A run of marks: two different ones are mostly a token, and repeated ones cost less.
+fn marks(run: &str) -> u64 {
+    let (mut different, mut repeated, mut symbols) = (0u64, 0u64, 0u64);
+    let mut before = None;
+    for mark in run.chars() {
+        symbols += u64::from(!mark.is_ascii());
+        match before == Some(mark) {
+            true => repeated += 1,
+            false => different += 1,
+        }
+        before = Some(mark);
+    }
+    930 + 690 * different.saturating_sub(2) + 320 * repeated + 700 * symbols
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A text, what `o200k_base` counts, and how far the estimate may be from it, in percent.
+    #[track_caller]
+    fn check(text: &str, counted: u64, percent: u64) {
+        let got = text_tokens(text);
+        let off = got.abs_diff(counted) * 100;
+        assert!(off <= percent * counted, "{got} and not {counted}: {text}");
+    }
+
+    #[test]
+    fn english_prose_is_counted() {
+        check(
+            "The committee met on Thursday to discuss the proposed changes to the harbour, which had been delayed twice because of bad weather. Most members agreed that the work should begin in spring, although a few of them, mainly from the northern districts, asked for another survey of the sea bed before any money was spent. Nobody mentioned the lighthouse.",
+            66,
+            15,
+        );
+    }
+
+    #[test]
+    fn code_is_counted() {
+        check(
+            "pub fn read_block<'a>(block: &'a [u8], joined: &'a mut Vec<u8>) -> Option<Event<'a>> {\n    let mut name: &[u8] = b\"\";\n    for line in lines(block) {\n        let Some((field, value)) = field(line) else { continue };\n        if field == b\"data\" {\n            joined.extend_from_slice(value);\n        }\n    }\n    None\n}\n",
+            92,
+            15,
+        );
+    }
+
+    #[test]
+    fn chinese_is_counted() {
+        check(
+            "委员会在星期四开会，讨论港口的改建计划。由于天气不好，这项工程已经推迟了两次。大多数委员同意在春天开工，但是也有几位要求在花钱之前再做一次海底调查。",
+            55,
+            15,
+        );
+    }
+
+    #[test]
+    fn japanese_is_counted() {
+        check(
+            "委員会は木曜日に開かれ、港の改修計画について話し合った。悪天候のため、工事はすでに二度延期されている。ほとんどの委員は春に始めることに賛成した。",
+            62,
+            20,
+        );
+    }
+
+    #[test]
+    fn only_what_the_model_reads_is_counted() {
+        let bare = r#"{"messages":[{"role":"user","content":"Hello there"}]}"#;
+        let more = r#"{"model":"some-long-name","metadata":{"user_id":"a long id of somebody"},
+            "messages":[{"role":"user","content":[{"type":"text","text":"Hello there",
+            "cache_control":{"type":"ephemeral","ttl":"1h"}}]}],"stream":true}"#;
+        assert_eq!(input_tokens(bare.as_bytes()), input_tokens(more.as_bytes()));
+        assert_eq!(input_tokens(bare.as_bytes()), 5);
+        let gemini = r#"{"contents":[{"role":"user","parts":[{"text":"Hello there"}]}]}"#;
+        assert_eq!(input_tokens(gemini.as_bytes()), 5);
+        let responses = r#"{"input":"Hello there"}"#;
+        assert_eq!(input_tokens(responses.as_bytes()), 2);
+    }
+
+    #[test]
+    fn tools_count_with_their_schemas() {
+        let with = |tools: &str| {
+            input_tokens(format!(r#"{{"messages":[],"tools":[{tools}]}}"#).as_bytes())
+        };
+        let small = with(r#"{"name":"f","input_schema":{"type":"object"}}"#);
+        let large = with(
+            r#"{"name":"f","input_schema":{"type":"object","properties":{
+                "city":{"type":"string","description":"The city to look at."}}}}"#,
+        );
+        assert!(small >= 10 && large >= small + 15, "{small} {large}");
+    }
+
+    #[test]
+    fn images_and_documents_cost_what_the_providers_say() {
+        let of = |part: &str| {
+            let body = format!(r#"{{"messages":[{{"role":"user","content":[{part}]}}]}}"#);
+            input_tokens(body.as_bytes())
+        };
+        let data = "A".repeat(200_000);
+        let image = r#"{"type":"image_url","image_url":{"url":"data:image/png;base64,AAAA"}}"#;
+        assert_eq!(of(image), 765 + 3);
+        let low = r#"{"type":"image_url","image_url":{"url":"https://x","detail":"low"}}"#;
+        assert_eq!(of(low), 85 + 3);
+        let image = format!(
+            r#"{{"type":"image","source":{{"type":"base64","media_type":"image/png","data":"{data}"}}}}"#
+        );
+        assert_eq!(of(&image), 1600 + 3);
+        let document = image
+            .replace("\"type\":\"image\"", "\"type\":\"document\"")
+            .replace("image/png", "application/pdf");
+        assert_eq!(of(&document), 3 * 2250 + 3);
+        let inline =
+            r#"{"contents":[{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"}}]}]}"#;
+        assert_eq!(input_tokens(inline.as_bytes()), 258 + 3);
+        let audio = format!(
+            r#"{{"contents":[{{"parts":[{{"inlineData":{{"mimeType":"audio/mp3","data":"{data}"}}}}]}}]}}"#
+        );
+        assert_eq!(input_tokens(audio.as_bytes()), 10 * 32 + 3);
+    }
+
+    #[test]
+    fn what_is_no_request_still_has_a_size() {
+        assert_eq!(input_tokens(b"not json"), 2);
+        assert_eq!(input_tokens(b""), 0);
+        assert_eq!(input_tokens(b"[1,2]"), 0);
+        let deep = "[".repeat(1000);
+        assert_eq!(input_tokens(deep.as_bytes()), 250);
+        assert_eq!(answer(Dialect::Anthropic, 7), b"{\"input_tokens\":7}");
+        assert_eq!(answer(Dialect::Gemini, 7), b"{\"totalTokens\":7}");
+    }
 }
