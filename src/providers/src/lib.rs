@@ -39,6 +39,9 @@ pub struct Call<'a> {
     /// providers (`thinking`, `cache_control` …) may be in it, and are to be left out where OpenAI's
     /// own API would refuse them.
     pub translated: bool,
+    /// The client's `anthropic-beta` header, where it sent one: a list of tokens, checked and bounded
+    /// by the gateway. It is meant for calls in Anthropic's own dialect.
+    pub betas: Option<&'a str>,
     /// The body as the client sent it, where it is a form with files and not JSON; `body` then holds
     /// the form's text fields.
     pub form: Option<&'a Form>,
@@ -52,7 +55,16 @@ impl<'a> Call<'a> {
         body: &'a Bytes,
         object: &'a Object,
     ) -> Call<'a> {
-        Call { operation, dialect, body, object, stream: false, translated: false, form: None }
+        Call {
+            operation,
+            dialect,
+            body,
+            object,
+            stream: false,
+            translated: false,
+            betas: None,
+            form: None,
+        }
     }
 
     /// The same call, with or without a stream.

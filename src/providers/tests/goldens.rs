@@ -34,6 +34,8 @@ struct Case {
     dialect: Option<String>,
     /// What is asked for, by the name of the operation; a chat unless said.
     operation: Option<String>,
+    /// The client's `anthropic-beta` header.
+    betas: Option<String>,
     #[serde(default = "default_model")]
     model: String,
     #[serde(default)]
@@ -41,6 +43,8 @@ struct Case {
     max_output_tokens: Option<u64>,
     /// A provider's whole answer.
     answer: Option<Value>,
+    /// The same, as it is on the wire: where it is no text that a test could hold.
+    raw: Option<String>,
     /// The events of a provider's stream, by their data.
     events: Option<Vec<Value>>,
     /// A provider's stream that is not made of JSON events, as it is on the wire.
@@ -132,6 +136,7 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
         let stream = client["stream"] == true;
         let place = case.place(provider, stream);
         let call = Call::new(place.operation, place.dialect, &body, &object).streamed(stream);
+        let call = Call { betas: case.betas.as_deref(), ..call };
         let target = Target {
             model: case.model.clone(),
             drop_params: case.drop_params,
@@ -149,10 +154,11 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
             }
         }
     }
-    if let Some(answer) = &case.answer {
+    let whole = case.answer.as_ref().map(Value::to_string);
+    if let Some(answer) = whole.as_ref().or(case.raw.as_ref()) {
         let decoder = provider.decoder(&case.place(provider, false), asked(false));
         let mut decoder = decoder.expect("the provider has a dialect of its own");
-        match decoder.whole(answer.to_string().as_bytes()) {
+        match decoder.whole(answer.as_bytes()) {
             Ok(json) => {
                 let _ = writeln!(out, "{}", pretty(&json));
             }

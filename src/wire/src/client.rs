@@ -6,11 +6,11 @@
 //! into the client's. What OpenAI's form has no word for travels in it as LiteLLM and the providers
 //! themselves write it; see [`crate::openai::request`].
 
-use crate::openai;
 use crate::openai::response::ErrorObject;
 use crate::operation::{Dialect, Operation};
 use crate::tap::Tap;
 use crate::usage::Usage;
+use crate::{anthropic, gemini, openai};
 
 /// Why a client's request cannot be put into OpenAI's form. The fault is the client's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +102,9 @@ pub fn to_openai(
         // Asked for only where the provider has chat alone.
         Dialect::OpenAi if operation == Operation::Completions => openai::text::to_chat(body),
         Dialect::OpenAi => Ok(body.to_vec()),
+        Dialect::Anthropic => anthropic::to_chat(body),
+        Dialect::Gemini if operation == Operation::Embeddings => gemini::to_embeddings(body),
+        Dialect::Gemini => gemini::to_chat(body),
         dialect => Err(Invalid::new(format!(
             "{} of the {} API cannot be translated for this model.",
             operation.name(),
@@ -118,6 +121,11 @@ pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> 
             Some(Box::new(openai::text::TextEncoder::new(asked)))
         }
         Dialect::OpenAi => None,
+        Dialect::Anthropic => Some(Box::new(anthropic::MessagesEncoder::new(asked))),
+        Dialect::Gemini if asked.operation == Operation::Embeddings => {
+            Some(Box::new(gemini::EmbedEncoder::new(asked)))
+        }
+        Dialect::Gemini => Some(Box::new(gemini::GeminiEncoder::new(asked))),
         _ => None,
     }
 }
@@ -128,6 +136,8 @@ pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> 
 pub fn tap(dialect: Dialect, usage_added: bool, alias: Option<&str>) -> Box<dyn Tap> {
     match dialect {
         Dialect::OpenAi => Box::new(openai::StreamTap::new(usage_added, alias)),
+        Dialect::Anthropic => Box::new(anthropic::MessagesTap::new(alias)),
+        Dialect::Gemini => Box::new(gemini::GeminiTap::new(alias)),
         _ => Box::new(openai::StreamTap::new(usage_added, alias)),
     }
 }
@@ -137,24 +147,26 @@ pub fn usage_of_body(dialect: Dialect, operation: Operation, body: &[u8]) -> Opt
     let _ = operation;
     match dialect {
         Dialect::OpenAi => openai::usage_of_body(body),
+        Dialect::Anthropic => anthropic::usage_of_body(body),
+        Dialect::Gemini => gemini::usage_of_body(body),
         _ => None,
     }
 }
 
 /// The body of an error answer.
 pub fn error_body(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8> {
-    let _ = status;
     match dialect {
         Dialect::OpenAi | Dialect::Responses => error.body(),
-        _ => error.body(),
+        Dialect::Anthropic => anthropic::error::body(status, error),
+        Dialect::Gemini => gemini::error::body(status, error),
     }
 }
 
 /// An error inside a stream that has begun and has no encoder: one event.
 pub fn error_event(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8> {
-    let _ = status;
     match dialect {
         Dialect::OpenAi | Dialect::Responses => error.event(),
-        _ => error.event(),
+        Dialect::Anthropic => anthropic::error::event(status, error),
+        Dialect::Gemini => gemini::error::event(status, error),
     }
 }

@@ -8,11 +8,15 @@
 pub mod anthropic;
 pub mod client;
 pub mod form;
+pub mod count;
+pub mod gemini;
 pub mod openai;
 pub mod operation;
 pub mod price;
 pub mod scan;
 pub mod splice;
 pub mod sse;
+pub mod surrogate;
 pub mod tap;
+pub mod thought;
 pub mod usage;

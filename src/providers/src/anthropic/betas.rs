@@ -21,11 +21,16 @@ impl Betas {
         }
     }
 
+    /// What the client asks for by its own header.
+    pub(super) fn of_header(&mut self, header: Option<&str>) {
+        header.into_iter().flat_map(|names| names.split(',')).for_each(|name| self.add(name));
+    }
+
     /// What the client asks for by LiteLLM's `extra_headers`.
     pub(super) fn of_client(&mut self, extra: &Map<String, Value>) {
         let headers = extra.get("extra_headers");
         let names = headers.and_then(|headers| headers.get("anthropic-beta")?.as_str());
-        names.into_iter().flat_map(|names| names.split(',')).for_each(|name| self.add(name));
+        self.of_header(names);
     }
 
     pub(super) fn of_body(

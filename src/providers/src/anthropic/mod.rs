@@ -1,4 +1,5 @@
-//! Anthropic's Messages API, for clients that speak OpenAI's chat.
+//! Anthropic's Messages API, for clients that speak it themselves and for those that speak OpenAI's
+//! chat. The former's bytes pass; the latter's are translated.
 //!
 //! Facts from <https://platform.claude.com/docs/en/api/messages> and the pages it links to, and
 //! LiteLLM's conventions for what OpenAI's dialect has no word for; read 2026-11. Each quirk is
@@ -20,6 +21,7 @@ mod error;
 mod media;
 mod messages;
 mod model;
+mod native;
 mod params;
 mod request;
 mod response;
@@ -49,8 +51,14 @@ impl Provider for Anthropic {
         NAME
     }
 
-    fn dialect(&self, operation: Operation, _client: Dialect, _model: &str) -> Option<Dialect> {
-        (operation == Operation::ChatCompletions).then_some(Dialect::OpenAi)
+    fn dialect(&self, operation: Operation, client: Dialect, _model: &str) -> Option<Dialect> {
+        match (operation, client) {
+            (Operation::ChatCompletions | Operation::CountTokens, Dialect::Anthropic) => {
+                Some(Dialect::Anthropic)
+            }
+            (Operation::ChatCompletions | Operation::CountTokens, _) => Some(Dialect::OpenAi),
+            _ => None,
+        }
     }
 
     fn default_base(&self, _access: &Access<'_>) -> Option<Cow<'static, str>> {
@@ -59,12 +67,16 @@ impl Provider for Anthropic {
 
     fn base<'b>(&self, written: &'b str) -> Cow<'b, str> {
         let base = written.trim_end_matches('/');
+        let base = base.strip_suffix("/count_tokens").unwrap_or(base);
         let base = base.strip_suffix("/messages").unwrap_or(base);
         Cow::Borrowed(base.strip_suffix("/v1").unwrap_or(base))
     }
 
-    fn path(&self, _place: &Place<'_>, _access: &Access<'_>) -> Cow<'static, str> {
-        Cow::Borrowed("/v1/messages")
+    fn path(&self, place: &Place<'_>, _access: &Access<'_>) -> Cow<'static, str> {
+        Cow::Borrowed(match place.operation {
+            Operation::CountTokens => "/v1/messages/count_tokens",
+            _ => "/v1/messages",
+        })
     }
 
     fn key_variables(&self) -> &'static [&'static str] {
@@ -96,11 +108,17 @@ impl Provider for Anthropic {
     }
 
     fn request(&self, call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError> {
-        request::translate(call, target)
+        match call.dialect {
+            Dialect::Anthropic => Ok(native::request(call, target)),
+            _ => request::translate(call, target),
+        }
     }
 
-    fn decoder(&self, _place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder>> {
-        Some(Box::new(stream::AnthropicDecoder::new(asked)))
+    fn decoder(&self, place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder>> {
+        // A count is `{"input_tokens": 1}` in Anthropic's dialect and in OpenAI's.
+        let translates =
+            place.operation == Operation::ChatCompletions && place.dialect != Dialect::Anthropic;
+        translates.then(|| Box::new(stream::AnthropicDecoder::new(asked)) as Box<dyn Decoder>)
     }
 
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError {

@@ -3,6 +3,7 @@
 use serde_json::{Map, Number, Value, json};
 use tollway_wire::anthropic::MessagesRequest;
 use tollway_wire::openai::request::{ChatRequest, ResponseFormat, Stop};
+use tollway_wire::operation::Operation;
 
 use crate::openai::is_gateway_only;
 use crate::{Call, RequestError, Target, UpstreamBody};
@@ -88,11 +89,38 @@ pub(super) fn translate(call: &Call<'_>, target: &Target) -> Result<UpstreamBody
     system.extend(instruction.map(|text| json!({"type": "text", "text": text})));
     body.system = plain_system(system);
     body.messages = all.turns;
-    let bytes = serde_json::to_vec(&body).map_err(|error| RequestError::Invalid {
+    let bytes = written(&body, call.operation).map_err(|error| RequestError::Invalid {
         message: format!("the request cannot be written: {error}"),
         param: None,
     })?;
     Ok(UpstreamBody { headers: betas.into_headers(), ..UpstreamBody::plain(bytes.into()) })
+}
+
+/// Members that count: the endpoint that counts tokens refuses all others
+/// (platform.claude.com/docs/en/api/messages-count-tokens, 2026-11).
+const COUNTED: &[&str] = &[
+    "model",
+    "messages",
+    "system",
+    "tools",
+    "tool_choice",
+    "thinking",
+    "output_config",
+    "cache_control",
+    "context_management",
+    "mcp_servers",
+    "speed",
+];
+
+fn written(body: &MessagesRequest, operation: Operation) -> serde_json::Result<Vec<u8>> {
+    if operation != Operation::CountTokens {
+        return serde_json::to_vec(body);
+    }
+    let mut body = serde_json::to_value(body)?;
+    if let Value::Object(members) = &mut body {
+        members.retain(|name, _| COUNTED.contains(&name.as_str()));
+    }
+    serde_json::to_vec(&body)
 }
 
 /// One plain block is written as the string it is short for.

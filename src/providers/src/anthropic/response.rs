@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use tollway_wire::anthropic::{Block, ErrorBody, MessagesResponse, UsageCounts};
 use tollway_wire::openai::request::{FunctionCall, ToolCall};
 use tollway_wire::openai::response::{ChatResponse, Choice, ResponseMessage};
+use tollway_wire::surrogate::mend;
 
 use crate::{Asked, DecodeError};
 
@@ -15,6 +16,7 @@ pub(super) fn translate(
     body: &[u8],
     asked: &Asked,
 ) -> Result<(Vec<u8>, Option<UsageCounts>), DecodeError> {
+    let body = &*mend(body);
     let answer: MessagesResponse<'_> = serde_json::from_slice(body).map_err(|error| {
         match serde_json::from_slice::<ErrorBody>(body) {
             Ok(body) if !body.error.kind.is_empty() => {

@@ -6,6 +6,7 @@
 use serde_json::value::RawValue;
 use tollway_wire::anthropic::{BlockStart, Delta, ErrorBody, StreamEvent, UsageCounts};
 use tollway_wire::sse::{self, Parser, TooLong};
+use tollway_wire::surrogate::mend;
 use tollway_wire::usage::Usage;
 
 use crate::{Asked, DecodeError, Decoder};
@@ -116,6 +117,7 @@ impl State {
         if self.stopped {
             return Ok(());
         }
+        let data = &*mend(data);
         let event: StreamEvent<'_> = match serde_json::from_slice(data) {
             Ok(event) => event,
             // Anthropic adds kinds of events, and a client must skip those it does not know.

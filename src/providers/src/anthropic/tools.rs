@@ -45,6 +45,10 @@ pub(super) fn tools(tools: Vec<Value>, abilities: &Abilities) -> Result<Tools, R
             continue;
         }
         match kind.as_str() {
+            // Its input is free text by a grammar, which Anthropic's tools do not have.
+            "custom" if !tool.contains_key("function") => {
+                return Err(invalid(at, "anthropic does not have tools of type custom"));
+            }
             "function" | "custom" => all.tools.push(function(at, tool, abilities)?),
             "mcp" => all.mcp_servers.push(mcp_server(at, &tool)?),
             "url" => all.mcp_servers.push(Value::Object(tool)),

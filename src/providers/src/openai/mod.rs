@@ -54,7 +54,7 @@ pub(crate) fn is_gateway_only(name: &str) -> bool {
 }
 
 /// The names a client lists in one of LiteLLM's members, such as `additional_drop_params`.
-fn listed(call: &Call<'_>, member: &str) -> Vec<String> {
+pub(crate) fn listed(call: &Call<'_>, member: &str) -> Vec<String> {
     let raw = call.object.raw(call.body, member);
     raw.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
 }

@@ -37,7 +37,7 @@ pub struct StreamTap {
 }
 
 /// What becomes of one block.
-enum Verdict {
+pub(crate) enum Verdict {
     Pass,
     Drop,
     /// The range of the block that is to be replaced by the alias.
@@ -104,17 +104,11 @@ impl StreamTap {
     pub fn push(&mut self, bytes: &Bytes, mut send: impl FnMut(Bytes)) -> Result<(), TapError> {
         // Taken out, so that the closure may borrow the rest.
         let mut splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));
-        let mut run = Run::Empty;
-        let result = splitter.split(bytes, |block| {
-            let verdict = match &block {
-                Block::Here(range) => self.look(&bytes[range.clone()]),
-                Block::Joined(joined) => self.look(joined),
-            }?;
-            run.add(block, verdict, self.alias.as_deref(), bytes, &mut send);
-            Ok(())
-        });
-        run.flush(bytes, &mut send);
+        let alias = self.alias.take();
+        let look = |block: &[u8]| self.look(block, alias.is_some());
+        let result = pass(&mut splitter, bytes, alias.as_deref(), look, &mut send);
         self.splitter = splitter;
+        self.alias = alias;
         result
     }
 
@@ -145,7 +139,7 @@ impl StreamTap {
         Err(TapError::Truncated)
     }
 
-    fn look(&mut self, block: &[u8]) -> Result<Verdict, TapError> {
+    fn look(&mut self, block: &[u8], renames: bool) -> Result<Verdict, TapError> {
         if self.done {
             return Ok(Verdict::Drop);
         }
@@ -192,17 +186,43 @@ impl StreamTap {
                 return Ok(Verdict::Drop);
             }
         }
-        if self.alias.is_some()
+        if renames
             && let Some(model) = top_level_model(data, choices)
+            && let Some(place) = place_in(block, &data[model])
         {
-            // Data of several lines was put together elsewhere and has no place in the block.
-            let offset = (data.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
-            if offset < block.len() {
-                verdict = Verdict::Rename(model.start + offset..model.end + offset);
-            }
+            verdict = Verdict::Rename(place);
         }
         Ok(verdict)
     }
+}
+
+/// Where a part of an event lies in its block. Data of several lines was put together elsewhere and
+/// has no place in it.
+pub(crate) fn place_in(block: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    let start = (part.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
+    (start < block.len() && part.len() <= block.len() - start).then(|| start..start + part.len())
+}
+
+/// Cuts what was pushed into blocks, has `look` judge each, and gives `send` what goes to the
+/// client, in as few pieces as can be.
+pub(crate) fn pass(
+    splitter: &mut Splitter,
+    bytes: &Bytes,
+    alias: Option<&[u8]>,
+    mut look: impl FnMut(&[u8]) -> Result<Verdict, TapError>,
+    mut send: impl FnMut(Bytes),
+) -> Result<(), TapError> {
+    let mut run = Run::Empty;
+    let result = splitter.split(bytes, |block| {
+        let verdict = match &block {
+            Block::Here(range) => look(&bytes[range.clone()]),
+            Block::Joined(joined) => look(joined),
+        }?;
+        run.add(block, verdict, alias, bytes, &mut send);
+        Ok(())
+    });
+    run.flush(bytes, &mut send);
+    result
 }
 
 impl Run {

@@ -239,7 +239,7 @@ fn tail_usage(body: &[u8]) -> Option<&[u8]> {
 }
 
 /// The object that is the value of a member whose key ends at `at`, and where it ends.
-pub(super) fn member_object(json: &[u8], at: usize) -> Option<(&[u8], usize)> {
+pub(crate) fn member_object(json: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let colon = skip_space(json, at);
     if json.get(colon) != Some(&b':') {
         return None;
@@ -253,13 +253,13 @@ pub(super) fn member_object(json: &[u8], at: usize) -> Option<(&[u8], usize)> {
 }
 
 /// The first byte at or after `at` that is not white space.
-pub(super) fn skip_space(json: &[u8], at: usize) -> usize {
+pub(crate) fn skip_space(json: &[u8], at: usize) -> usize {
     let blank = |byte: &&u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
     at + json[at.min(json.len())..].iter().take_while(blank).count()
 }
 
 /// The end of the string whose opening quote is at 0.
-pub(super) fn string_end(json: &[u8]) -> Option<usize> {
+pub(crate) fn string_end(json: &[u8]) -> Option<usize> {
     let mut at = 1;
     loop {
         let offset = memchr::memchr2(b'"', b'\\', json.get(at..)?)?;
@@ -272,7 +272,7 @@ pub(super) fn string_end(json: &[u8]) -> Option<usize> {
 }
 
 /// The end of the object or array that begins at 0.
-pub(super) fn nested_end(json: &[u8]) -> Option<usize> {
+pub(crate) fn nested_end(json: &[u8]) -> Option<usize> {
     let mut depth = 0usize;
     let mut at = 0;
     while at < json.len() {

@@ -1,0 +1,244 @@
+//! A stream that is Google's from end to end: bytes pass, and on the way usage, errors and the end
+//! are seen. No event is parsed.
+
+use bytes::Bytes;
+use memchr::memmem;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::openai::tap::{Verdict, pass, place_in};
+use crate::openai::usage::{member_object, skip_space, string_end};
+use crate::sse::{self, Splitter};
+use crate::tap::{Tap, TapError};
+use crate::usage::Usage;
+
+/// Watches one stream of `GenerateContentResponse`s.
+///
+/// A quote inside a JSON string is escaped, so `"usageMetadata"` followed by a colon in the raw bytes
+/// is always a key and never something the model wrote.
+#[derive(Debug)]
+pub struct GeminiTap {
+    splitter: Splitter,
+    alias: Option<Vec<u8>>,
+    watch: Watch,
+}
+
+#[derive(Debug, Default)]
+struct Watch {
+    renames: bool,
+    scratch: Vec<u8>,
+    usage: Option<Usage>,
+    finished: bool,
+    done: bool,
+    events: u64,
+}
+
+impl GeminiTap {
+    /// Watches a stream. With `alias` every event's `modelVersion` is replaced by that name.
+    pub fn new(alias: Option<&str>) -> Self {
+        GeminiTap {
+            splitter: Splitter::default(),
+            alias: alias.map(|name| serde_json::Value::from(name).to_string().into_bytes()),
+            watch: Watch { renames: alias.is_some(), ..Watch::default() },
+        }
+    }
+}
+
+impl Tap for GeminiTap {
+    fn push(&mut self, bytes: &Bytes, send: &mut dyn FnMut(Bytes)) -> Result<(), TapError> {
+        let watch = &mut self.watch;
+        let look = |block: &[u8]| watch.look(block);
+        pass(&mut self.splitter, bytes, self.alias.as_deref(), look, send)
+    }
+
+    fn end(&mut self, send: &mut dyn FnMut(Bytes)) -> Result<(), TapError> {
+        let held = self.splitter.take_held();
+        let rest = held.trim_ascii();
+        if rest.starts_with(b"{") && is_error(rest) {
+            return Err(TapError::Reported(Bytes::copy_from_slice(rest)));
+        }
+        // Some servers close right behind the last event, without the line ends that complete it.
+        if rest.ends_with(b"}") && sse::is_event_block(rest) {
+            self.push(&Bytes::from([rest, b"\r\n\r\n"].concat()), send)?;
+        } else if !rest.is_empty() {
+            return Err(match self.watch.events == 0 && !sse::is_event_block(rest) {
+                true => TapError::Malformed("not an event stream"),
+                false => TapError::Truncated,
+            });
+        }
+        // There is nothing behind the reason but usage, in the same event or the next one, so only
+        // the close tells the end.
+        self.watch.done = self.watch.finished;
+        if self.watch.done { Ok(()) } else { Err(TapError::Truncated) }
+    }
+
+    fn is_done(&self) -> bool {
+        self.watch.done
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.watch.usage
+    }
+
+    fn events(&self) -> u64 {
+        self.watch.events
+    }
+}
+
+impl Watch {
+    fn look(&mut self, block: &[u8]) -> Result<Verdict, TapError> {
+        let Some(event) = sse::read_block(block, &mut self.scratch) else {
+            if sse::is_event_block(block) {
+                return Ok(Verdict::Pass);
+            }
+            let json = block.trim_ascii();
+            return Err(if json.starts_with(b"{") && is_error(json) {
+                TapError::Reported(Bytes::copy_from_slice(json))
+            } else {
+                TapError::Malformed("not an event stream")
+            });
+        };
+        let data = event.data.trim_ascii();
+        if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
+            return Err(TapError::Malformed("an event is not a JSON object"));
+        }
+        if member(data, b"\"candidates\"").is_none()
+            && member(data, b"\"error\"").is_some()
+            && is_error(data)
+        {
+            return Err(TapError::Reported(Bytes::copy_from_slice(data)));
+        }
+        self.events += 1;
+        if !self.finished {
+            let reasons = [b"\"finishReason\"".as_slice(), b"\"blockReason\""];
+            self.finished =
+                reasons.iter().any(|key| member(data, key).is_some()) && is_finish(data);
+        }
+        if let Some(usage) = usage_in(data) {
+            self.usage = Some(usage);
+        }
+        if self.renames
+            && let Some(start) = member(data, b"\"modelVersion\"")
+            && data[start] == b'"'
+            && let Some(length) = string_end(&data[start..])
+            && let Some(place) = place_in(block, &data[start..start + length])
+        {
+            return Ok(Verdict::Rename(place));
+        }
+        Ok(Verdict::Pass)
+    }
+}
+
+/// Where the value of the last member of this name begins.
+fn member(json: &[u8], key: &[u8]) -> Option<usize> {
+    memmem::rfind_iter(json, key).find_map(|at| {
+        let colon = skip_space(json, at + key.len());
+        let value = skip_space(json, colon + 1);
+        (json.get(colon) == Some(&b':') && value < json.len()).then_some(value)
+    })
+}
+
+/// Whether an event tells why an answer ended. Only asked where the word is a key in it, which may
+/// also be an argument of a call. A prompt that is refused has no candidates and so no reason of
+/// theirs.
+fn is_finish(json: &[u8]) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        candidates: Option<Vec<Candidate<'a>>>,
+        #[serde(borrow)]
+        prompt_feedback: Option<Feedback<'a>>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Candidate<'a> {
+        #[serde(borrow)]
+        finish_reason: Option<&'a RawValue>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Feedback<'a> {
+        #[serde(borrow)]
+        block_reason: Option<&'a RawValue>,
+    }
+    serde_json::from_slice::<Answer<'_>>(json).is_ok_and(|answer| {
+        answer.candidates.iter().flatten().any(|candidate| candidate.finish_reason.is_some())
+            || answer.prompt_feedback.is_some_and(|feedback| feedback.block_reason.is_some())
+    })
+}
+
+/// Whether JSON is an error of Google's.
+fn is_error(json: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Suspect<'a> {
+        #[serde(borrow)]
+        error: &'a RawValue,
+    }
+    serde_json::from_slice::<Suspect<'_>>(json).is_ok_and(|body| body.error.get() != "null")
+}
+
+/// `usageMetadata`, as far as it is counted.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Counts {
+    prompt_token_count: Option<u64>,
+    candidates_token_count: Option<u64>,
+    thoughts_token_count: Option<u64>,
+    tool_use_prompt_token_count: Option<u64>,
+    cached_content_token_count: Option<u64>,
+    total_token_count: Option<u64>,
+    prompt_tokens_details: Option<Vec<Detail>>,
+    candidates_tokens_details: Option<Vec<Detail>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Detail {
+    modality: Option<String>,
+    token_count: Option<u64>,
+}
+
+impl From<Counts> for Usage {
+    fn from(counts: Counts) -> Usage {
+        let of = |count: Option<u64>| count.unwrap_or(0);
+        let audio = |details: &Option<Vec<Detail>>| {
+            let audio = details
+                .iter()
+                .flatten()
+                .filter(|detail| detail.modality.as_deref() == Some("AUDIO"));
+            audio.fold(0u64, |sum, detail| sum.saturating_add(of(detail.token_count)))
+        };
+        let prompt =
+            of(counts.prompt_token_count).saturating_add(of(counts.tool_use_prompt_token_count));
+        let (answer, thoughts) =
+            (of(counts.candidates_token_count), of(counts.thoughts_token_count));
+        // Some models count thoughts as part of the answer: then the sum is right without them.
+        let holds_thoughts = counts.total_token_count == Some(prompt.saturating_add(answer));
+        let completion = if holds_thoughts { answer } else { answer.saturating_add(thoughts) };
+        Usage {
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            cache_read_tokens: of(counts.cached_content_token_count).min(prompt),
+            reasoning_tokens: thoughts.min(completion),
+            audio_prompt_tokens: audio(&counts.prompt_tokens_details).min(prompt),
+            audio_completion_tokens: audio(&counts.candidates_tokens_details).min(completion),
+            ..Usage::default()
+        }
+    }
+}
+
+/// The last usage in an event or a body.
+fn usage_in(json: &[u8]) -> Option<Usage> {
+    const KEY: &[u8] = b"\"usageMetadata\"";
+    memmem::rfind_iter(json, KEY)
+        .find_map(|at| member_object(json, at + KEY.len()))
+        .and_then(|(object, _)| serde_json::from_slice::<Counts>(object).ok())
+        .map(Usage::from)
+        .filter(|usage| *usage != Usage::default())
+}
+
+/// The usage of a whole answer.
+pub fn usage_of_body(body: &[u8]) -> Option<Usage> {
+    usage_in(body)
+}
