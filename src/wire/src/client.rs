@@ -9,6 +9,7 @@
 use crate::openai;
 use crate::openai::response::ErrorObject;
 use crate::operation::{Dialect, Operation};
+use crate::responses;
 use crate::tap::Tap;
 use crate::usage::Usage;
 
@@ -97,9 +98,9 @@ pub fn to_openai(
     body: &[u8],
     history: Option<&[u8]>,
 ) -> Result<Vec<u8>, Invalid> {
-    let _ = history;
     match dialect {
         Dialect::OpenAi => Ok(body.to_vec()),
+        Dialect::Responses => responses::to_chat(body, history),
         dialect => Err(Invalid::new(format!(
             "{} of the {} API cannot be translated for this model.",
             operation.name(),
@@ -110,9 +111,9 @@ pub fn to_openai(
 
 /// What puts answers into `dialect`; `None` where they are in it already.
 pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> {
-    let _ = asked;
     match dialect {
         Dialect::OpenAi => None,
+        Dialect::Responses => Some(Box::new(responses::ResponsesEncoder::new(asked))),
         _ => None,
     }
 }
@@ -123,6 +124,7 @@ pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> 
 pub fn tap(dialect: Dialect, usage_added: bool, alias: Option<&str>) -> Box<dyn Tap> {
     match dialect {
         Dialect::OpenAi => Box::new(openai::StreamTap::new(usage_added, alias)),
+        Dialect::Responses => Box::new(responses::StreamTap::new(alias)),
         _ => Box::new(openai::StreamTap::new(usage_added, alias)),
     }
 }
@@ -132,6 +134,7 @@ pub fn usage_of_body(dialect: Dialect, operation: Operation, body: &[u8]) -> Opt
     let _ = operation;
     match dialect {
         Dialect::OpenAi => openai::usage_of_body(body),
+        Dialect::Responses => responses::usage_of_body(body),
         _ => None,
     }
 }
@@ -147,9 +150,9 @@ pub fn error_body(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8>
 
 /// An error inside a stream that has begun and has no encoder: one event.
 pub fn error_event(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8> {
-    let _ = status;
     match dialect {
-        Dialect::OpenAi | Dialect::Responses => error.event(),
+        Dialect::OpenAi => error.event(),
+        Dialect::Responses => responses::error_event(0, status, error),
         _ => error.event(),
     }
 }

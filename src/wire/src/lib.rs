@@ -10,6 +10,7 @@ pub mod client;
 pub mod openai;
 pub mod operation;
 pub mod price;
+pub mod responses;
 pub mod scan;
 pub mod splice;
 pub mod sse;
