@@ -33,6 +33,8 @@ struct State {
     status: Status,
     usage: Option<Usage>,
     service_tier: Option<&'static str>,
+    /// Reasoning comes as text of its own, so that the text of signed reasoning is the same again.
+    tells_reasoning: bool,
     /// The response as the gateway keeps it.
     response: Option<Vec<u8>>,
 }
@@ -49,6 +51,7 @@ impl ResponsesEncoder {
             status: Status::Completed,
             usage: None,
             service_tier: None,
+            tells_reasoning: false,
             response: None,
         };
         ResponsesEncoder { parser: Parser::default(), state }
@@ -219,10 +222,11 @@ impl State {
         let frame = &self.frame;
         let reasoning = inside(said.reasoning_content).or_else(|| inside(said.reasoning));
         if let Some(text) = reasoning {
+            self.tells_reasoning = true;
             self.output.reasoning(text, out)?;
         }
         for block in said.thinking_blocks.iter().flatten() {
-            self.output.thinking(block, reasoning.is_some(), out)?;
+            self.output.thinking(block, self.tells_reasoning, out)?;
         }
         if let Some(text) = inside(said.content) {
             self.output.text(Piece { text, logprobs, is_refusal: false }, frame, out)?;

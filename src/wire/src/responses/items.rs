@@ -97,8 +97,10 @@ impl Conversation {
             "message" => self.add_message(item, param)?,
             "function_call" => {
                 let name = text_of(&mut item, "name", param)?;
-                // Clients of a function without parameters leave them out.
-                let arguments = item.remove("arguments").filter(Value::is_string);
+                // Clients of a function without parameters leave them out, or empty.
+                let arguments = item.remove("arguments");
+                let arguments =
+                    arguments.filter(|text| text.as_str().is_some_and(|t| !t.is_empty()));
                 let arguments = arguments.unwrap_or_else(|| "{}".into());
                 self.add_call(&mut item, name, arguments, param)?;
             }
