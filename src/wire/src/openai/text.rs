@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::response::{ChatChunk, ChatResponse, ErrorObject};
 use crate::client::{Asked, EncodeError, Encoder, Invalid};
-use crate::sse::{Parser, TooLong};
+use crate::sse::Parser;
 
 /// OpenAI's limit for `n`, and more answers than any stream has at once.
 const CHOICES_MAX: usize = 128;
@@ -241,12 +241,6 @@ impl Encoder for TextEncoder {
 
     fn error(&mut self, _status: u16, error: &ErrorObject, out: &mut Vec<u8>) {
         out.extend(error.event());
-    }
-}
-
-impl From<TooLong> for EncodeError {
-    fn from(error: TooLong) -> Self {
-        EncodeError(error.to_string())
     }
 }
 
