@@ -245,7 +245,10 @@ fn job(shared: &Shared, received: &Received, route: &Route) -> Result<Job, Probl
         ("GET", Endpoint::Models) if received.header("anthropic-version").is_some() => {
             document(anthropic::models())
         }
-        ("GET", Endpoint::Models) if is_gemini => document(gemini::models()),
+        // Google's SDK (3.4, 2026-11) asks below `/v1` as the others do.
+        ("GET", Endpoint::Models) if is_gemini || received.header("x-goog-api-key").is_some() => {
+            document(gemini::models())
+        }
         ("GET", Endpoint::Models) => document(openai::models()),
         ("GET", Endpoint::Model(model)) => {
             known(shared, model)?;
@@ -342,7 +345,7 @@ fn post(
                 let ask = anthropic::read(&body, None, false)?;
                 return document(json!({"input_tokens": ask.prompt_tokens}));
             }
-            generate(hosted(&body, route, "vertex-2023-10-16", &["model"])?)
+            generate(hosted(&body, route, &["model"])?)
         }
         Endpoint::Bedrock(verb) => bedrock_job(&json()?, route, verb),
         _ => Err(Problem::new(405, "The simulated provider does not offer this method here.")),
@@ -392,7 +395,7 @@ fn bedrock_job(body: &Value, route: &Route, verb: &str) -> Result<Job, Problem> 
             Ok(billed(answer.to_string(), said, tokens))
         }
         "invoke" | "invoke-with-response-stream" => {
-            let ask = hosted(body, route, "bedrock-2023-05-31", &["model", "stream"])?;
+            let ask = hosted(body, route, &["model", "stream"])?;
             Ok(Job::Generate(Box::new(ask)))
         }
         _ => Err(Problem::new(404, "UnknownOperationException")),
@@ -400,10 +403,11 @@ fn bedrock_job(body: &Value, route: &Route, verb: &str) -> Result<Job, Problem> 
 }
 
 /// Reads Anthropic's messages as other providers take them: with the version in the body, and
-/// without what the path says.
-fn hosted(body: &Value, route: &Route, version: &str, refused: &[&str]) -> Result<Ask, Problem> {
-    if body["anthropic_version"] != version {
-        return Err(Problem::invalid(format!("anthropic_version: must be {version}")));
+/// without what the path says. The version was a name of each provider's once
+/// (`bedrock-2023-05-31`, `vertex-2023-10-16`); Anthropic's SDK sends a date (2.12, 2026-11).
+fn hosted(body: &Value, route: &Route, refused: &[&str]) -> Result<Ask, Problem> {
+    if body["anthropic_version"].as_str().is_none_or(str::is_empty) {
+        return Err(Problem::invalid("anthropic_version: Field required"));
     }
     if let Some(extra) = refused.iter().find(|name| body.get(**name).is_some()) {
         let message = format!("{extra}: Extra inputs are not permitted");
