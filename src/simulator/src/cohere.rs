@@ -80,6 +80,8 @@ pub(crate) fn embed(body: &Value) -> Result<(Value, String, u64), Problem> {
         _ => return Err(Problem::invalid("output_dimension must be from 1 to 1536")),
     };
     let mut kinds = texts(body.get("embedding_types"));
+    // There are no more kinds than these, so others are repetitions.
+    kinds.truncate(6);
     if kinds.is_empty() {
         kinds.push("float".to_owned());
     }

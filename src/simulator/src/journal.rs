@@ -67,55 +67,55 @@ impl Received {
             .unwrap_or(false)
     }
 
-    /// How the request says who sends it. The first that is there, in the order of [`Credential`].
+    /// How the request says who sends it. If it says so in several ways, the first of them in the
+    /// order of [`Credential`].
     pub fn credential(&self) -> Credential {
+        self.credentials().next().unwrap_or(Credential::None)
+    }
+
+    fn credentials(&self) -> impl Iterator<Item = Credential> {
         let authorization = self.header("authorization").unwrap_or_default();
-        if let Some(signature) = authorization.strip_prefix("AWS4-HMAC-SHA256 ") {
+        let signature = authorization.strip_prefix("AWS4-HMAC-SHA256 ").map(|signature| {
             let part = |name: &str| {
                 let mut parts = signature.split(',').map(str::trim);
                 let part = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
                 part.unwrap_or_default().to_owned()
             };
-            return Credential::Signature(Signature {
+            Credential::Signature(Signature {
                 credential: part("Credential"),
                 signed_headers: part("SignedHeaders"),
                 signature: part("Signature"),
                 date: self.header("x-amz-date").unwrap_or_default().to_owned(),
                 session: self.header("x-amz-security-token").map(str::to_owned),
-            });
-        }
-        if let Some(token) = authorization.strip_prefix("Bearer ") {
-            return Credential::Bearer(token.to_owned());
-        }
-        for name in ["x-api-key", "api-key", "x-goog-api-key"] {
-            if let Some(key) = self.header(name) {
-                return Credential::Header(name, key.to_owned());
-            }
-        }
+            })
+        });
+        let bearer = authorization.strip_prefix("Bearer ");
+        let headers = ["x-api-key", "api-key", "x-goog-api-key"]
+            .into_iter()
+            .filter_map(|name| Some(Credential::Header(name, self.header(name)?.to_owned())));
         let query = self.path.split_once('?').map_or("", |(_, query)| query);
-        if let Some(key) = form_value(query, "key") {
-            return Credential::Query(key);
-        }
         let protocols = self.header("sec-websocket-protocol").unwrap_or_default();
-        let mut keys = protocols
+        let protocols = protocols
             .split(',')
             .filter_map(|protocol| protocol.trim().strip_prefix("openai-insecure-api-key."));
-        match keys.next() {
-            Some(key) => Credential::Protocol(key.to_owned()),
-            None => Credential::None,
-        }
+        signature
+            .into_iter()
+            .chain(bearer.map(|token| Credential::Bearer(token.to_owned())))
+            .chain(headers)
+            .chain(form_value(query, "key").map(Credential::Query))
+            .chain(protocols.map(|key| Credential::Protocol(key.to_owned())))
     }
 
     /// Whether the request has this key, wherever. Of a signature only the name of the key is seen.
     pub(crate) fn carries_key(&self, key: &str) -> bool {
-        match self.credential() {
+        self.credentials().any(|credential| match credential {
             Credential::Signature(signature) => signature.credential.split('/').next() == Some(key),
             Credential::Bearer(found)
             | Credential::Header(_, found)
             | Credential::Query(found)
             | Credential::Protocol(found) => found == key,
             Credential::None => false,
-        }
+        })
     }
 }
 

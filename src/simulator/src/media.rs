@@ -17,6 +17,10 @@ pub(crate) const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAA
 
 /// Pictures one request may ask for.
 const PICTURES_MAX: u64 = 10;
+/// Texts one request may have moderated.
+const TEXTS_MAX: usize = 1000;
+/// Tokens of a text that are spoken; the rest is not.
+const SPOKEN_MAX: usize = 20_000;
 /// Documents one request may have ranked.
 const DOCUMENTS_MAX: usize = 1000;
 
@@ -45,8 +49,9 @@ pub(crate) fn moderation(body: &Value) -> Result<Finished, Problem> {
         // Parts with types are one input together.
         inputs = vec![parts.join("\n")];
     }
-    if inputs.is_empty() {
-        return Err(Problem::invalid("Missing required parameter: 'input'."));
+    if inputs.is_empty() || inputs.len() > TEXTS_MAX {
+        let message = format!("input must be 1 to {TEXTS_MAX} texts");
+        return Err(Problem::invalid(message));
     }
     let results: Vec<Value> = inputs
         .iter()
@@ -157,11 +162,7 @@ pub(crate) struct Pictures {
 }
 
 impl Pictures {
-    pub(crate) fn from_json(body: &Value, model: Option<&str>) -> Result<Pictures, Problem> {
-        let known = model.is_none() && body.get("model").is_some();
-        if known {
-            model_of(body, None)?;
-        }
+    pub(crate) fn from_json(body: &Value) -> Result<Pictures, Problem> {
         Ok(Pictures {
             prompt: required_text(body, "prompt")?,
             count: optional_number(body, "n")?.unwrap_or(1),
@@ -270,12 +271,12 @@ pub(crate) fn speech(body: &Value, model: Option<&str>) -> Result<Finished, Prob
     let (reply, kept) = Reply::from_text(&text).unwrap_or_else(|_| (None, text.clone()));
     // A text that is asked for stands for the one that is spoken, so that its length can be chosen.
     let spoken = reply.and_then(|reply| reply.say).unwrap_or(kept);
-    let tokens = count_tokens(&spoken);
+    let tokens = Pieces(&spoken).take(SPOKEN_MAX).count() as u64;
     let sound = |piece: &str| match format {
         "wav" | "pcm" => vec![0; 480],
         _ => format!("[simulated {format}:{piece}]").into_bytes(),
     };
-    let mut pieces: Vec<Vec<u8>> = Pieces(&spoken).map(sound).collect();
+    let mut pieces: Vec<Vec<u8>> = Pieces(&spoken).take(SPOKEN_MAX).map(sound).collect();
     if format == "wav" {
         pieces.insert(0, wav_head(pieces.len() * 480));
     }

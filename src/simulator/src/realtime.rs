@@ -11,8 +11,8 @@ use crate::reply::Finish;
 use crate::responses::call_id;
 use crate::websocket;
 
-/// Items a conversation remembers.
-const ITEMS_MAX: usize = 256;
+/// What the events of a session may be together, as far as they are remembered.
+const SESSION_BYTES_MAX: usize = 16 << 20;
 
 /// What one connection has come to.
 pub(crate) struct Session {
@@ -21,6 +21,8 @@ pub(crate) struct Session {
     /// The conversation, as the common reader of messages understands it.
     messages: Vec<Value>,
     items: u64,
+    /// So many bytes more may be remembered.
+    room: usize,
 }
 
 /// What a client's event leads to.
@@ -64,7 +66,13 @@ impl Session {
             "tool_choice": "auto",
         });
         let settings = settings.as_object().cloned().unwrap_or_default();
-        Session { model: model.to_owned(), settings, messages: Vec::new(), items: 0 }
+        Session {
+            model: model.to_owned(),
+            settings,
+            messages: Vec::new(),
+            items: 0,
+            room: SESSION_BYTES_MAX,
+        }
     }
 
     /// What the server says first.
@@ -78,7 +86,15 @@ impl Session {
             let problem = Problem::invalid("The event is not valid JSON.");
             return Step::Send(vec![error_event(&problem.code("invalid_json"))]);
         };
-        Step::Send(match event["type"].as_str().unwrap_or_default() {
+        let kind = event["type"].as_str().unwrap_or_default();
+        if matches!(kind, "session.update" | "conversation.item.create") {
+            let Some(room) = self.room.checked_sub(text.len()) else {
+                let problem = Problem::invalid("The simulated session remembers no more.");
+                return Step::Send(vec![error_event(&problem.code("session_full"))]);
+            };
+            self.room = room;
+        }
+        Step::Send(match kind {
             "session.update" => {
                 let wanted = event["session"].as_object().cloned().unwrap_or_default();
                 self.settings.extend(wanted);
@@ -88,6 +104,8 @@ impl Session {
             "input_audio_buffer.append" => Vec::new(),
             "input_audio_buffer.clear" => vec![frame("input_audio_buffer.cleared", json!({}))],
             "input_audio_buffer.commit" => {
+                // Like an event that says it in words.
+                self.room = self.room.saturating_sub(64);
                 let said = "(sound that nobody listened to)";
                 let content = json!([{"type": "input_text", "text": said}]);
                 let item = json!({"type": "message", "role": "user", "content": content});
@@ -115,9 +133,7 @@ impl Session {
             item.insert("object".into(), "realtime.item".into());
             item.insert("status".into(), "completed".into());
         }
-        if self.messages.len() < ITEMS_MAX {
-            self.messages.extend(crate::responses::message_of(&item));
-        }
+        self.messages.extend(crate::responses::message_of(&item));
         let added = json!({"previous_item_id": null, "item": item});
         vec![
             frame("conversation.item.added", added.clone()),
@@ -128,7 +144,7 @@ impl Session {
     /// Remembers what the model has called, so that the results are not taken for an answer to
     /// nothing.
     pub(crate) fn answered(&mut self, answer: &Answer) {
-        if !answer.calls.is_empty() && self.messages.len() < ITEMS_MAX {
+        if !answer.calls.is_empty() {
             let calls = answer.calls.iter();
             let calls: Vec<Value> =
                 calls.map(|call| json!({"type": "tool_use", "name": call.name})).collect();

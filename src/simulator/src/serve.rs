@@ -285,6 +285,12 @@ fn post(
     };
     let document = |value: Value| Ok(Job::Finished(Finished::json(&value)));
     let json = || read_json(received);
+    // A body whose model, if it names one, is known.
+    let named = || {
+        let body = json()?;
+        body["model"].as_str().map_or(Ok(()), |model| known(shared, model))?;
+        Ok::<Value, Problem>(body)
+    };
     match endpoint {
         Endpoint::Chat => generate(openai::read_chat(&json()?, model)?),
         Endpoint::Completion => generate(openai::read_completion(&json()?, model)?),
@@ -316,19 +322,21 @@ fn post(
                 }
             }
         }
-        Endpoint::Moderations => Ok(Job::Finished(media::moderation(&json()?)?)),
-        Endpoint::Rerank => Ok(Job::Finished(media::rerank(&json()?, route.dialect)?)),
+        Endpoint::Moderations => Ok(Job::Finished(media::moderation(&named()?)?)),
+        Endpoint::Rerank => Ok(Job::Finished(media::rerank(&named()?, route.dialect)?)),
         Endpoint::Images => {
-            let wanted = Pictures::from_json(&json()?, model)?;
+            let wanted = Pictures::from_json(&named()?)?;
             let host = received.header("host").unwrap_or("localhost");
             Ok(Job::Finished(wanted.finish("image_generation", host)?))
         }
         Endpoint::ImageEdits => {
-            let wanted = Pictures::from_form(&Form::read(received)?)?;
+            let form = Form::read(received)?;
+            form.text("model").map_or(Ok(()), |model| known(shared, &model))?;
+            let wanted = Pictures::from_form(&form)?;
             let host = received.header("host").unwrap_or("localhost");
             Ok(Job::Finished(wanted.finish("image_edit", host)?))
         }
-        Endpoint::Speech => Ok(Job::Finished(media::speech(&json()?, model)?)),
+        Endpoint::Speech => Ok(Job::Finished(media::speech(&named()?, model)?)),
         Endpoint::Transcription | Endpoint::Translation => {
             let task = match endpoint {
                 Endpoint::Translation => "translate",

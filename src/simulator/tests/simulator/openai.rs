@@ -220,6 +220,17 @@ async fn nothing_is_kept_by_a_simulator_for_people() {
     let answer = send(&simulator, "POST", "/v1/responses", &body).await.json();
     let path = format!("/v1/responses/{}", answer["id"].as_str().unwrap());
     assert_eq!(send(&simulator, "GET", &path, &Value::Null).await.status, 404);
+    for (path, body) in [
+        ("/v1/moderations", json!({"model": "m", "input": "a"})),
+        ("/v1/rerank", json!({"model": "m", "query": "a", "documents": ["a"]})),
+        ("/v1/images/generations", json!({"model": "m", "prompt": "a"})),
+        ("/v1/audio/speech", json!({"model": "m", "input": "a", "voice": "a"})),
+        ("/v1beta/models/m:countTokens", json!({"contents": [{"parts": [{"text": "a"}]}]})),
+        ("/model/m/converse", json!({})),
+        ("/v2/chat", json!({"model": "m", "messages": [{"role": "user", "content": "a"}]})),
+    ] {
+        assert_eq!(send(&simulator, "POST", path, &body).await.status, 404, "{path}");
+    }
 }
 
 #[tokio::test]
