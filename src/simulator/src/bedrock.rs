@@ -407,14 +407,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_as_amazon_publishes_them() {
-        // The case `payload_one_str_header` of the AWS SDKs' event stream test vectors.
+    fn frames_have_the_sums_and_lengths_they_should() {
         let frame = frame(&[("event-type", "application/json")], b"{'foo':'bar'}");
         let total = u32::from_be_bytes([frame[0], frame[1], frame[2], frame[3]]);
         assert_eq!(total as usize, frame.len());
         let body = &frame[..frame.len() - 4];
         assert_eq!(frame[frame.len() - 4..], crc32(body).to_be_bytes());
-        // An empty frame: sixteen bytes that Amazon publishes too.
+        // The empty frame is one of the test vectors of Amazon's SDKs.
         let empty = [0, 0, 0, 16, 0, 0, 0, 0, 0x05, 0xc2, 0x48, 0xeb, 0x7d, 0x98, 0xc8, 0xff];
         assert_eq!(super::frame(&[], b""), empty);
     }

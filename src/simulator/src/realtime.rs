@@ -87,8 +87,9 @@ impl Session {
             return Step::Send(vec![error_event(&problem.code("invalid_json"))]);
         };
         let kind = event["type"].as_str().unwrap_or_default();
-        if matches!(kind, "session.update" | "conversation.item.create") {
-            let Some(room) = self.room.checked_sub(text.len()) else {
+        if kind != "input_audio_buffer.append" {
+            // What is kept of a small event is larger than the event.
+            let Some(room) = self.room.checked_sub(text.len() + 256) else {
                 let problem = Problem::invalid("The simulated session remembers no more.");
                 return Step::Send(vec![error_event(&problem.code("session_full"))]);
             };
@@ -104,8 +105,6 @@ impl Session {
             "input_audio_buffer.append" => Vec::new(),
             "input_audio_buffer.clear" => vec![frame("input_audio_buffer.cleared", json!({}))],
             "input_audio_buffer.commit" => {
-                // Like an event that says it in words.
-                self.room = self.room.saturating_sub(64);
                 let said = "(sound that nobody listened to)";
                 let content = json!([{"type": "input_text", "text": said}]);
                 let item = json!({"type": "message", "role": "user", "content": content});

@@ -88,6 +88,12 @@ pub(crate) const DIALECTS: [Spoken; 11] = [
     Spoken { name: "cohere", path: "/v2/chat", headers: "", body: openai },
 ];
 
+/// Those of them whose events no other one has.
+fn writers() -> impl Iterator<Item = Spoken> {
+    let others = ["azure", "vertex", "vertex anthropic"];
+    DIALECTS.into_iter().filter(move |spoken| !others.contains(&spoken.name))
+}
+
 impl Spoken {
     pub(crate) async fn ask(&self, simulator: &Simulator, text: &str) -> Response {
         let mut client = Client::new(simulator).await;
@@ -225,7 +231,7 @@ pub(crate) fn decoded(text: &str) -> Vec<u8> {
 #[tokio::test]
 async fn every_dialect_is_cut_after_any_piece_of_text_thought_and_call() {
     let simulator = simulator().await;
-    for spoken in DIALECTS {
+    for spoken in writers() {
         for what in ["tokens=30", "think_tokens=30 say=\"\"", "tool=find arg_tokens=29"] {
             for k in 0..=30 {
                 let case = format!("{}: {what} cut_after={k}", spoken.name);
@@ -244,7 +250,7 @@ async fn every_dialect_is_cut_after_any_piece_of_text_thought_and_call() {
             }
         }
     }
-    let pieces = DIALECTS.len() as u64 * 3 * (0..=30).sum::<u64>();
+    let pieces = writers().count() as u64 * 3 * (0..=30).sum::<u64>();
     assert_eq!(simulator.billed().completion_tokens, pieces);
 }
 
@@ -348,7 +354,7 @@ async fn every_dialect_stalls_leaves_out_its_end_and_sends_garbage() {
 #[tokio::test]
 async fn every_directive_leaves_every_dialect_serving() {
     let simulator = simulator().await;
-    for spoken in DIALECTS {
+    for spoken in writers() {
         for directive in DIRECTIVES {
             let body = (spoken.body)(&format!("[[sim {}]]", directive.example)).to_string();
             let (path, headers, length) = (spoken.path, spoken.headers, body.len());
