@@ -16,6 +16,7 @@ use tollway_wire::scan::Object;
 use tollway_wire::usage::Usage;
 
 pub mod anthropic;
+pub mod cohere;
 pub mod openai;
 pub mod presets;
 pub mod prices;

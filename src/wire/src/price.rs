@@ -950,6 +950,7 @@ mod tests {
             audio_completion_tokens: counts[6],
             reasoning_tokens: counts[7],
             web_searches: counts[8],
+            ..Usage::default()
         })
     }
 

@@ -709,6 +709,7 @@ mod tests {
                 audio_completion_tokens: counts[6],
                 reasoning_tokens: counts[7],
                 web_searches: counts[8],
+                ..Usage::default()
             };
             let price = find(provider, model).and_then(|info| info.price).expect(model);
             assert_eq!(cost(&usage, &price, tier).total().to_string(), dollars, "{model}");
