@@ -20,6 +20,7 @@ pub mod cohere;
 pub mod openai;
 pub mod presets;
 pub mod prices;
+mod rerank;
 
 /// A request, as the exchange hands it to a provider.
 #[derive(Clone, Copy, Debug)]

@@ -53,6 +53,10 @@ const CHAT_EMBED: &[Operation] = &[Operation::ChatCompletions, Operation::Embedd
 const ALL: &[Operation] =
     &[Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
 
+const ALL_RERANK: &[Operation] =
+    &[Operation::ChatCompletions, Operation::Completions, Operation::Embeddings, Operation::Rerank];
+const EMBED_RERANK: &[Operation] = &[Operation::Embeddings, Operation::Rerank];
+
 const PLAIN: Quirks = Quirks {
     operations: ALL,
     stream_options: true,
@@ -117,7 +121,7 @@ static PRESETS: &[Preset] = &[
     hosted("groq", "https://api.groq.com/openai/v1", &["GROQ_API_KEY"], &["GROQ_API_BASE"], CHAT_ONLY),
     hosted("deepseek", "https://api.deepseek.com/beta", &["DEEPSEEK_API_KEY"], &["DEEPSEEK_API_BASE"], Quirks { operations: CHAT_TEXT, renames: OLD_MAX_TOKENS, ..PLAIN }),
     hosted("xai", "https://api.x.ai/v1", &["XAI_API_KEY"], &["XAI_API_BASE"], NO_EMBEDDINGS),
-    hosted("together_ai", "https://api.together.ai/v1", &["TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_AI_TOKEN"], &["TOGETHER_AI_API_BASE"], Quirks { renames: OLD_MAX_TOKENS, ..PLAIN }),
+    hosted("together_ai", "https://api.together.ai/v1", &["TOGETHER_API_KEY", "TOGETHER_AI_API_KEY", "TOGETHERAI_API_KEY", "TOGETHER_AI_TOKEN"], &["TOGETHER_AI_API_BASE"], Quirks { operations: ALL_RERANK, renames: OLD_MAX_TOKENS, ..PLAIN }),
     hosted("fireworks_ai", "https://api.fireworks.ai/inference/v1", &["FIREWORKS_API_KEY", "FIREWORKS_AI_API_KEY", "FIREWORKSAI_API_KEY", "FIREWORKS_AI_TOKEN"], &["FIREWORKS_API_BASE"], PLAIN),
     hosted("openrouter", "https://openrouter.ai/api/v1", &["OPENROUTER_API_KEY", "OR_API_KEY"], &["OPENROUTER_API_BASE"], PLAIN),
     hosted("perplexity", "https://api.perplexity.ai", &["PERPLEXITYAI_API_KEY", "PERPLEXITY_API_KEY"], &["PERPLEXITY_API_BASE"], PERPLEXITY),
@@ -170,6 +174,8 @@ static PRESETS: &[Preset] = &[
     hosted("poe", "https://api.poe.com/v1", &["POE_API_KEY"], &[], OLD_NAMES),
     hosted("chutes", "https://llm.chutes.ai/v1", &["CHUTES_API_KEY"], &[], OLD_NAMES),
     hosted("aihubmix", "https://aihubmix.com/v1", &["AIHUBMIX_API_KEY"], &["AIHUBMIX_API_BASE"], PLAIN),
+    hosted("jina_ai", "https://api.jina.ai/v1", &["JINA_AI_API_KEY", "JINA_API_KEY"], &["JINA_AI_API_BASE"], Quirks { operations: EMBED_RERANK, ..PLAIN }),
+    hosted("voyage", "https://api.voyageai.com/v1", &["VOYAGE_API_KEY", "VOYAGE_AI_API_KEY"], &["VOYAGE_API_BASE"], Quirks { operations: EMBED_RERANK, renames: &[("top_n", "top_k")], ..PLAIN }),
     local("ollama", Some("http://localhost:11434/v1"), &["OLLAMA_API_KEY"], &["OLLAMA_API_BASE", "OLLAMA_BASE_URL"], Quirks { base_lacks_v1: true, renames: OLD_MAX_TOKENS, ..PLAIN }),
     local("ollama_chat", Some("http://localhost:11434/v1"), &["OLLAMA_API_KEY"], &["OLLAMA_API_BASE", "OLLAMA_BASE_URL"], Quirks { base_lacks_v1: true, renames: OLD_MAX_TOKENS, ..PLAIN }),
     local("hosted_vllm", None, &["HOSTED_VLLM_API_KEY"], &["HOSTED_VLLM_API_BASE"], LOCAL),

@@ -28,13 +28,16 @@ pub(super) fn read_error(status: u16, body: &[u8]) -> UpstreamError {
         error.status = 400;
         error.code = Some("content_policy_violation".into());
     }
+    // A trial key's month is over: waiting a moment, which the limit of a minute asks for, is no help.
+    if error.status == 429 && says("trial key") && says("month") {
+        error.code = Some("insufficient_quota".into());
+    }
     let code = match error.status {
         400 | 422 if says("too many tokens") || says("exceeds the context") => {
             Some("context_length_exceeded")
         }
         402 => Some("insufficient_quota"),
         403 => Some("permission_denied"),
-        429 if says("trial key") && says("month") => Some("insufficient_quota"),
         429 => Some("rate_limit_exceeded"),
         _ => None,
     };
@@ -56,7 +59,7 @@ fn kind_of(status: u16) -> Option<&'static str> {
 }
 
 /// The error in an event or in an answer whose status says success.
-pub(super) fn inside(body: &[u8]) -> Option<UpstreamError> {
+pub(crate) fn inside(body: &[u8]) -> Option<UpstreamError> {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default)]

@@ -27,6 +27,11 @@ mod stream;
 mod tools;
 mod usage;
 
+pub(crate) use error::inside as error_inside;
+pub(crate) use usage::Counts;
+
+use crate::rerank::RerankDecoder;
+
 /// Cohere, under one of the names LiteLLM has for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Cohere {
@@ -103,7 +108,7 @@ impl Provider for Cohere {
     fn decoder(&self, place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder>> {
         Some(match place.operation {
             Operation::Embeddings => Box::new(embed::EmbedDecoder::new(asked)),
-            Operation::Rerank => Box::new(rerank::RerankDecoder::default()),
+            Operation::Rerank => Box::new(RerankDecoder::default()),
             _ => Box::new(stream::ChatDecoder::new(asked)),
         })
     }

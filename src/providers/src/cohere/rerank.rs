@@ -2,18 +2,14 @@
 
 use std::fmt::Write as _;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tollway_wire::splice::{Edits, json_string};
-use tollway_wire::usage::Usage;
 
 use crate::openai::listed;
-use crate::{Call, DecodeError, Decoder, RequestError, Target, UpstreamBody};
+use crate::{Call, RequestError, Target, UpstreamBody};
 
-use super::error;
 use super::request::{invalid, without_gateway_members};
-use super::usage::Counts;
 
 /// Members of the first version of the API that the second refuses or passes over:
 /// `return_documents` and `rank_fields` (<https://docs.cohere.com/v2/docs/migrating-v1-to-v2>, read
@@ -30,9 +26,11 @@ pub(super) fn request(call: &Call<'_>, target: &Target) -> Result<UpstreamBody, 
         .raw(body, "rank_fields")
         .and_then(|fields| serde_json::from_slice(fields).ok())
         .unwrap_or_default();
-    let documents: Vec<Document> = serde_json::from_slice(raw).map_err(|error| {
-        invalid(format!("documents is no list of texts: {error}"), Some("documents"))
-    })?;
+    let refused = || invalid("documents is no list of texts".into(), Some("documents"));
+    let documents: Vec<&RawValue> = serde_json::from_slice(raw).map_err(|_| refused())?;
+    if documents.iter().any(|document| !document.get().starts_with(['"', '{'])) {
+        return Err(refused());
+    }
     let mut removed = without_gateway_members(call);
     removed.extend(listed(call, "additional_drop_params").into_iter().map(Into::into));
     removed.extend(OLD.iter().map(|name| (*name).into()));
@@ -41,83 +39,38 @@ pub(super) fn request(call: &Call<'_>, target: &Target) -> Result<UpstreamBody, 
     if object.str(body, "model").as_deref() != Some(&target.model) {
         edits.set("model", json_string(&target.model));
     }
-    if documents.iter().any(|document| matches!(document, Document::Fields(_))) {
-        let texts: Vec<String> =
-            documents.into_iter().map(|document| document.into_text(&fields)).collect();
+    // Texts are not read at all.
+    if documents.iter().any(|document| document.get().starts_with('{')) {
+        let texts: Option<Vec<String>> =
+            documents.into_iter().map(|document| text_of(document, &fields)).collect();
+        let texts = texts.ok_or_else(refused)?;
         edits.set("documents", Value::from(texts).to_string().into_bytes());
     }
     Ok(UpstreamBody::plain(edits.apply(body, object)))
 }
 
-/// A document: a text, or fields.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Document {
-    Text(String),
-    Fields(Map<String, Value>),
-}
-
-impl Document {
-    /// The second version of the API takes texts only, and wants fields as YAML
-    /// (<https://docs.cohere.com/v2/reference/rerank>, read 2026-11).
-    fn into_text(self, fields: &[String]) -> String {
-        let members = match self {
-            Document::Text(text) => return text,
-            Document::Fields(members) => members,
+/// The text of a document, which is one already or has fields. The second version of the API takes
+/// texts only, and wants fields as YAML (<https://docs.cohere.com/v2/reference/rerank>, read 2026-11).
+fn text_of(document: &RawValue, fields: &[String]) -> Option<String> {
+    if document.get().starts_with('"') {
+        return serde_json::from_str(document.get()).ok();
+    }
+    let members: Map<String, Value> = serde_json::from_str(document.get()).ok()?;
+    let wanted = |name: &str| fields.is_empty() || fields.iter().any(|field| field == name);
+    let mut members: Vec<(String, Value)> =
+        members.into_iter().filter(|(name, _)| wanted(name)).collect();
+    if let [(name, Value::String(text))] = members.as_mut_slice()
+        && name == "text"
+    {
+        return Some(std::mem::take(text));
+    }
+    let mut yaml = String::new();
+    for (name, value) in members {
+        // A value as JSON is YAML. Plain text is left plain, which the model reads best.
+        let _ = match value {
+            Value::String(text) if !text.contains('\n') => writeln!(yaml, "{name}: {text}"),
+            value => writeln!(yaml, "{name}: {value}"),
         };
-        let wanted = |name: &str| fields.is_empty() || fields.iter().any(|field| field == name);
-        let mut members: Vec<(String, Value)> =
-            members.into_iter().filter(|(name, _)| wanted(name)).collect();
-        if let [(name, Value::String(text))] = members.as_mut_slice()
-            && name == "text"
-        {
-            return std::mem::take(text);
-        }
-        let mut yaml = String::new();
-        for (name, value) in members {
-            // A value as JSON is YAML. Plain text is left plain, which the model reads best.
-            let _ = match value {
-                Value::String(text) if !text.contains('\n') => writeln!(yaml, "{name}: {text}"),
-                value => writeln!(yaml, "{name}: {value}"),
-            };
-        }
-        yaml
     }
-}
-
-/// Reads one answer to a rerank call, which passes as it is.
-#[derive(Default)]
-pub(super) struct RerankDecoder {
-    usage: Option<Usage>,
-}
-
-impl Decoder for RerankDecoder {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(rename = "results")]
-            _results: Vec<IgnoredAny>,
-            #[serde(default)]
-            meta: Option<Counts>,
-        }
-        let answer: Answer =
-            serde_json::from_slice(body).map_err(|fault| match error::inside(body) {
-                Some(error) => DecodeError::Reported(error),
-                None => DecodeError::Malformed(format!("not a ranking: {fault}")),
-            })?;
-        self.usage = answer.meta.and_then(|counts| counts.total());
-        Ok(body.to_vec())
-    }
-
-    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Malformed("a ranking does not come as a stream".into()))
-    }
-
-    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Truncated)
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        self.usage
-    }
+    Some(yaml)
 }

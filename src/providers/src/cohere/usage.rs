@@ -6,7 +6,7 @@ use tollway_wire::usage::Usage;
 /// What an answer says it took. Every count is written with a fraction and may be absent.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// What went through the model.
     tokens: Option<Units>,
     /// What is on the bill: without the tokens of prompts that Cohere adds by itself.
@@ -33,7 +33,7 @@ fn whole(count: Option<f64>) -> u64 {
 
 impl Counts {
     /// The counts in OpenAI's convention; `None` if there are none.
-    pub(super) fn total(&self) -> Option<Usage> {
+    pub(crate) fn total(&self) -> Option<Usage> {
         let tokens = self.tokens.unwrap_or_default();
         let billed = self.billed_units.unwrap_or_default();
         let image_tokens = whole(billed.image_tokens.or(tokens.image_tokens));

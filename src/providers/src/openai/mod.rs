@@ -10,6 +10,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::splice::{Edits, json_string};
 
 use crate::presets::Preset;
+use crate::rerank::RerankDecoder;
 use crate::{
     Access, AccessError, Asked, Call, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
     UpstreamError, header, secret_header,
@@ -73,7 +74,12 @@ impl Provider for Preset {
     fn base<'b>(&self, written: &'b str) -> Cow<'b, str> {
         let mut base = written.trim_end_matches('/');
         // People write the whole URL of a call, as its documentation shows it.
-        let paths = [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
+        let paths = [
+            Operation::ChatCompletions,
+            Operation::Completions,
+            Operation::Embeddings,
+            Operation::Rerank,
+        ];
         if let Some(rest) = paths.iter().find_map(|path| base.strip_suffix(path.path())) {
             base = rest;
         }
@@ -130,8 +136,10 @@ impl Provider for Preset {
         Ok(UpstreamBody { usage_added, ..UpstreamBody::plain(bytes) })
     }
 
-    fn decoder(&self, _place: &Place<'_>, _asked: Asked) -> Option<Box<dyn Decoder>> {
-        None
+    fn decoder(&self, place: &Place<'_>, _asked: Asked) -> Option<Box<dyn Decoder>> {
+        // OpenAI itself has no rankings, so those who do have each their own shape.
+        let is_ranking = place.operation == Operation::Rerank;
+        is_ranking.then(|| Box::new(RerankDecoder::default()) as Box<dyn Decoder>)
     }
 
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError {
