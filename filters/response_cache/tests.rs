@@ -31,6 +31,14 @@ const USAGE: Usage = Usage {
     audio_completion_tokens: 0,
     reasoning_tokens: 0,
     web_searches: 0,
+    image_prompt_tokens: 0,
+    image_completion_tokens: 0,
+    search_units: 0,
+    images: 0,
+    input_images: 0,
+    pixels: 0,
+    audio_ms: 0,
+    characters: 0,
 };
 
 /// A store that shares the clock of the test.

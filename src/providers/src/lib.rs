@@ -17,9 +17,11 @@ use tollway_wire::usage::Usage;
 
 pub mod anthropic;
 pub mod azure;
+pub mod cohere;
 pub mod openai;
 pub mod presets;
 pub mod prices;
+mod rerank;
 
 /// A request, as the exchange hands it to a provider.
 #[derive(Clone, Copy, Debug)]

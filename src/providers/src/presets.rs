@@ -8,6 +8,7 @@ use tollway_wire::operation::Operation;
 use crate::Provider;
 use crate::anthropic::Anthropic;
 use crate::azure::Azure;
+use crate::cohere::Cohere;
 
 /// A provider whose API is OpenAI's.
 #[derive(Debug)]
@@ -422,8 +423,12 @@ const LITELLM: Quirks =
 /// jina.ai/embeddings and jina.ai/reranker, 2026-11.
 const JINA: Quirks = Quirks { operations: &[Embeddings, Rerank], ..PLAIN };
 
-/// docs.voyageai.com/reference, 2026-11. Its rerank has another shape.
-const VOYAGE: Quirks = Quirks { operations: &[Embeddings], ..PLAIN };
+/// docs.voyageai.com/reference, 2026-11.
+const VOYAGE: Quirks = Quirks {
+    operations: &[Embeddings, Rerank],
+    renames: &[("top_n", "top_k")],
+    ..PLAIN
+};
 
 const fn hosted(
     name: &'static str,
@@ -547,6 +552,7 @@ static PRESETS: &[Preset] = &[
 ];
 
 static ANTHROPIC: Anthropic = Anthropic;
+static COHERE: [Cohere; 2] = [Cohere::named("cohere"), Cohere::named("cohere_chat")];
 static AZURES: [Azure; 3] = [Azure::OPENAI, Azure::TEXT, Azure::FOUNDRY];
 
 /// The OpenAI-compatible provider of that name.
@@ -563,7 +569,9 @@ pub fn provider(name: &str) -> Option<&'static dyn Provider> {
 pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
     let anthropic: &'static dyn Provider = &ANTHROPIC;
     let azures = AZURES.iter().map(|azure| azure as &'static dyn Provider);
-    PRESETS.iter().map(|preset| preset as &'static dyn Provider).chain([anthropic]).chain(azures)
+    let cohere = COHERE.iter().map(|cohere| cohere as &'static dyn Provider);
+    let presets = PRESETS.iter().map(|preset| preset as &'static dyn Provider);
+    presets.chain([anthropic]).chain(azures).chain(cohere)
 }
 
 #[cfg(test)]

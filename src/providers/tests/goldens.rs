@@ -19,7 +19,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 
 /// The folders of cases, each named for its provider, and how many cases it has at least.
-const FOLDERS: &[(&str, usize)] = &[("anthropic", 60), ("mistral", 18)];
+const FOLDERS: &[(&str, usize)] = &[("anthropic", 100), ("cohere", 100), ("mistral", 18)];
 
 /// One case.
 #[derive(Debug, Deserialize)]

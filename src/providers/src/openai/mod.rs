@@ -14,6 +14,7 @@ use tollway_wire::scan::{Limits, scan};
 use tollway_wire::splice::{Edits, json_string};
 
 use crate::presets::Preset;
+use crate::rerank::RerankDecoder;
 use crate::{
     Access, AccessError, Asked, Call, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
     UpstreamError, header, secret_header,
@@ -140,9 +141,14 @@ impl Provider for Preset {
     }
 
     fn decoder(&self, place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder>> {
-        let is_chat = place.operation == Operation::ChatCompletions;
-        let decodes = self.quirks.mistral && is_chat && mistral::reasons(place.model);
-        decodes.then(|| Box::new(mistral::MistralDecoder::new(asked)) as Box<dyn Decoder>)
+        match place.operation {
+            // OpenAI itself has no rankings, so those who do have each their own shape.
+            Operation::Rerank => Some(Box::new(RerankDecoder::default())),
+            Operation::ChatCompletions if self.quirks.mistral && mistral::reasons(place.model) => {
+                Some(Box::new(mistral::MistralDecoder::new(asked)))
+            }
+            _ => None,
+        }
     }
 
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError {
@@ -164,6 +170,8 @@ impl Preset {
             self.rename_members(call, target, &mut edits);
             self.apply_reasoning_rules(call, target, &mut edits)?;
             self.apply_mistral_rules(call, target, &mut edits);
+        } else if call.operation == Operation::Rerank {
+            self.rename_members(call, target, &mut edits);
         }
         let usage_added = self.ask_for_usage(call, &mut edits);
         let bytes = edits.apply(call.body, call.object);
