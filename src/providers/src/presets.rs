@@ -7,6 +7,8 @@ use tollway_wire::operation::Operation;
 
 use crate::Provider;
 use crate::anthropic::Anthropic;
+use crate::gemini::Gemini;
+use crate::vertex::Vertex;
 
 /// A provider whose API is OpenAI's.
 #[derive(Debug)]
@@ -183,6 +185,8 @@ static PRESETS: &[Preset] = &[
 ];
 
 static ANTHROPIC: Anthropic = Anthropic;
+static GEMINI: Gemini = Gemini;
+static VERTEX: [Vertex; 2] = [Vertex::new("vertex_ai"), Vertex::new("vertex_ai_beta")];
 
 /// The OpenAI-compatible provider of that name.
 pub fn preset(name: &str) -> Option<&'static Preset> {
@@ -196,8 +200,8 @@ pub fn provider(name: &str) -> Option<&'static dyn Provider> {
 
 /// Every provider there is.
 pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
-    let anthropic: &'static dyn Provider = &ANTHROPIC;
-    PRESETS.iter().map(|preset| preset as &'static dyn Provider).chain([anthropic])
+    let own: [&'static dyn Provider; 4] = [&ANTHROPIC, &GEMINI, &VERTEX[0], &VERTEX[1]];
+    PRESETS.iter().map(|preset| preset as &'static dyn Provider).chain(own)
 }
 
 #[cfg(test)]

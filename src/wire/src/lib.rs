@@ -15,4 +15,5 @@ pub mod splice;
 pub mod sse;
 pub mod surrogate;
 pub mod tap;
+pub mod thought;
 pub mod usage;
