@@ -278,8 +278,8 @@ fn signature_of_blocks(blocks: &[Value]) -> Option<String> {
     if blocks.iter().any(|block| block["type"] == "redacted_thinking") {
         return None;
     }
-    let signatures = blocks.iter().filter_map(|block| block["signature"].as_str());
-    let signature = signatures.filter(|signature| !signature.is_empty()).next_back()?;
+    let mut signatures = blocks.iter().filter_map(|block| block["signature"].as_str());
+    let signature = signatures.rfind(|signature| !signature.is_empty())?;
     let is_base64 =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_');
     signature.bytes().all(is_base64).then(|| signature.to_owned())

@@ -27,9 +27,9 @@ pub(crate) struct Status {
 /// The error in a body. A stream's first error may come wrapped in an array, as streams without
 /// `alt=sse` are.
 fn status_of_body(body: &[u8]) -> Option<Status> {
-    let parsed = match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(body) => body,
-        Err(_) => serde_json::from_slice::<Vec<ErrorBody>>(body).ok()?.into_iter().next()?,
+    let parsed: ErrorBody = match body.trim_ascii_start().first()? {
+        b'[' => serde_json::from_slice::<Vec<ErrorBody>>(body).ok()?.into_iter().next()?,
+        _ => serde_json::from_slice(body).ok()?,
     };
     let is_googles = !parsed.error.status.is_empty() || !parsed.error.details.is_empty();
     is_googles.then_some(parsed.error)

@@ -139,10 +139,8 @@ impl Provider for Gemini {
     }
 
     fn path(&self, place: &Place<'_>, access: &Access<'_>) -> Cow<'static, str> {
-        let version = match access.api_version {
-            Some(version @ ("v1" | "v1alpha")) => version,
-            _ => "v1beta",
-        };
+        let known = |version: &&str| matches!(*version, "v1" | "v1alpha");
+        let version = access.api_version.filter(known).unwrap_or("v1beta");
         let (folder, name) = model::resource(place.model);
         Cow::Owned(format!("/{version}/{folder}/{}{}", segment(name), method(place)))
     }
