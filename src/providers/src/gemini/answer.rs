@@ -225,33 +225,29 @@ pub(super) fn finish_reason(reason: &str, has_calls: bool) -> &'static str {
     }
 }
 
+/// FNV-1a: nothing that is made of it must be unguessable.
+fn hash(parts: &[&[u8]]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in parts.iter().copied().flatten() {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{hash:016x}")
+}
+
+/// The answer's id, or one made of what it says where a server gives none.
+pub(super) fn answer_id(given: Option<String>, created: u64, json: &[u8]) -> String {
+    given.filter(|id| !id.is_empty()).unwrap_or_else(|| hash(&[&created.to_be_bytes(), json]))
+}
+
 /// An id for a call Google gave none: the same answer always gets the same ids, and two answers get
 /// different ones.
-pub(super) fn call_id(
-    call: &FunctionCall<'_>,
-    response_id: Option<&str>,
-    created: u64,
-    at: u64,
-) -> String {
+pub(super) fn call_id(call: &FunctionCall<'_>, answer_id: &str, at: u64) -> String {
     if let Some(id) = call.id.as_deref().filter(|id| !id.is_empty()) {
         return id.to_owned();
     }
-    // FNV-1a: nothing here must be unguessable.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let name = call.name.as_deref().unwrap_or_default();
-    let created = created.to_be_bytes();
-    let at = at.to_be_bytes();
-    let parts: [&[u8]; 5] = [
-        response_id.unwrap_or_default().as_bytes(),
-        &created,
-        &at,
-        name.as_bytes(),
-        call.arguments().as_bytes(),
-    ];
-    for byte in parts.into_iter().flatten() {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
-    format!("call_{hash:016x}")
+    let name = call.name.as_deref().unwrap_or_default().as_bytes();
+    let parts = [answer_id.as_bytes(), &at.to_be_bytes(), name, call.arguments().as_bytes()];
+    format!("call_{}", hash(&parts))
 }
 
 /// A raw JSON string's text.

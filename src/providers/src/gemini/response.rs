@@ -9,7 +9,8 @@ use tollway_wire::usage::Usage;
 use crate::{Asked, DecodeError};
 
 use super::answer::{
-    Answer, Candidate, annotations, call_id, finish_reason, image, logprobs, text_of, web_searches,
+    Answer, Candidate, annotations, answer_id, call_id, finish_reason, image, logprobs, text_of,
+    web_searches,
 };
 use super::error::read_event;
 
@@ -25,7 +26,7 @@ pub(super) fn translate(
     if let Some(error) = answer.error {
         return Err(DecodeError::Reported(read_event(error)));
     }
-    let response_id = answer.response_id;
+    let answer_id = answer_id(answer.response_id, asked.created, body);
     let blocked = answer.prompt_feedback.and_then(|feedback| feedback.block_reason);
     let mut searches = 0;
     let mut grounding = Vec::new();
@@ -35,7 +36,7 @@ pub(super) fn translate(
             searches += web_searches(metadata, by_query);
             grounding.push(metadata.clone());
         }
-        choices.push(choice(candidate, response_id.as_deref(), asked));
+        choices.push(choice(candidate, &answer_id, asked));
     }
     if choices.is_empty() {
         // Google answers a prompt it refuses without any candidate.
@@ -52,7 +53,7 @@ pub(super) fn translate(
     }
     let counts = answer.usage_metadata;
     let response = ChatResponse {
-        id: chat_id(response_id.as_deref(), asked.created),
+        id: format!("chatcmpl-{answer_id}"),
         object: "chat.completion".into(),
         created: asked.created,
         model: asked.model.clone(),
@@ -66,15 +67,7 @@ pub(super) fn translate(
     Ok((json, counts.map(|counts| counts.usage(searches))))
 }
 
-/// OpenAI's id of an answer.
-pub(super) fn chat_id(response_id: Option<&str>, created: u64) -> String {
-    match response_id.filter(|id| !id.is_empty()) {
-        Some(id) => format!("chatcmpl-{id}"),
-        None => format!("chatcmpl-{created}"),
-    }
-}
-
-fn choice(candidate: Candidate<'_>, response_id: Option<&str>, asked: &Asked) -> Choice {
+fn choice(candidate: Candidate<'_>, answer_id: &str, asked: &Asked) -> Choice {
     let index = candidate.index;
     let mut message = ResponseMessage { role: "assistant".into(), ..ResponseMessage::default() };
     let (mut text, mut reasoning) = (None::<String>, None::<String>);
@@ -91,7 +84,7 @@ fn choice(candidate: Candidate<'_>, response_id: Option<&str>, asked: &Asked) ->
                 extra.insert("extra_content".into(), google);
             }
             calls.push(ToolCall {
-                id: call_id(&call, response_id, asked.created, at),
+                id: call_id(&call, answer_id, at),
                 kind: "function".into(),
                 function: FunctionCall {
                     arguments: call.arguments().to_owned(),

@@ -12,11 +12,11 @@ use tollway_wire::usage::Usage;
 use crate::{Asked, DecodeError, Decoder};
 
 use super::answer::{
-    Answer, CITED_BYTES_MAX, Candidate, Counts, FunctionCall, Part, annotations, call_id,
-    finish_reason, image, logprobs, text_of, web_searches,
+    Answer, CITED_BYTES_MAX, Candidate, Counts, FunctionCall, Part, annotations, answer_id,
+    call_id, finish_reason, image, logprobs, text_of, web_searches,
 };
 use super::error::{read_error, read_event};
-use super::response::{self, chat_id};
+use super::response;
 
 /// Gemini gives at most eight candidates.
 const CANDIDATES_MAX: usize = 16;
@@ -33,7 +33,7 @@ struct State {
     by_query: bool,
     /// A chunk up to its choices; empty until the first event has come.
     head: Vec<u8>,
-    response_id: Option<String>,
+    answer_id: String,
     candidates: Vec<Progress>,
     blocked: bool,
     counts: Option<Counts>,
@@ -62,7 +62,7 @@ impl GeminiDecoder {
             asked,
             by_query,
             head: Vec::new(),
-            response_id: None,
+            answer_id: String::new(),
             candidates: Vec::new(),
             blocked: false,
             counts: None,
@@ -121,9 +121,6 @@ impl State {
         if let Some(error) = answer.error {
             return Err(DecodeError::Reported(read_event(error)));
         }
-        if self.response_id.is_none() {
-            self.response_id = answer.response_id;
-        }
         if let Some(counts) = answer.usage_metadata {
             self.counts.get_or_insert_default().update(counts);
         }
@@ -132,7 +129,8 @@ impl State {
         }
         if self.head.is_empty() {
             let quoted = |text: &str| Value::from(text).to_string();
-            let id = chat_id(self.response_id.as_deref(), self.asked.created);
+            self.answer_id = answer_id(answer.response_id, self.asked.created, data);
+            let id = format!("chatcmpl-{}", self.answer_id);
             self.head = format!(
                 "data: {{\"id\":{},\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{},\"choices\":[",
                 quoted(&id),
@@ -251,7 +249,7 @@ impl State {
         let place = progress.calls;
         progress.calls += 1;
         let id = progress.index << 32 | place;
-        let id = call_id(call, self.response_id.as_deref(), self.asked.created, id);
+        let id = call_id(call, &self.answer_id, id);
         let quoted = |text: &str| Value::from(text).to_string();
         let (index, id) = (place.to_string(), quoted(&id));
         let name = quoted(call.name.as_deref().unwrap_or_default());
@@ -306,8 +304,12 @@ impl State {
     fn end(&mut self, out: &mut Vec<u8>) -> Result<(), DecodeError> {
         if self.candidates.is_empty() && self.blocked {
             // Google answers a prompt it refuses without any candidate.
-            let at = self.progress(0, out)?;
-            self.candidates[at].finish_reason = Some("SAFETY".into());
+            self.progress(0, out)?;
+        }
+        if self.blocked {
+            for one in &mut self.candidates {
+                one.finish_reason.get_or_insert_with(|| "SAFETY".into());
+            }
         }
         let is_complete = self.candidates.iter().all(|one| one.finish_reason.is_some());
         if self.candidates.is_empty() || !is_complete {

@@ -1,4 +1,5 @@
-//! Google Cloud's Vertex AI: Gemini's models, and Anthropic's behind the same credentials.
+//! Google Cloud's Vertex AI: Gemini's models, and behind the same credentials Anthropic's and those of
+//! other makers.
 //!
 //! Facts from <https://docs.cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference>,
 //! <https://platform.claude.com/docs/en/build-with-claude/claude-on-vertex-ai> and LiteLLM's
@@ -11,7 +12,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use tollway_wire::operation::{Dialect, Operation};
 
-use crate::gemini::{self, Api, EmbeddingDecoder, segment};
+use crate::gemini::{self, Api, EmbeddingDecoder, check_name, segment};
+use crate::presets::{Preset, preset};
 use crate::{
     Access, AccessError, Asked, Call, Decoder, Place, Provider, RequestError, Setting, Target,
     TokenRequest, UpstreamBody, UpstreamError, secret_header,
@@ -57,12 +59,31 @@ const SETTINGS: &[Setting] = &[
 enum Family {
     Gemini,
     Claude,
+    /// Another maker's, named `meta/llama-…`: they are called as OpenAI's are.
+    Compatible,
 }
 
 impl Family {
     fn of(model: &str) -> Family {
-        if model.to_ascii_lowercase().contains("claude") { Family::Claude } else { Family::Gemini }
+        let model = bare(model);
+        let is_maker = |maker: &str| !maker.is_empty() && maker.bytes().all(is_label);
+        match model.split_once('/') {
+            Some((maker, name)) if is_maker(maker) && check_name(name).is_ok() => {
+                Family::Compatible
+            }
+            _ if model.to_ascii_lowercase().contains("claude") => Family::Claude,
+            _ => Family::Gemini,
+        }
     }
+}
+
+/// OpenAI's dialect without anything special.
+fn compatible() -> &'static Preset {
+    preset("openai_like").expect("it is in the table")
+}
+
+fn is_label(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
 }
 
 /// Vertex AI, under one of the names LiteLLM has for it.
@@ -84,8 +105,7 @@ fn location<'a>(access: &Access<'a>) -> &'a str {
 
 /// A place's name becomes part of a host's, so it must not hold anything else.
 fn is_location(text: &str) -> bool {
-    let is_fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !text.is_empty() && text.len() <= 40 && text.bytes().all(is_fine)
+    !text.is_empty() && text.len() <= 40 && text.bytes().all(is_label)
 }
 
 /// The project: as it is set, or the one the credentials belong to.
@@ -117,6 +137,9 @@ impl Provider for Vertex {
     fn dialect(&self, operation: Operation, client: Dialect, model: &str) -> Option<Dialect> {
         match Family::of(model) {
             Family::Claude => claude::dialect(operation, client),
+            Family::Compatible => {
+                (operation == Operation::ChatCompletions).then_some(Dialect::OpenAi)
+            }
             Family::Gemini if operation == Operation::Embeddings => Some(Dialect::OpenAi),
             Family::Gemini => gemini::dialect(operation, client),
         }
@@ -154,6 +177,7 @@ impl Provider for Vertex {
         let name = segment(model);
         let call = match Family::of(model) {
             Family::Claude => claude::call(&name, place),
+            Family::Compatible => "endpoints/openapi/chat/completions".to_owned(),
             // A tuned model is an endpoint by its number.
             Family::Gemini if model.bytes().all(|byte| byte.is_ascii_digit()) => {
                 format!("endpoints/{name}{}", gemini::method(place))
@@ -226,8 +250,10 @@ impl Provider for Vertex {
 
     fn request(&self, call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError> {
         let target = &with_bare_name(target);
-        if Family::of(&target.model) == Family::Claude {
-            return claude::request(call, target);
+        match Family::of(&target.model) {
+            Family::Claude => return claude::request(call, target),
+            Family::Compatible => return compatible().request(call, target),
+            Family::Gemini => {}
         }
         match (call.dialect, call.operation) {
             (Dialect::Gemini, _) => gemini::native_request(call, target, Api::Vertex),
@@ -240,6 +266,7 @@ impl Provider for Vertex {
         let place = &Place { model: bare(place.model), ..*place };
         match (Family::of(place.model), place.operation) {
             (Family::Claude, _) => claude::decoder(place, asked),
+            (Family::Compatible, _) => None,
             (_, Operation::Embeddings) => Some(Box::new(EmbeddingDecoder::new(asked, false))),
             _ => gemini::decoder(place, asked),
         }

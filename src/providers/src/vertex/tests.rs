@@ -82,6 +82,7 @@ fn models_have_their_paths() {
         false,
         "publishers/google/models/gemini-embedding-2:embedContent",
     );
+    check("meta/llama-4-maas", chat, true, "endpoints/openapi/chat/completions");
     check("../x", chat, false, "publishers/google/models/..%2Fx:generateContent");
 }
 
