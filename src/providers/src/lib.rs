@@ -18,10 +18,13 @@ use tollway_wire::usage::Usage;
 pub mod anthropic;
 pub mod azure;
 pub mod cohere;
+pub mod embeddings;
+pub mod gemini;
 pub mod openai;
 pub mod presets;
 pub mod prices;
 mod rerank;
+pub mod vertex;
 
 /// A request, as the exchange hands it to a provider.
 #[derive(Clone, Copy, Debug)]
@@ -493,4 +496,10 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Reads an answer whose status says error. With a `status` below 400 the body is an error that
     /// came inside a stream, and the status is found in it.
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError;
+
+    /// How long an error's body says to wait, where the provider sends no `retry-after`.
+    fn retry_after(&self, body: &[u8]) -> Option<Duration> {
+        let _ = body;
+        None
+    }
 }

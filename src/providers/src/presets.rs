@@ -9,6 +9,8 @@ use crate::Provider;
 use crate::anthropic::Anthropic;
 use crate::azure::Azure;
 use crate::cohere::Cohere;
+use crate::gemini::Gemini;
+use crate::vertex::Vertex;
 
 /// A provider whose API is OpenAI's.
 #[derive(Debug)]
@@ -424,11 +426,8 @@ const LITELLM: Quirks =
 const JINA: Quirks = Quirks { operations: &[Embeddings, Rerank], ..PLAIN };
 
 /// docs.voyageai.com/reference, 2026-11.
-const VOYAGE: Quirks = Quirks {
-    operations: &[Embeddings, Rerank],
-    renames: &[("top_n", "top_k")],
-    ..PLAIN
-};
+const VOYAGE: Quirks =
+    Quirks { operations: &[Embeddings, Rerank], renames: &[("top_n", "top_k")], ..PLAIN };
 
 const fn hosted(
     name: &'static str,
@@ -554,6 +553,8 @@ static PRESETS: &[Preset] = &[
 static ANTHROPIC: Anthropic = Anthropic;
 static COHERE: [Cohere; 2] = [Cohere::named("cohere"), Cohere::named("cohere_chat")];
 static AZURES: [Azure; 3] = [Azure::OPENAI, Azure::TEXT, Azure::FOUNDRY];
+static GEMINI: Gemini = Gemini;
+static VERTEX: [Vertex; 2] = [Vertex::new("vertex_ai"), Vertex::new("vertex_ai_beta")];
 
 /// The OpenAI-compatible provider of that name.
 pub fn preset(name: &str) -> Option<&'static Preset> {
@@ -567,11 +568,11 @@ pub fn provider(name: &str) -> Option<&'static dyn Provider> {
 
 /// Every provider there is.
 pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
-    let anthropic: &'static dyn Provider = &ANTHROPIC;
     let azures = AZURES.iter().map(|azure| azure as &'static dyn Provider);
     let cohere = COHERE.iter().map(|cohere| cohere as &'static dyn Provider);
     let presets = PRESETS.iter().map(|preset| preset as &'static dyn Provider);
-    presets.chain([anthropic]).chain(azures).chain(cohere)
+    let own: [&'static dyn Provider; 4] = [&ANTHROPIC, &GEMINI, &VERTEX[0], &VERTEX[1]];
+    presets.chain(own).chain(azures).chain(cohere)
 }
 
 #[cfg(test)]
