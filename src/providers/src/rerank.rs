@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tollway_wire::openai::usage::usage_of_object;
 use tollway_wire::usage::Usage;
 
-use crate::cohere::{Counts, error_inside};
+use crate::cohere::{Counts, counted, error_inside};
 use crate::{DecodeError, Decoder};
 
 /// Reads one answer to a rerank call. Cohere's, Jina's and Together's pass as they are; Voyage's
@@ -46,7 +46,7 @@ impl Decoder for RerankDecoder {
         let answer: Answer<'_> =
             serde_json::from_slice(body).map_err(|fault| malformed(&fault.to_string()))?;
         let usage = answer.usage.and_then(|usage| usage_of_object(usage.get().as_bytes()));
-        self.usage = answer.meta.and_then(|counts| counts.total()).or(usage);
+        self.usage = counted(answer.meta.map(|counts| counts.total())).or(usage);
         if answer.results.is_some() {
             return Ok(body.to_vec());
         }

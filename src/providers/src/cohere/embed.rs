@@ -9,7 +9,7 @@ use crate::{Asked, Call, DecodeError, Decoder, RequestError, Target, UpstreamBod
 
 use super::error;
 use super::request::{invalid, members, without_dropped};
-use super::usage::Counts;
+use super::usage::{Counts, counted};
 
 /// What a text is embedded for where the client does not say: Cohere demands it, and LiteLLM says
 /// this.
@@ -158,7 +158,7 @@ impl Decoder for EmbedDecoder {
             })?;
         let vectors = vectors(answer.embeddings)
             .ok_or_else(|| DecodeError::Malformed("there are no embeddings in it".into()))?;
-        self.usage = answer.meta.and_then(|counts| counts.total());
+        self.usage = counted(answer.meta.map(|counts| counts.total()));
         let tokens = self.usage.map_or(0, |usage| usage.prompt_tokens);
         let mut out = Vec::with_capacity(body.len() + vectors.len() * 48);
         out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");

@@ -28,7 +28,7 @@ mod tools;
 mod usage;
 
 pub(crate) use error::inside as error_inside;
-pub(crate) use usage::Counts;
+pub(crate) use usage::{Counts, counted};
 
 use crate::rerank::RerankDecoder;
 

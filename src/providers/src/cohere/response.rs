@@ -80,7 +80,7 @@ pub(super) fn translate(
     if let Some(error) = error::of_finish(answer.finish_reason.as_deref(), None) {
         return Err(DecodeError::Reported(error));
     }
-    let usage = answer.usage.and_then(|counts| counts.total());
+    let usage = answer.usage.map(|counts| counts.total());
     let tool_calls = answer.message.tool_calls.filter(|calls| !calls.is_empty());
     let mut reason = finish_reason(answer.finish_reason.as_deref());
     // OpenAI's clients look for calls by this word alone.

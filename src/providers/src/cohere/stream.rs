@@ -16,7 +16,7 @@ use tollway_wire::usage::Usage;
 use crate::{Asked, DecodeError, Decoder};
 
 use super::response::{Logprob, annotations, logprobs};
-use super::usage::Counts;
+use super::usage::{Counts, counted};
 use super::{error, finish_reason, response};
 
 /// More tool calls than this in one answer are no honest stream.
@@ -146,7 +146,7 @@ impl Decoder for ChatDecoder {
     }
 
     fn usage(&self) -> Option<Usage> {
-        self.state.usage
+        counted(self.state.usage)
     }
 }
 
@@ -187,7 +187,7 @@ impl State {
             "citation-start" => self.citation(message.citations, out),
             "message-start" => self.start(&event.id.unwrap_or_default(), out),
             "message-end" => {
-                self.usage = delta.usage.and_then(|counts| counts.total()).or(self.usage);
+                self.usage = delta.usage.map(|counts| counts.total()).or(self.usage);
                 let reason = delta.finish_reason.as_deref();
                 if let Some(error) = error::of_finish(reason, delta.error.as_deref()) {
                     return Err(DecodeError::Reported(error));

@@ -32,15 +32,15 @@ fn whole(count: Option<f64>) -> u64 {
 }
 
 impl Counts {
-    /// The counts in OpenAI's convention; `None` if there are none.
-    pub(crate) fn total(&self) -> Option<Usage> {
+    /// The counts in OpenAI's convention.
+    pub(crate) fn total(&self) -> Usage {
         let tokens = self.tokens.unwrap_or_default();
         let billed = self.billed_units.unwrap_or_default();
         let image_tokens = whole(billed.image_tokens.or(tokens.image_tokens));
         // Embeddings of images and texts together are counted apart, and perhaps not summed up.
         let apart = image_tokens.saturating_add(whole(billed.text_tokens));
         let prompt_tokens = whole(tokens.input_tokens.or(billed.input_tokens)).max(apart);
-        let usage = Usage {
+        Usage {
             prompt_tokens,
             completion_tokens: whole(tokens.output_tokens.or(billed.output_tokens)),
             cache_read_tokens: whole(self.cached_tokens).min(prompt_tokens),
@@ -48,9 +48,13 @@ impl Counts {
             input_images: whole(billed.images),
             search_units: whole(billed.search_units),
             ..Usage::default()
-        };
-        (usage != Usage::default()).then_some(usage)
+        }
     }
+}
+
+/// Counts of nothing at all are no counts.
+pub(crate) fn counted(usage: Option<Usage>) -> Option<Usage> {
+    usage.filter(|usage| *usage != Usage::default())
 }
 
 #[cfg(test)]
@@ -60,7 +64,7 @@ mod tests {
     #[track_caller]
     fn check(json: &str, expect: Option<Usage>) {
         let counts: Counts = serde_json::from_str(json).expect(json);
-        assert_eq!(counts.total(), expect, "{json}");
+        assert_eq!(counted(Some(counts.total())), expect, "{json}");
     }
 
     #[test]

@@ -119,6 +119,9 @@ struct PromptCounts {
     // OpenRouter's name for it (openrouter.ai/docs/use-cases/usage-accounting, 2026-11).
     #[serde(deserialize_with = "count")]
     cache_write_tokens: u64,
+    // Seen where models make or read images; part of the total (openai.com, images API, 2026-11).
+    #[serde(deserialize_with = "count")]
+    image_tokens: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -128,6 +131,8 @@ struct CompletionCounts {
     reasoning_tokens: u64,
     #[serde(deserialize_with = "count")]
     audio_tokens: u64,
+    #[serde(deserialize_with = "count")]
+    image_tokens: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -170,6 +175,8 @@ impl From<Counts> for Usage {
             audio_completion_tokens: completion.audio_tokens.min(counts.completion_tokens),
             reasoning_tokens: completion.reasoning_tokens.min(counts.completion_tokens),
             web_searches: counts.server_tool_use.unwrap_or_default().web_search_requests,
+            image_prompt_tokens: prompt.image_tokens.min(prompt_tokens),
+            image_completion_tokens: completion.image_tokens.min(counts.completion_tokens),
             ..Usage::default()
         }
     }
@@ -369,6 +376,12 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(usage, Some(expect));
+        let images = usage_of_object(
+            br#"{"prompt_tokens":9,"completion_tokens":1300,"prompt_tokens_details":{"image_tokens":5},
+                "completion_tokens_details":{"image_tokens":1290}}"#,
+        );
+        let images = images.map(|u| (u.image_prompt_tokens, u.image_completion_tokens));
+        assert_eq!(images, Some((5, 1290)));
         let deepseek = usage_of_object(br#"{"prompt_tokens":9,"prompt_cache_hit_tokens":5}"#);
         assert_eq!(deepseek.map(|u| u.cache_read_tokens), Some(5));
     }
