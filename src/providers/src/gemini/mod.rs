@@ -105,7 +105,7 @@ pub(crate) fn decoder(place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder
     Some(match (place.operation, place.dialect) {
         (_, Dialect::Gemini) => return None,
         (Operation::CountTokens, _) => Box::new(count::CountDecoder),
-        _ => Box::new(stream::GeminiDecoder::new(asked, Model::of(place.model).is_3())),
+        _ => Box::new(stream::GeminiDecoder::new(asked, Model::of(place.model))),
     })
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Model {
     size: Size,
     /// Gemma 3 and older, which take no system instruction.
     old_gemma: bool,
+    /// Its answers hold images.
+    draws: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +43,17 @@ impl Model {
             Size::Other
         };
         let old_gemma = ["gemma-1", "gemma-2", "gemma-3"].iter().any(|old| name.starts_with(old));
-        Model { version: version(&name), size, old_gemma }
+        Model { version: version(&name), size, old_gemma, draws: name.contains("image") }
     }
 
     /// Gemini 3 or later: thinks by level, checks thought signatures, knows calls by id.
     pub(crate) fn is_3(self) -> bool {
         self.version >= (3, 0)
+    }
+
+    /// Its answers hold images.
+    pub(super) fn draws(self) -> bool {
+        self.draws
     }
 
     /// It has `responseJsonSchema` and `parametersJsonSchema`.
@@ -115,9 +122,8 @@ fn version(name: &str) -> (u8, u8) {
 /// Refuses a name no model of Google's has. Names come from clients where a route has a wildcard,
 /// and a server behind us may decode what is encoded here.
 pub(crate) fn check_name(name: &str) -> Result<(), RequestError> {
-    let is_fine = |byte: u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@' | b'~' | b':')
-    };
+    let is_fine =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@' | b'~');
     let name = resource(name).1;
     if name.bytes().all(is_fine) && !name.is_empty() && name.bytes().any(|byte| byte != b'.') {
         return Ok(());
@@ -187,7 +193,7 @@ mod tests {
         assert_eq!(segment("a:b c%2F\n"), "a%3Ab%20c%252F%0A");
         assert!(check_name("gemini-2.5-pro").is_ok());
         assert!(check_name("tunedModels/my-model-1").is_ok());
-        for name in ["", ".", "..", "a/b", "../x", "a?b", "a#b", "a%2Fb", "a b", "é"] {
+        for name in ["", ".", "..", "a:b", "a/b", "../x", "a?b", "a#b", "a%2Fb", "a b", "é"] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }

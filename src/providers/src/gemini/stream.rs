@@ -16,10 +16,14 @@ use super::answer::{
     call_id, finish_reason, image, logprobs, text_of, web_searches,
 };
 use super::error::{read_error, read_event};
+use super::model::Model;
 use super::response;
 
 /// Gemini gives at most eight candidates.
 const CANDIDATES_MAX: usize = 16;
+
+/// The longest event of a model that draws: a large image is one part, in base64.
+const IMAGE_EVENT_BYTES_MAX: usize = 32 << 20;
 
 /// Decodes one answer of Gemini's.
 pub(super) struct GeminiDecoder {
@@ -57,10 +61,14 @@ struct Progress {
 }
 
 impl GeminiDecoder {
-    pub(super) fn new(asked: Asked, by_query: bool) -> Self {
+    pub(super) fn new(asked: Asked, model: Model) -> Self {
+        let parser = match model.draws() {
+            true => Parser::new(IMAGE_EVENT_BYTES_MAX),
+            false => Parser::default(),
+        };
         let state = State {
             asked,
-            by_query,
+            by_query: model.is_3(),
             head: Vec::new(),
             answer_id: String::new(),
             candidates: Vec::new(),
@@ -69,7 +77,7 @@ impl GeminiDecoder {
             whole: None,
             ended: false,
         };
-        GeminiDecoder { parser: Parser::default(), state }
+        GeminiDecoder { parser, state }
     }
 }
 
