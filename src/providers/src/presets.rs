@@ -512,6 +512,7 @@ static PRESETS: &[Preset] = &[
     hosted("poe", "https://api.poe.com/v1", &["POE_API_KEY"], &[], OLD_NAMES),
     hosted("chutes", "https://llm.chutes.ai/v1", &["CHUTES_API_KEY"], &[], Quirks { top_k: true, ..OLD_NAMES }),
     hosted("aihubmix", "https://aihubmix.com/v1", &["AIHUBMIX_API_KEY"], &["AIHUBMIX_API_BASE"], PLAIN),
+    hosted("bigmodel", "https://open.bigmodel.cn/api/paas/v4", &["BIGMODEL_API_KEY"], &["BIGMODEL_API_BASE"], ZAI),
     hosted("tencent", "https://tokenhub-intl.tencentcloudmaas.com/v1", &["TENCENT_API_KEY"], &["TENCENT_API_BASE"], OLD_NAMES),
     hosted("modelscope", "https://api-inference.modelscope.cn/v1", &["MODELSCOPE_API_KEY"], &["MODELSCOPE_API_BASE"], OLD_NAMES),
     hosted("edenai", "https://api.edenai.run/v3", &["EDENAI_API_KEY"], &["EDENAI_API_BASE"], CHAT_ONLY),

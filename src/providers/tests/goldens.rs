@@ -316,10 +316,12 @@ proptest! {
         let body = format!("{{\"model\":\"m\",\"stream\":true,\"{member}\":{value}}}");
         let body = Bytes::from(body);
         let object = scan(&body, &Limits::default()).expect("an object");
-        let others = ["openai", "mistral"];
-        for name in FOLDERS.iter().map(|(name, _)| *name).chain(others) {
+        let others = ["openai", "azure", "deepseek", "openrouter", "groq"];
+        let names = FOLDERS.iter().map(|(name, _)| *name).chain(others);
+        for (name, translated) in names.flat_map(|name| [(name, false), (name, true)]) {
             let operation = Operation::ChatCompletions;
             let call = Call::new(operation, Dialect::OpenAi, &body, &object).streamed(true);
+            let call = Call { translated, ..call };
             let target = Target { model: model.into(), drop_params: false, max_output_tokens: None };
             if let Ok(sent) = provider(name).expect("a known provider").request(&call, &target) {
                 prop_assert!(serde_json::from_slice::<Value>(&sent.bytes).is_ok());

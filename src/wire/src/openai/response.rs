@@ -69,6 +69,16 @@ pub struct ResponseMessage {
     pub extra: Map<String, Value>,
 }
 
+impl ResponseMessage {
+    /// The thinking, under whichever of its two names the provider has for it: `reasoning_content`
+    /// is DeepSeek's, `reasoning` that of Groq, OpenRouter, Cerebras and newer versions of vLLM
+    /// (console.groq.com/docs/reasoning, openrouter.ai/docs/use-cases/reasoning-tokens, 2026-11).
+    pub fn reasoning(&self) -> Option<&str> {
+        let other = || self.extra.get("reasoning").and_then(Value::as_str);
+        self.reasoning_content.as_deref().or_else(other)
+    }
+}
+
 /// One event of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -134,6 +144,16 @@ pub struct Delta {
     /// Everything else.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl Delta {
+    /// The thinking, under whichever of its two names the provider has for it: `reasoning_content`
+    /// is DeepSeek's, `reasoning` that of Groq, OpenRouter, Cerebras and newer versions of vLLM
+    /// (console.groq.com/docs/reasoning, openrouter.ai/docs/use-cases/reasoning-tokens, 2026-11).
+    pub fn reasoning(&self) -> Option<&str> {
+        let other = || self.extra.get("reasoning").and_then(Value::as_str);
+        self.reasoning_content.as_deref().or_else(other)
+    }
 }
 
 /// A piece of a tool call.
@@ -203,5 +223,26 @@ impl ErrorObject {
         event.extend(self.body());
         event.extend_from_slice(b"\n\n");
         event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thinking_has_two_names() {
+        for (json, expect) in [
+            (r#"{"reasoning_content":"a"}"#, Some("a")),
+            (r#"{"reasoning":"b"}"#, Some("b")),
+            (r#"{"reasoning_content":"a","reasoning":"b"}"#, Some("a")),
+            (r#"{"reasoning":{"effort":"low"}}"#, None),
+            ("{}", None),
+        ] {
+            let delta: Delta = serde_json::from_str(json).expect("valid");
+            assert_eq!(delta.reasoning(), expect, "{json}");
+            let message: ResponseMessage = serde_json::from_str(json).expect("valid");
+            assert_eq!(message.reasoning(), expect, "{json}");
+        }
     }
 }
