@@ -14,5 +14,7 @@ pub mod responses;
 pub mod scan;
 pub mod splice;
 pub mod sse;
+pub mod surrogate;
 pub mod tap;
+pub mod thought;
 pub mod usage;

@@ -38,6 +38,8 @@ struct Case {
     answer: Option<Value>,
     /// The events of a chat stream, by their data.
     events: Option<Vec<Value>>,
+    /// A chat stream as it is on the wire, where its events are not what serde_json would write.
+    stream: Option<String>,
     /// The stream ends without `[DONE]`, and then this happens: status and error.
     error: Option<(u16, ErrorObject)>,
 }
@@ -69,6 +71,10 @@ impl Case {
 
     /// The case's stream, event by event.
     fn stream(&self) -> Option<Vec<Vec<u8>>> {
+        if let Some(stream) = &self.stream {
+            let events = stream.split_inclusive("\n\n");
+            return Some(events.map(|event| event.as_bytes().to_vec()).collect());
+        }
         let mut events: Vec<Vec<u8>> = self
             .events
             .as_ref()?
