@@ -12,11 +12,12 @@ use std::{env, fs};
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tollway_wire::client::{Asked, Encoder, encoder, to_openai};
 use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::openai::{ChatRequest, events_from_completion};
 use tollway_wire::operation::{Dialect, Operation};
+use tollway_wire::responses::stored;
 use tollway_wire::sse::{Parser, TooLong};
 
 /// There are at least this many cases.
@@ -38,6 +39,8 @@ struct Case {
     answer: Option<Value>,
     /// The events of a chat stream, by their data.
     events: Option<Vec<Value>>,
+    /// A chat stream as it is on the wire, where its events are not what serde_json would write.
+    stream: Option<String>,
     /// The stream ends without `[DONE]`, and then this happens: status and error.
     error: Option<(u16, ErrorObject)>,
 }
@@ -69,6 +72,10 @@ impl Case {
 
     /// The case's stream, event by event.
     fn stream(&self) -> Option<Vec<Vec<u8>>> {
+        if let Some(stream) = &self.stream {
+            let events = stream.split_inclusive("\n\n");
+            return Some(events.map(|event| event.as_bytes().to_vec()).collect());
+        }
         let mut events: Vec<Vec<u8>> = self
             .events
             .as_ref()?
@@ -212,6 +219,61 @@ fn a_whole_answer_and_its_stream_agree() {
         let read = |encoder: &dyn Encoder| encoder.response().map(pretty);
         assert_eq!(read(&*stream), read(&*whole), "{name}");
     }
+}
+
+/// What is kept of an answer is the next request's history, and says what the answer said: signed
+/// reasoning and the signature of a call included.
+#[test]
+fn a_kept_answer_comes_back_as_the_assistants_turn() {
+    let message = json!({
+        "role": "assistant",
+        "content": "Looking.",
+        "reasoning_content": "Let me see.",
+        "thinking_blocks": [
+            {"type": "thinking", "thinking": "Let me see.", "signature": "c2ln"},
+            {"type": "redacted_thinking", "data": "b3BhcXVl"},
+        ],
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{\"a\":1}"},
+             "extra_content": {"google": {"thought_signature": "sig=="}}},
+            {"id": "c2", "type": "function", "function": {"name": "patch", "arguments": "{\"input\":\"x\\n\"}"}},
+        ],
+    });
+    let answer = json!({"choices": [{"message": message, "finish_reason": "tool_calls"}]});
+    let first = br#"{"model":"m","input":"Hi","tools":[{"type":"custom","name":"patch"}]}"#;
+    let mut encoder = new_encoder(first, false);
+    let response = encoder.whole(answer.to_string().as_bytes()).expect("a good answer");
+    let response: Value = serde_json::from_slice(&response).expect("JSON");
+    assert!(response["output"][0].get("encrypted_content").is_none(), "nobody asked for it");
+
+    let items = stored::items_of_request(first, "0a1b2c3d");
+    let kept = stored::items_of_response(encoder.response().expect("it is kept"));
+    let history = stored::join_items(&items, &kept);
+    let call = response["output"][2]["call_id"].clone();
+    let next = json!({"model": "m", "previous_response_id": "resp_0a1b2c3d", "input": [
+        {"type": "function_call_output", "call_id": call, "output": "1"},
+        {"type": "custom_tool_call_output", "call_id": "c2", "output": "2"},
+    ]});
+    let operation = Operation::ChatCompletions;
+    let next = next.to_string().into_bytes();
+    let chat = to_openai(Dialect::Responses, operation, &next, Some(&history)).expect("it is good");
+    let chat: Value = serde_json::from_slice(&chat).expect("JSON");
+    assert_eq!(chat["messages"][0], json!({"role": "user", "content": "Hi"}));
+    assert_eq!(chat["messages"][1], message);
+    assert_eq!(chat["messages"][2], json!({"role": "tool", "tool_call_id": "c1", "content": "1"}));
+    assert_eq!(chat["messages"][3], json!({"role": "tool", "tool_call_id": "c2", "content": "2"}));
+
+    // A client that keeps the items itself and refers to them gets the same.
+    let by_reference = json!({"model": "m", "input": [
+        {"type": "item_reference", "id": response["output"][1]["id"]},
+        {"role": "user", "content": "And?"},
+    ]});
+    let by_reference = by_reference.to_string().into_bytes();
+    assert_eq!(stored::references(&by_reference), ["resp_0a1b2c3d"]);
+    let resolved = stored::resolve(&by_reference, &history);
+    let chat = to_openai(Dialect::Responses, operation, &resolved, None).expect("it is good");
+    let chat: Value = serde_json::from_slice(&chat).expect("JSON");
+    assert_eq!(chat["messages"][0], json!({"role": "assistant", "content": "Looking."}));
 }
 
 /// Every event of a stream is JSON, has its own name as `type`, and the next number; the first and

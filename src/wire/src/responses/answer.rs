@@ -5,11 +5,14 @@
 
 use std::collections::HashSet;
 
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::request::asks_for;
 use crate::client::Asked;
 use crate::splice::json_string;
+use crate::surrogate::mend;
 
 /// The state of a response. OpenAI has `queued` and `cancelled` too; see [`super::stored`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +73,19 @@ pub(super) struct Outcome<'a> {
     pub(super) service_tier: Option<&'a str>,
 }
 
+/// A request without its input, which may hold images and is never repeated.
+#[derive(Default, Deserialize)]
+struct Request {
+    #[serde(default, rename = "input")]
+    _input: IgnoredAny,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
 impl Frame {
     pub(super) fn new(asked: &Asked<'_>) -> Frame {
-        let request: Map<String, Value> = serde_json::from_slice(asked.body).unwrap_or_default();
+        let request: Request = serde_json::from_slice(&mend(asked.body)).unwrap_or_default();
+        let request = request.rest;
         let id: String = asked.id.chars().filter(char::is_ascii_alphanumeric).collect();
         let mut head = format!(
             "{{\"id\":\"resp_{id}\",\"object\":\"response\",\"created_at\":{},\"model\":",

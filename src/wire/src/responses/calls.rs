@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use super::answer::{Frame, Status};
 use super::events::Events;
-use super::thought;
 use super::tools::CUSTOM_INPUT;
+use crate::thought;
 
 /// A piece of a tool call. Text is the inside of raw JSON strings.
 pub(super) struct CallPiece<'a> {

@@ -11,6 +11,7 @@ use super::{error_event, failure_code, usage};
 use crate::client::{Asked, EncodeError, Encoder};
 use crate::openai::response::ErrorObject;
 use crate::sse::Parser;
+use crate::surrogate::mend;
 use crate::usage::Usage;
 
 /// Puts one chat answer into the Responses API.
@@ -54,7 +55,8 @@ impl ResponsesEncoder {
 
 impl Encoder for ResponsesEncoder {
     fn whole(&mut self, answer: &[u8]) -> Result<Vec<u8>, EncodeError> {
-        let answer: Answer<'_> = read(answer)?;
+        let answer = mend(answer);
+        let answer = read(&answer)?;
         let state = &mut self.state;
         state.output.be_silent();
         let mut nothing = Vec::new();
@@ -116,7 +118,8 @@ impl State {
             self.start(out);
             return self.end(out);
         }
-        let answer = read(data)?;
+        let data = mend(data);
+        let answer = read(&data)?;
         self.start(out);
         self.answer(&answer, out)
     }

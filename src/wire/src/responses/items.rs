@@ -7,10 +7,11 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
+use super::envelope;
 use super::message;
 use super::tools::CUSTOM_INPUT;
-use super::{envelope, thought};
 use crate::client::Invalid;
+use crate::thought;
 
 /// What OpenAI's own tools did in an earlier turn. The model's text tells what came of it.
 const IGNORED: &[&str] = &[

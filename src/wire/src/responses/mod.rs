@@ -22,7 +22,6 @@ mod reasoning;
 mod request;
 pub mod stored;
 mod tap;
-mod thought;
 mod tools;
 mod usage;
 

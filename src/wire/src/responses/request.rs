@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::items::Conversation;
 use super::tools;
 use crate::client::Invalid;
+use crate::surrogate::mend;
 
 /// Members that mean something to the gateway, which keeps answers, or to OpenAI's servers alone.
 /// None of them changes what a model would say, so they are left out.
@@ -30,7 +31,7 @@ const LEFT_OUT: &[&str] = &[
 /// # Errors
 /// When the request is malformed, or asks for what only OpenAI's servers can do.
 pub fn to_chat(body: &[u8], history: Option<&[u8]>) -> Result<Vec<u8>, Invalid> {
-    let mut request: Map<String, Value> = serde_json::from_slice(body)
+    let mut request: Map<String, Value> = serde_json::from_slice(&mend(body))
         .map_err(|error| Invalid::new(format!("The request is not a JSON object: {error}.")))?;
     request.retain(|_, value| !value.is_null());
     refuse(&request)?;
@@ -98,7 +99,7 @@ fn messages(request: &mut Map<String, Value>, history: Option<&[u8]>) -> Result<
         }
     }
     if let Some(history) = history {
-        let items: Vec<Value> = serde_json::from_slice(history).map_err(|_| {
+        let items: Vec<Value> = serde_json::from_slice(&mend(history)).map_err(|_| {
             Invalid::new("The previous response cannot be read.").with_param("previous_response_id")
         })?;
         all.add_history(items)?;

@@ -1,7 +1,12 @@
 //! What the gateway needs to keep responses: pure, over bytes.
 //!
 //! A stored response is two things: the `Response` object, and the JSON array of the items that went
-//! into it, its own history included. [`join_items`] of both is the history of the next one.
+//! into it, its own history included. [`join_items`] of those and [`items_of_response`] is the history
+//! of the next one.
+//!
+//! What [`Encoder::response`](crate::client::Encoder::response) gives to be kept has all signed
+//! reasoning, because a model that reasons over tools must get it back. A client that fetches the
+//! response gets it [without](without_encrypted), unless it asks for `reasoning.encrypted_content`.
 
 use serde_json::{Map, Value, json};
 
@@ -9,6 +14,7 @@ use super::answer::{Frame, Outcome, Status};
 use super::failure_code;
 use crate::client::{Asked, Invalid};
 use crate::openai::response::ErrorObject;
+use crate::surrogate::mend;
 
 /// How many items a page has unless the client says otherwise, and at most.
 const PAGE: (usize, usize) = (20, 100);
@@ -16,7 +22,7 @@ const PAGE: (usize, usize) = (20, 100);
 /// The `input` of a request as items: strings written out, and every item with an id. `id` is what
 /// the ids are made of: the same as [`Asked::id`]. References to earlier items are not among them.
 pub fn items_of_request(body: &[u8], id: &str) -> Vec<u8> {
-    let request: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+    let request: Map<String, Value> = read(body);
     let items = match request.get("input") {
         Some(Value::String(text)) => vec![json!({"role": "user", "content": text})],
         Some(Value::Array(items)) => items.clone(),
@@ -27,6 +33,11 @@ pub fn items_of_request(body: &[u8], id: &str) -> Vec<u8> {
         normal(item, &format!("{id}_i{at}"))
     });
     Value::Array(items.collect()).to_string().into_bytes()
+}
+
+/// Reads JSON; what is none counts as empty.
+fn read<T: serde::de::DeserializeOwned + Default>(json: &[u8]) -> T {
+    serde_json::from_slice(&mend(json)).unwrap_or_default()
 }
 
 /// Gives an item the members that a listed one has.
@@ -68,7 +79,7 @@ fn normal(mut item: Map<String, Value>, id: &str) -> Option<Value> {
 
 /// The `output` of a response: its items.
 pub fn items_of_response(response: &[u8]) -> Vec<u8> {
-    let response: Map<String, Value> = serde_json::from_slice(response).unwrap_or_default();
+    let response: Map<String, Value> = read(response);
     match response.get("output") {
         Some(output @ Value::Array(_)) => output.to_string().into_bytes(),
         _ => b"[]".to_vec(),
@@ -108,7 +119,7 @@ pub fn input_items(items: &[u8], page: &Page<'_>) -> Result<Vec<u8>, Invalid> {
         let message = format!("Invalid 'limit': must be from 1 to {}.", PAGE.1);
         return Err(Invalid::new(message).with_param("limit"));
     }
-    let mut items: Vec<Value> = serde_json::from_slice(items).unwrap_or_default();
+    let mut items: Vec<Value> = read(items);
     if !page.ascending {
         items.reverse();
     }
@@ -171,7 +182,7 @@ pub fn failed(response: &[u8], status: u16, error: &ErrorObject) -> Vec<u8> {
 }
 
 fn with(response: &[u8], status: &str, error: Value) -> Vec<u8> {
-    let mut response: Map<String, Value> = serde_json::from_slice(response).unwrap_or_default();
+    let mut response: Map<String, Value> = read(response);
     response.insert("status".into(), status.into());
     response.insert("error".into(), error);
     Value::Object(response).to_string().into_bytes()
@@ -180,7 +191,7 @@ fn with(response: &[u8], status: &str, error: Value) -> Vec<u8> {
 /// A stored response as a client gets it that did not ask for `reasoning.encrypted_content`: the
 /// encoder keeps that for the next turn's sake.
 pub fn without_encrypted(response: &[u8]) -> Vec<u8> {
-    let Ok(mut parsed) = serde_json::from_slice::<Map<String, Value>>(response) else {
+    let Ok(mut parsed) = serde_json::from_slice::<Map<String, Value>>(&mend(response)) else {
         return response.to_vec();
     };
     for item in parsed.get_mut("output").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -194,7 +205,7 @@ pub fn without_encrypted(response: &[u8]) -> Vec<u8> {
 /// The ids of the responses whose items a request refers to by `item_reference`, each once. An
 /// item's id tells which response it belongs to.
 pub fn references(body: &[u8]) -> Vec<String> {
-    let request: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+    let request: Map<String, Value> = read(body);
     let mut ids: Vec<String> = Vec::new();
     for item in request.get("input").and_then(Value::as_array).into_iter().flatten() {
         let Some(id) = reference(item) else { continue };
@@ -210,8 +221,8 @@ pub fn references(body: &[u8]) -> Vec<String> {
 /// The request with every `item_reference` that is among `items` replaced by that item. One that is
 /// not stays, and is refused where the request is translated.
 pub fn resolve(body: &[u8], items: &[u8]) -> Vec<u8> {
-    let items: Vec<Value> = serde_json::from_slice(items).unwrap_or_default();
-    let Ok(mut request) = serde_json::from_slice::<Map<String, Value>>(body) else {
+    let items: Vec<Value> = read(items);
+    let Ok(mut request) = serde_json::from_slice::<Map<String, Value>>(&mend(body)) else {
         return body.to_vec();
     };
     for item in request.get_mut("input").and_then(Value::as_array_mut).into_iter().flatten() {
