@@ -170,7 +170,7 @@ mod tests {
     use serde_json::json;
     use tollway_filter_api::limits::RateLimits;
     use tollway_filter_api::{Flow, KeyHash, RequestView};
-    use tollway_wire::operation::Operation;
+    use tollway_wire::operation::{Dialect, Operation};
     use tollway_wire::scan::{Limits, scan};
 
     use super::*;
@@ -180,6 +180,8 @@ mod tests {
             name: name.into(),
             deployments: Vec::new(),
             fallbacks: Vec::new(),
+            context_window_fallbacks: Vec::new(),
+            content_policy_fallbacks: Vec::new(),
             limits: RateLimits::default(),
             access_groups: access_groups.iter().map(|name| (*name).to_owned()).collect(),
             hidden: false,
@@ -223,13 +225,14 @@ mod tests {
         let object = scan(body.as_bytes(), &Limits::default()).expect("the body is valid");
         let mut ctx = RequestCtx::new("id".into(), Instant::now(), "/v1/chat/completions");
         ctx.identity = key.map(Arc::new);
-        ctx.view = Some(RequestView {
+        ctx.view = Some(Arc::new(RequestView {
             operation: Operation::ChatCompletions,
+            dialect: Dialect::OpenAi,
             body: Bytes::copy_from_slice(body.as_bytes()),
             object,
             stream: false,
             include_usage: false,
-        });
+        }));
         let head = http::Request::new(()).into_parts().0;
         match filter.body(&mut ctx, &head) {
             Step::Ready(Flow::Next) => (),

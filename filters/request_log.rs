@@ -289,7 +289,7 @@ mod tests {
     use serde_json::{Value, json};
     use tollway_filter_api::limits::RateLimits;
     use tollway_filter_api::{Deployment, KeyHash, ModelGroup, Plan, RequestView, VirtualKey};
-    use tollway_wire::operation::Operation;
+    use tollway_wire::operation::{Dialect, Operation};
     use tollway_wire::price::Cost;
     use tollway_wire::scan::{Limits, scan};
     use tollway_wire::usage::Usage;
@@ -331,17 +331,20 @@ mod tests {
         ctx.client = Some([10, 0, 0, 1].into());
         ctx.end_user = Some("jane@example.com".into());
         let body = r#"{"model":"gpt","messages":[{"content":"SECRET"}],"stream":true}"#;
-        ctx.view = Some(RequestView {
+        ctx.view = Some(Arc::new(RequestView {
             operation: Operation::ChatCompletions,
+            dialect: Dialect::OpenAi,
             object: scan(body.as_bytes(), &Limits::default()).expect("the body is valid"),
             body: Bytes::from_static(body.as_bytes()),
             stream: true,
             include_usage: false,
-        });
+        }));
         let group = ModelGroup {
             name: "gpt-group".into(),
             deployments: Vec::new(),
             fallbacks: Vec::new(),
+            context_window_fallbacks: Vec::new(),
+            content_policy_fallbacks: Vec::new(),
             limits: RateLimits::default(),
             access_groups: Vec::new(),
             hidden: false,

@@ -405,7 +405,7 @@ mod tests {
     use tollway_filter_api::{
         Deployment, KeyHash, ModelDirectory, ModelGroup, Plan, RequestView, VirtualKey,
     };
-    use tollway_wire::operation::Operation;
+    use tollway_wire::operation::{Dialect, Operation};
     use tollway_wire::price::Price;
     use tollway_wire::scan::{Limits, scan};
     use tollway_wire::usage::Usage;
@@ -442,6 +442,8 @@ mod tests {
             name: "gpt-4o-group".into(),
             deployments: vec![Arc::new(deployment)],
             fallbacks: Vec::new(),
+            context_window_fallbacks: Vec::new(),
+            content_policy_fallbacks: Vec::new(),
             limits: RateLimits::default(),
             access_groups: Vec::new(),
             hidden: false,
@@ -475,13 +477,14 @@ mod tests {
             ctx.client = Some([10, 0, 0, 1].into());
             ctx.end_user = Some("jane".into());
             let object = scan(body.as_bytes(), &Limits::default()).expect("the body is valid");
-            ctx.view = Some(RequestView {
+            ctx.view = Some(Arc::new(RequestView {
                 operation: Operation::ChatCompletions,
+                dialect: Dialect::OpenAi,
                 body: Bytes::copy_from_slice(body.as_bytes()),
                 stream: object.bool(body.as_bytes(), "stream") == Some(true),
                 object,
                 include_usage: false,
-            });
+            }));
             ctx.plan = Some(Plan { requested: "gpt-4o-group".into(), group: Arc::clone(&group) });
             deps.clock.advance(Duration::from_millis(2));
             let report = &mut ctx.report;

@@ -18,7 +18,7 @@ use tollway_filter_api::{
     BuildFilter, ConfigError, Deps, Filter, Phases, Reject, Rejection, RequestCtx, RequestHead,
     RequestView, Slot, Step,
 };
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Kind, Member};
 
 /// How much of a number an error message quotes.
@@ -137,7 +137,7 @@ impl Validate {
         if let Some(max) = self.body_bytes_max(view.operation).filter(|max| bytes > *max) {
             return Err(Invalid::TooLarge { bytes, max });
         }
-        let required = view.operation.required();
+        let required = view.operation.required(view.dialect);
         let (mut has_model, mut has_required, mut has_stream_options) = (false, false, false);
         // One pass over what is there is cheaper than asking for everything that could be.
         for member in view.object.iter().filter(|member| member.kind != Kind::Null) {
@@ -147,17 +147,22 @@ impl Validate {
                 None => member.key.of(&view.body),
             };
             has_model |= name == b"model";
-            has_required |= name == required.as_bytes();
+            has_required |= required.is_some_and(|required| name == required.as_bytes());
             has_stream_options |= name == b"stream_options";
-            self.check_member(view.operation, name, Value { member, body: &view.body })?;
+            self.check_member(view, name, Value { member, body: &view.body })?;
         }
-        let path = view.operation.path();
-        match (has_model, has_required) {
+        let path = view.operation.path_in(view.dialect);
+        match (has_model, required) {
             (false, _) => return Err(Invalid::Missing { path, name: "model" }),
-            (true, false) => return Err(Invalid::Missing { path, name: required }),
-            (true, true) => (),
+            (true, Some(name)) if !has_required => return Err(Invalid::Missing { path, name }),
+            (true, _) => (),
         }
-        if has_stream_options && !view.stream { Err(Invalid::StreamOptions) } else { Ok(()) }
+        let is_openai = view.dialect == Dialect::OpenAi;
+        if has_stream_options && is_openai && !view.stream {
+            Err(Invalid::StreamOptions)
+        } else {
+            Ok(())
+        }
     }
 
     fn body_bytes_max(&self, operation: Operation) -> Option<usize> {
@@ -166,24 +171,28 @@ impl Validate {
             Operation::ChatCompletions => max.chat_completions,
             Operation::Completions => max.completions,
             Operation::Embeddings => max.embeddings,
+            _ => None,
         }
     }
 
     fn check_member(
         &self,
-        operation: Operation,
+        view: &RequestView,
         name: &[u8],
         value: Value<'_>,
     ) -> Result<(), Invalid> {
         use Operation::{ChatCompletions, Completions, Embeddings};
         let config = &self.config;
         let max_tokens = config.max_tokens_max.unwrap_or(u64::MAX);
-        match (operation, name) {
+        match (view.operation, name) {
             (_, b"model") => value.model(config.model_bytes_max),
+            (ChatCompletions, b"tools") => value.tools("tools", config.tools_max),
+            (ChatCompletions, b"messages") => value.array("messages", config.messages_max),
+            (_, b"stream") => value.boolean("stream"),
+            // The others' parameters have other names and ranges, which their providers know.
+            _ if view.dialect != Dialect::OpenAi => Ok(()),
             (_, b"user") => value.string("user"),
 
-            (ChatCompletions, b"messages") => value.array("messages", config.messages_max),
-            (ChatCompletions, b"tools") => value.tools("tools", config.tools_max),
             (ChatCompletions, b"functions") => value.tools("functions", config.tools_max),
             (ChatCompletions, b"logprobs") => value.boolean("logprobs"),
             (ChatCompletions, b"top_logprobs") => value.integer("top_logprobs", 0, 20),
@@ -204,18 +213,24 @@ impl Validate {
             (Embeddings, b"encoding_format") => {
                 value.one_of("encoding_format", &["float", "base64"], "'float' or 'base64'")
             }
-            (Embeddings, _) => Ok(()),
+            (ChatCompletions | Completions, _) => self.check_sampling(name, value),
+            _ => Ok(()),
+        }
+    }
 
-            (_, b"stream") => value.boolean("stream"),
-            (_, b"stream_options") => value.object("stream_options"),
-            (_, b"temperature") => value.number("temperature", 0.0, config.temperature_max),
-            (_, b"top_p") => value.number("top_p", 0.0, 1.0),
-            (_, b"presence_penalty") => value.number("presence_penalty", -2.0, 2.0),
-            (_, b"frequency_penalty") => value.number("frequency_penalty", -2.0, 2.0),
-            (_, b"n") => value.integer("n", 1, config.n_max),
-            (_, b"seed") => value.seed("seed"),
+    /// What chat and legacy completions have in common.
+    fn check_sampling(&self, name: &[u8], value: Value<'_>) -> Result<(), Invalid> {
+        let config = &self.config;
+        match name {
+            b"stream_options" => value.object("stream_options"),
+            b"temperature" => value.number("temperature", 0.0, config.temperature_max),
+            b"top_p" => value.number("top_p", 0.0, 1.0),
+            b"presence_penalty" => value.number("presence_penalty", -2.0, 2.0),
+            b"frequency_penalty" => value.number("frequency_penalty", -2.0, 2.0),
+            b"n" => value.integer("n", 1, config.n_max),
+            b"seed" => value.seed("seed"),
             // OpenAI takes four, others more: they know how many themselves.
-            (_, b"stop") => value.string_or_array("stop"),
+            b"stop" => value.string_or_array("stop"),
             _ => Ok(()),
         }
     }
@@ -481,9 +496,16 @@ mod tests {
         let object = scan(body.as_bytes(), &Limits::default()).expect("the body is valid");
         let stream = object.bool(body.as_bytes(), "stream") == Some(true);
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let view = RequestView { operation, body, object, stream, include_usage: false };
+        let view = RequestView {
+            operation,
+            dialect: Dialect::OpenAi,
+            body,
+            object,
+            stream,
+            include_usage: false,
+        };
         let mut ctx = RequestCtx::new("id".into(), Instant::now(), "/v1/chat/completions");
-        ctx.view = Some(view);
+        ctx.view = Some(std::sync::Arc::new(view));
         let head = http::Request::new(()).into_parts().0;
         match filter.body(&mut ctx, &head) {
             Step::Ready(Flow::Next) => Ok(()),
@@ -498,7 +520,7 @@ mod tests {
         let required = match operation {
             Operation::ChatCompletions => r#""messages":[{"role":"user","content":"hi"}]"#,
             Operation::Completions => r#""prompt":"Once""#,
-            Operation::Embeddings => r#""input":"hi""#,
+            _ => r#""input":"hi""#,
         };
         let body = format!(r#"{{"model":"m",{required}{extra}}}"#);
         let have = run(json!({}), operation, &body).map_err(|why| why.message);

@@ -7,7 +7,7 @@
 
 use memchr::{memchr, memmem};
 use tollway_filter_api::{Deployment, ModelGroup, RequestView};
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 
 /// What four bytes of text are taken for: one token. English is a little less, code a little more.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -19,22 +19,32 @@ const TOKENS_PER_FILE: u64 = 1_024;
 pub(super) fn tokens(view: &RequestView, group: Option<&ModelGroup>, output_default: u64) -> u64 {
     let number = |name| view.object.u64(&view.body, name);
     let output = match view.operation {
-        Operation::Embeddings => 0,
         Operation::ChatCompletions | Operation::Completions => {
-            let asked = number("max_completion_tokens").or(number("max_tokens"));
+            // The last one is what the Responses API calls it.
+            let names = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
+            let asked = names.into_iter().find_map(number);
             asked
                 .unwrap_or(output_default)
                 .min(most(group, |model| model.max_output_tokens))
                 .saturating_mul(number("n").unwrap_or(1).max(1))
         }
+        // What has no text for an answer.
+        _ => 0,
     };
     input(view, group).saturating_add(output).max(1)
 }
 
 /// Input tokens.
 pub(super) fn input(view: &RequestView, group: Option<&ModelGroup>) -> u64 {
-    [view.operation.required(), "tools"]
-        .into_iter()
+    // What each dialect calls the conversation, and what comes with it.
+    let members: &[&str] = match view.dialect {
+        Dialect::OpenAi => &[view.operation.required(view.dialect).unwrap_or("input"), "tools"],
+        Dialect::Responses => &["input", "instructions", "tools"],
+        Dialect::Anthropic => &["messages", "system", "tools"],
+        Dialect::Gemini => &["contents", "content", "requests", "systemInstruction", "tools"],
+    };
+    members
+        .iter()
         .filter_map(|name| view.object.raw(&view.body, name))
         .map(part)
         .fold(0, u64::saturating_add)

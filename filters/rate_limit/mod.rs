@@ -346,7 +346,7 @@ impl<'a> Reserving<'a> {
         let tokens = *self.tokens.get_or_insert_with(|| {
             let group = ctx.plan.as_ref().map(|plan| &*plan.group);
             let guess = |view| estimate::tokens(view, group, filter.output_tokens_default);
-            ctx.view.as_ref().map_or(1, guess)
+            ctx.view.as_deref().map_or(1, guess)
         });
         self.reserve(who, LimitUnit::Tokens, limit, tokens)
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::json;
 use tollway_filter_api::{Flow, ModelGroup, Plan, Reject, RequestView};
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 use tollway_wire::usage::Usage;
 
@@ -76,7 +76,8 @@ impl Bench {
         ctx.identity = key.cloned();
         ctx.client = Some("192.0.2.1".parse().unwrap());
         ctx.plan = Some(Plan { requested: "gpt".into(), group: Arc::new(group("gpt")) });
-        ctx.view = Some(view(Operation::ChatCompletions, r#"{"messages":[],"max_tokens":100}"#));
+        ctx.view =
+            Some(Arc::new(view(Operation::ChatCompletions, r#"{"messages":[],"max_tokens":100}"#)));
         ctx
     }
 
@@ -135,6 +136,8 @@ fn group(name: &str) -> ModelGroup {
         name: name.into(),
         deployments: Vec::new(),
         fallbacks: Vec::new(),
+        context_window_fallbacks: Vec::new(),
+        content_policy_fallbacks: Vec::new(),
         limits: RateLimits::default(),
         access_groups: Vec::new(),
         hidden: false,
@@ -144,6 +147,7 @@ fn group(name: &str) -> ModelGroup {
 
 fn view(operation: Operation, body: &str) -> RequestView {
     RequestView {
+        dialect: Dialect::OpenAi,
         operation,
         body: body.to_owned().into(),
         object: scan(body.as_bytes(), &Limits::default()).unwrap(),
@@ -355,7 +359,7 @@ fn reservation_becomes_what_was_used() {
     check(|ctx| ctx.report.usage = usage(700), Outcome::Broken, 700);
     let cut_short = |ctx: &mut RequestCtx| {
         let body = format!(r#"{{"messages":["{}"]}}"#, "x".repeat(36));
-        ctx.view = Some(view(Operation::ChatCompletions, &body));
+        ctx.view = Some(Arc::new(view(Operation::ChatCompletions, &body)));
         ctx.report.usage = Some(Usage { completion_tokens: 7, ..Usage::default() });
         ctx.report.usage_estimated = true;
     };

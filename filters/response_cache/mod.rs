@@ -25,11 +25,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
+use tollway_filter_api::ctx::Coalesce;
 use tollway_filter_api::{
     Answer, BuildFilter, Clock, ConfigError, Deps, Filter, Flow, Outcome, Phases, Rejection,
-    RequestCtx, RequestHead, ResponseHead, Slot, Step,
+    RequestCtx, RequestHead, RequestView, ResponseHead, Slot, Step,
 };
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 
 mod control;
 mod key;
@@ -67,6 +68,22 @@ pub struct ResponseCacheConfig {
     pub entry_bytes_max: usize,
     /// Keeps the answers apart from those of other namespaces; a request may name another one.
     pub namespace: String,
+    /// Requests that are the same and come while the first one is still being answered get its
+    /// answer, as it comes, instead of a call of their own.
+    pub coalesce: bool,
+    /// Who pays for an answer that several requests share.
+    pub coalesce_metering: Metering,
+}
+
+/// Who pays for an answer that several requests share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metering {
+    /// The one that caused the call. To the others it is what a hit of the cache is.
+    #[default]
+    Shared,
+    /// Each, as if it had been alone.
+    Each,
 }
 
 impl Default for ResponseCacheConfig {
@@ -80,6 +97,8 @@ impl Default for ResponseCacheConfig {
             supported_call_types: None,
             entry_bytes_max: 2 << 20,
             namespace: String::new(),
+            coalesce: true,
+            coalesce_metering: Metering::Shared,
         }
     }
 }
@@ -137,11 +156,13 @@ pub enum CallType {
 }
 
 impl CallType {
-    fn of(operation: Operation) -> CallType {
-        match operation {
-            Operation::ChatCompletions => CallType::ChatCompletions,
-            Operation::Completions => CallType::Completions,
-            Operation::Embeddings => CallType::Embeddings,
+    /// The kind of a call; `None` for what is never kept.
+    fn of(view: &RequestView) -> Option<CallType> {
+        match (view.operation, view.dialect) {
+            (Operation::ChatCompletions, Dialect::OpenAi) => Some(CallType::ChatCompletions),
+            (Operation::Completions, Dialect::OpenAi) => Some(CallType::Completions),
+            (Operation::Embeddings, Dialect::OpenAi) => Some(CallType::Embeddings),
+            _ => None,
         }
     }
 }
@@ -272,7 +293,8 @@ impl ResponseCache {
     /// What to look for; `None` if this request has nothing to do with the cache.
     fn wanted(&self, ctx: &RequestCtx, head: &RequestHead) -> Result<Option<Wanted>, Malformed> {
         let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else { return Ok(None) };
-        let is_supported = |types: &Vec<_>| types.contains(&CallType::of(view.operation));
+        let Some(call_type) = CallType::of(view) else { return Ok(None) };
+        let is_supported = |types: &Vec<_>| types.contains(&call_type);
         if !self.config.supported_call_types.as_ref().is_none_or(is_supported) {
             return Ok(None);
         }
@@ -319,6 +341,8 @@ impl ResponseCache {
             return;
         }
         let key = wanted.key;
+        let each_pays = self.config.coalesce_metering == Metering::Each;
+        ctx.coalesce = self.config.coalesce.then_some(Coalesce { key, each_pays });
         let passing = Passing { key, ttl, good: false, streamed: false, body: Vec::new() };
         ctx.set_slot(self.slot, passing);
     }

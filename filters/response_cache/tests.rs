@@ -31,6 +31,14 @@ const USAGE: Usage = Usage {
     audio_completion_tokens: 0,
     reasoning_tokens: 0,
     web_searches: 0,
+    image_prompt_tokens: 0,
+    image_completion_tokens: 0,
+    search_units: 0,
+    images: 0,
+    input_images: 0,
+    pixels: 0,
+    audio_ms: 0,
+    characters: 0,
 };
 
 /// A store that shares the clock of the test.
@@ -164,8 +172,14 @@ impl Gateway {
         ctx.end_user = call.end_user.map(Arc::from);
         let requested = object.str(&body, "model").unwrap().into_owned().into();
         ctx.plan = Some(Plan { requested, group: Arc::new(group(call.group)) });
-        ctx.view =
-            Some(RequestView { operation: call.operation, body, object, stream, include_usage });
+        ctx.view = Some(Arc::new(RequestView {
+            operation: call.operation,
+            dialect: Dialect::OpenAi,
+            body,
+            object,
+            stream,
+            include_usage,
+        }));
         let mut request = http::Request::new(());
         for value in call.headers {
             request.headers_mut().append("cache-control", HeaderValue::from_static(value));
@@ -253,6 +267,8 @@ fn group(name: &str) -> ModelGroup {
         name: name.into(),
         deployments: Vec::new(),
         fallbacks: Vec::new(),
+        context_window_fallbacks: Vec::new(),
+        content_policy_fallbacks: Vec::new(),
         limits: Default::default(),
         access_groups: Vec::new(),
         hidden: false,

@@ -167,7 +167,7 @@ model_list:
   - model_name: a
     litellm_params: { model: demo/chat, max_budget: 5, aws_region_name: eu }
     model_info: { health_check_model: x }
-router_settings: { enable_pre_call_checks: true, redis_host: localhost }
+router_settings: { enable_weighted_failover: true, redis_host: localhost }
 litellm_settings: { max_budget: 100, success_callback: [langfuse] }
 general_settings: { database_url: 'postgres://x', alerting: [slack] }
 ";
@@ -177,7 +177,7 @@ general_settings: { database_url: 'postgres://x', alerting: [slack] }
         "model_list[0].litellm_params.max_budget",
         "model_list[0].litellm_params.aws_region_name",
         "model_list[0].model_info.health_check_model",
-        "router_settings.enable_pre_call_checks",
+        "router_settings.enable_weighted_failover",
         "router_settings.redis_host",
         "litellm_settings.max_budget",
         "litellm_settings.success_callback[0]",

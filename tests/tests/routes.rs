@@ -65,7 +65,7 @@ async fn metrics_are_prometheus_text_and_need_no_key() {
 async fn unknown_path_is_a_404_in_openais_shape() {
     let setup = Setup::start().await;
     for path in
-        ["/", "/v1", "/v1/", "/v1/chat", "/v1/v1/models", "/health", "/v1/models/", "/x?y=1"]
+        ["/", "/v1", "/v1/", "/v1/chat", "/v1/v1/models", "/healthy", "/v1/models/", "/x?y=1"]
     {
         let response = setup.get(path).await;
         assert_eq!(response.status, 404, "{path}");

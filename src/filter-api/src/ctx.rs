@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::price::Cost;
 use tollway_wire::usage::Usage;
 
+use crate::cache::CacheKey;
 use crate::identity::VirtualKey;
 use crate::model::{Deployment, Plan};
 use crate::view::RequestView;
@@ -26,6 +27,8 @@ pub struct RequestCtx {
     pub route: &'static str,
     /// Which model call it is, if it is one.
     pub operation: Option<Operation>,
+    /// The API the client speaks: errors are told in it.
+    pub dialect: Dialect,
     /// The address the connection came from.
     pub client: Option<IpAddr>,
     /// Who is calling; set by `auth`.
@@ -33,12 +36,25 @@ pub struct RequestCtx {
     /// The end user named in the body's `user` or in a header; set by the gateway after the scan.
     pub end_user: Option<Arc<str>>,
     /// The body; set by the gateway before the body phase of a model call.
-    pub view: Option<RequestView>,
+    pub view: Option<Arc<RequestView>>,
     /// Where it goes; set by `model_alias`.
     pub plan: Option<Plan>,
+    /// Requests with the same key may share one upstream call; set by `response_cache`.
+    pub coalesce: Option<Coalesce>,
+    /// Kept until the request is over, its `end` phase included.
+    pub held: Option<Box<dyn Any + Send + Sync>>,
     /// What became of it; written by the exchange, read by metering.
     pub report: Report,
     slots: SmallVec<[Option<Box<dyn Any + Send + Sync>>; 8]>,
+}
+
+/// How a request may share the upstream call of another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coalesce {
+    /// What the requests have in common.
+    pub key: CacheKey,
+    /// Each of them is metered as if it had been alone; otherwise one of them pays for all.
+    pub each_pays: bool,
 }
 
 /// What the exchange tells about a request.
@@ -69,6 +85,8 @@ pub struct Report {
     pub cost: Option<Cost>,
     /// The answer came out of the cache.
     pub cache_hit: bool,
+    /// The answer was another request's as well, and came from its upstream call.
+    pub coalesced: bool,
     /// The kind of error the client was told, if any: `rate_limit_error`, `timeout` …
     pub error_kind: Option<String>,
 }
@@ -96,11 +114,14 @@ impl RequestCtx {
             arrived,
             route,
             operation: None,
+            dialect: Dialect::OpenAi,
             client: None,
             identity: None,
             end_user: None,
             view: None,
             plan: None,
+            coalesce: None,
+            held: None,
             report: Report::default(),
             slots: SmallVec::new(),
         }

@@ -43,6 +43,10 @@ pub struct ModelGroup {
     pub deployments: Vec<Arc<Deployment>>,
     /// Groups to try, in this order, when all deployments have failed.
     pub fallbacks: Vec<Arc<str>>,
+    /// The same where the request was larger than what the model reads; `fallbacks` where empty.
+    pub context_window_fallbacks: Vec<Arc<str>>,
+    /// The same where the provider would not take the content; `fallbacks` where empty.
+    pub content_policy_fallbacks: Vec<Arc<str>>,
     /// Limits of the group as a whole.
     pub limits: RateLimits,
     /// Names by which keys may be given access to it.

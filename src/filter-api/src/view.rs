@@ -1,7 +1,7 @@
 //! The request's body, read whole and scanned once.
 
 use bytes::Bytes;
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::Object;
 
 /// A model call's body and where its members are. Filters read members through it and never parse
@@ -10,7 +10,11 @@ use tollway_wire::scan::Object;
 pub struct RequestView {
     /// What is asked for.
     pub operation: Operation,
-    /// The body as the client sent it: valid JSON, an object without duplicate members.
+    /// In whose words.
+    pub dialect: Dialect,
+    /// The body as the client sent it: valid JSON, an object without duplicate members. Where the
+    /// path names the model, or that a stream is wanted, the members `model` and `stream` have been
+    /// added. Of a form with files it holds the text fields.
     pub body: Bytes,
     /// Where its top-level members are.
     pub object: Object,

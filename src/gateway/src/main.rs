@@ -6,10 +6,13 @@
 mod body;
 mod chain;
 mod cli;
+mod coalesce;
 mod config;
 mod connections;
+mod early;
 mod exchange;
 mod log;
+mod model_call;
 mod models;
 mod observe;
 mod pass_through;
@@ -23,6 +26,7 @@ mod server;
 mod start;
 mod state;
 mod tunnel;
+mod wishes;
 
 use std::process::ExitCode;
 

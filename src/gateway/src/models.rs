@@ -5,6 +5,7 @@ use tollway_filter_api::{ModelDirectory, ModelGroup, Reject, Rejection, VirtualK
 use tollway_filters::model_alias;
 use tollway_providers::prices;
 
+use crate::routes::percent_decoded;
 use crate::state::Generation;
 
 /// LiteLLM's constant `created`; clients want a number and nobody knows a better one.
@@ -87,34 +88,4 @@ fn model(name: &str, generation: &Generation) -> Value {
         model["max_output_tokens"] = max.into();
     }
     model
-}
-
-/// Undoes percent-encoding, so that `openai%2Fgpt-4o` is found as well.
-fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = |at: usize| bytes.get(at).and_then(|b| (*b as char).to_digit(16));
-        match (bytes[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn percent_encoded_slashes_are_slashes() {
-        assert_eq!(super::percent_decoded("openai%2Fgpt-4o"), "openai/gpt-4o");
-        assert_eq!(super::percent_decoded("a%zz%2"), "a%zz%2");
-    }
 }

@@ -70,3 +70,10 @@ mod tests {
         assert_eq!(below(1), 0);
     }
 }
+
+/// 32 hexadecimal digits that nobody can guess, from the machine's randomness.
+pub(crate) fn unguessable() -> String {
+    // Where the machine has none, ids are at least unique.
+    let half = || getrandom::u64().unwrap_or_else(|_| next());
+    format!("{:016x}{:016x}", half(), half())
+}

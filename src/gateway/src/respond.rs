@@ -5,8 +5,10 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRA
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
-use serde_json::json;
 use tollway_filter_api::{Answer, AnswerBody, Reject, RequestCtx, ResponseHead};
+use tollway_wire::client;
+use tollway_wire::openai::response::ErrorObject;
+use tollway_wire::operation::Dialect;
 
 use crate::chain::Chain;
 
@@ -31,30 +33,28 @@ pub(crate) enum ErrorCodes {
 /// What writing to the client came to.
 pub(crate) type Written = Result<(), Box<pingora_error::Error>>;
 
-/// The JSON body of an error, in OpenAI's shape: all four members are always there.
-pub(crate) fn error_body(reject: &Reject, codes: ErrorCodes) -> Vec<u8> {
-    let code = match codes {
-        ErrorCodes::OpenAi => reject.code.as_deref().map(str::to_owned),
-        ErrorCodes::LiteLlm => Some(reject.status.to_string()),
-    };
-    let body = json!({
-        "error": {
-            "message": reject.message,
-            "type": reject.kind,
-            "param": reject.param,
-            "code": code,
-        }
-    });
-    body.to_string().into_bytes()
+/// An error as the client is told it, before it is put into the client's dialect.
+pub(crate) fn error_object(reject: &Reject, codes: ErrorCodes) -> ErrorObject {
+    ErrorObject {
+        message: reject.message.clone(),
+        kind: Some(reject.kind.to_string()),
+        param: reject.param.as_deref().map(str::to_owned),
+        code: match codes {
+            ErrorCodes::OpenAi => reject.code.as_deref().map(str::to_owned),
+            ErrorCodes::LiteLlm => Some(reject.status.to_string()),
+        },
+    }
 }
 
-/// An error inside a stream that has begun: one event. No `[DONE]` follows, because the answer is
-/// not complete.
-pub(crate) fn error_event(reject: &Reject, codes: ErrorCodes) -> Bytes {
-    let mut event = b"data: ".to_vec();
-    event.extend(error_body(reject, codes));
-    event.extend_from_slice(b"\n\n");
-    event.into()
+/// The body of an error.
+fn error_body(reject: &Reject, dialect: Dialect, codes: ErrorCodes) -> Vec<u8> {
+    client::error_body(dialect, reject.status, &error_object(reject, codes))
+}
+
+/// An error inside a stream that has begun: one event, after which nothing follows, because the
+/// answer is not complete.
+pub(crate) fn error_event(reject: &Reject, dialect: Dialect, codes: ErrorCodes) -> Bytes {
+    client::error_event(dialect, reject.status, &error_object(reject, codes)).into()
 }
 
 /// Writes a refusal.
@@ -70,7 +70,7 @@ pub(crate) async fn reject(
         tracing::warn!(request_id = %ctx.id, status, error = %source, "request failed");
     }
     ctx.report.error_kind = Some(reject.kind.to_string());
-    let body = error_body(&reject, codes);
+    let body = error_body(&reject, ctx.dialect, codes);
     let mut headers = reject.headers;
     if let Some(after) = reject.retry_after {
         // Whole seconds, rounded up: a client that waits as told must not come too early.
@@ -105,10 +105,10 @@ pub(crate) async fn answer(
             full(session, chain, ctx, answer.status, answer.headers, content_type, bytes).await
         }
         AnswerBody::Events(events) => {
-            begin_stream(session, chain, ctx, answer.headers).await?;
+            begin_stream(session, chain, ctx, answer.headers, None).await?;
             for mut event in events {
                 if let Err(reject) = chain.chunk(ctx, &mut event) {
-                    let event = error_event(&reject, ErrorCodes::OpenAi);
+                    let event = error_event(&reject, ctx.dialect, ErrorCodes::OpenAi);
                     session.write_response_body(event, false).await?;
                     break;
                 }
@@ -135,7 +135,7 @@ pub(crate) async fn full(
     // Filters that keep answers look at the bytes, whatever the status is.
     if let Err(refused) = chain.chunk(ctx, &mut bytes) {
         response.status = refused.status;
-        bytes = error_body(&refused, ErrorCodes::OpenAi).into();
+        bytes = error_body(&refused, ctx.dialect, ErrorCodes::OpenAi).into();
     }
     ctx.report.status = Some(response.status);
     response.headers.push((CONTENT_TYPE, content_type));
@@ -148,17 +148,18 @@ pub(crate) async fn full(
     Ok(())
 }
 
-/// Begins a stream of server-sent events.
+/// Begins a stream: of server-sent events, unless `content_type` says otherwise.
 pub(crate) async fn begin_stream(
     session: &mut ServerSession,
     chain: &Chain,
     ctx: &mut RequestCtx,
     headers: Vec<(HeaderName, HeaderValue)>,
+    content_type: Option<HeaderValue>,
 ) -> Written {
     let mut response = ResponseHead { status: 200, headers, streaming: true };
     chain.response(ctx, session.req_header(), &mut response);
     ctx.report.status = Some(response.status);
-    response.headers.push((CONTENT_TYPE, EVENT_STREAM));
+    response.headers.push((CONTENT_TYPE, content_type.unwrap_or(EVENT_STREAM)));
     response.headers.push((CACHE_CONTROL, NO_CACHE));
     response.headers.push((X_ACCEL_BUFFERING, NO));
     // In this phase Pingora does not choose a framing by itself: without this an HTTP/1.1 stream

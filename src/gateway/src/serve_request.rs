@@ -1,24 +1,20 @@
 //! One request, from its head to its answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
-use pingora_core::protocols::http::ServerSession;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Result;
 use pingora_proxy::Session;
 use serde_json::json;
 use tollway_filter_api::{
-    Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead, RequestView,
+    Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead,
 };
-use tollway_wire::operation::Operation;
-use tollway_wire::scan::{self, Limits};
+use tollway_wire::operation::Dialect;
 
-use crate::body::{self, BodyError};
-use crate::exchange::{self, AnswerStream, Opened};
+use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{models, observe, random, respond, tunnel};
+use crate::{model_call, models, observe, random, tunnel};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -39,14 +35,20 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
         found.pattern = pattern;
     }
     let header_bytes: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
-    let wrong_method = found.method.as_ref().is_some_and(|wanted| {
-        // HEAD is GET without the body; OPTIONS that no filter answers is refused below.
-        *wanted != head.method && !(*wanted == Method::GET && head.method == Method::HEAD)
-    });
+    // HEAD is GET without the body; OPTIONS that no filter answers is refused below.
+    let is_method = |wanted: &Method| {
+        *wanted == head.method || (*wanted == Method::GET && head.method == Method::HEAD)
+    };
+    let wrong_method = !found.methods.is_empty() && !found.methods.iter().any(is_method);
     let mut ctx = RequestCtx::new(request_id(session), gateway.clock.now(), found.pattern);
     ctx.client = client_address(session);
-    if let Route::Call(operation) = found.route {
-        ctx.operation = Some(operation);
+    match &found.route {
+        Route::Call(asked) => {
+            ctx.operation = Some(asked.operation);
+            ctx.dialect = asked.dialect;
+        }
+        Route::Response(_) => ctx.dialect = Dialect::Responses,
+        _ => {}
     }
     let ctx = state.ctx.insert(ctx);
 
@@ -68,7 +70,7 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
     };
     let result = match flow {
         Flow::Next if wrong_method => {
-            let reject = wrong_method_of(found.method.iter().map(Method::as_str));
+            let reject = wrong_method_of(found.methods.iter().map(Method::as_str));
             refuse(session, &generation, ctx, reject).await
         }
         Flow::Next => match found.route {
@@ -85,8 +87,8 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
                 let reject = wrong_method_of(methods.iter().map(Method::as_str));
                 refuse(session, &generation, ctx, reject).await
             }
-            Route::Call(operation) => {
-                model_call(session.as_mut(), &gateway, &generation, ctx, operation).await
+            Route::Call(asked) => {
+                model_call::serve(session.as_mut(), &gateway, &generation, ctx, &asked).await
             }
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
@@ -121,158 +123,6 @@ fn settle(kept: &mut Outcome, result: Result<Outcome>) -> Result<bool> {
     }
 }
 
-/// A model call: body, body filters, exchange.
-async fn model_call(
-    session: &mut ServerSession,
-    gateway: &Gateway,
-    generation: &Generation,
-    ctx: &mut RequestCtx,
-    operation: Operation,
-) -> Result<Outcome> {
-    let server = &generation.config.server;
-    let read = body::read(
-        session,
-        server.request_body_bytes_max,
-        server.body_timeout,
-        &gateway.body_memory,
-    );
-    let (body, _held) = match read.await {
-        Ok(read) => read,
-        Err(BodyError::Rejected(reject)) => return refuse(session, generation, ctx, reject).await,
-        Err(BodyError::Gone(error)) => return Err(error),
-    };
-    ctx.view = match view_of(operation, body) {
-        Ok(view) => Some(view),
-        Err(reject) => return refuse(session, generation, ctx, reject).await,
-    };
-    ctx.end_user = end_user(session, ctx);
-    match generation.chain.body(ctx, session.req_header()).await {
-        Flow::Next => {}
-        Flow::Answer(answer) => return finish(session, generation, ctx, Ok(answer)).await,
-        Flow::Reject(reject) => return refuse(session, generation, ctx, reject).await,
-    }
-    exchange(session, gateway, generation, ctx).await
-}
-
-/// Asks the exchange and passes on what comes, for as long as the client is there.
-async fn exchange(
-    session: &mut ServerSession,
-    gateway: &Gateway,
-    generation: &Generation,
-    ctx: &mut RequestCtx,
-) -> Result<Outcome> {
-    if ctx.plan.is_none() {
-        match ctx.view.as_ref().map(|view| generation.plan_without_filter(view)) {
-            Some(Ok(plan)) => ctx.plan = Some(plan),
-            Some(Err(reject)) => return refuse(session, generation, ctx, reject).await,
-            None => {}
-        }
-    }
-    let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else {
-        let reject = Reject::internal("no request", "the body was not read");
-        return refuse(session, generation, ctx, reject).await;
-    };
-    let wishes = match Wishes::read(session, view) {
-        Ok(mut wishes) => {
-            // What the operator configured is the operator's choice; what a caller names must be
-            // the caller's to call.
-            if let (Some(key), Some(fallbacks)) = (&ctx.identity, &mut wishes.fallbacks) {
-                fallbacks.retain(|name| models::may_call(generation, Some(key), name));
-            }
-            wishes
-        }
-        Err(reject) => return refuse(session, generation, ctx, reject).await,
-    };
-    let call = exchange::Call {
-        view,
-        plan,
-        endpoints: &generation.endpoints,
-        directory: &*generation.config.directory,
-        router: &generation.config.router,
-        retries: wishes.retries,
-        fallbacks: wishes.fallbacks,
-        arrived: ctx.arrived,
-        deadline: wishes.timeout.map(|timeout| ctx.arrived + timeout),
-    };
-    let opened = {
-        let open = gateway.exchange.open(&call, &mut ctx.report);
-        tokio::pin!(open);
-        tokio::select! {
-            biased;
-            opened = &mut open => opened,
-            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
-        }
-    };
-    match opened {
-        Ok(Opened::Whole(answer)) => {
-            ctx.report.upstream_ended = Some(gateway.clock.now());
-            let (chain, headers) = (&generation.chain, answer.headers);
-            let json = HeaderValue::from_static("application/json");
-            respond::full(session, chain, ctx, 200, headers, json, answer.body).await?;
-            Ok(Outcome::Done)
-        }
-        Ok(Opened::Stream(mut stream)) => {
-            let result = relay(session, generation, ctx, &mut stream).await;
-            stream.report(&mut ctx.report, result.as_ref().is_ok_and(|o| *o == Outcome::Done));
-            if ctx.report.usage_estimated {
-                estimate_prompt(ctx);
-            }
-            ctx.report.upstream_ended = Some(gateway.clock.now());
-            result
-        }
-        Err(reject) => refuse(session, generation, ctx, reject).await,
-    }
-}
-
-/// A stream that was cut short has no usage: what went in is counted by the usual rule of thumb of
-/// four bytes a token, so that a client cannot read for free by leaving early.
-fn estimate_prompt(ctx: &mut RequestCtx) {
-    let bytes = ctx.view.as_ref().map_or(0, |view| view.body.len() as u64);
-    let usage = ctx.report.usage.get_or_insert_default();
-    if usage.prompt_tokens == 0 {
-        usage.prompt_tokens = bytes.div_ceil(4);
-    }
-}
-
-/// Passes a stream on, each event as it comes.
-async fn relay(
-    session: &mut ServerSession,
-    generation: &Generation,
-    ctx: &mut RequestCtx,
-    stream: &mut AnswerStream,
-) -> Result<Outcome> {
-    let headers = stream.take_headers();
-    respond::begin_stream(session, &generation.chain, ctx, headers).await?;
-    loop {
-        let next = tokio::select! {
-            biased;
-            next = stream.next() => next,
-            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
-        };
-        let broken = match next {
-            None => {
-                session.write_response_body(bytes::Bytes::new(), true).await?;
-                return Ok(Outcome::Done);
-            }
-            Some(Ok(mut events)) => match generation.chain.chunk(ctx, &mut events) {
-                Ok(()) => {
-                    ctx.report.bytes_sent += events.len() as u64;
-                    session.write_response_body(events, false).await?;
-                    continue;
-                }
-                Err(reject) => reject,
-            },
-            Some(Err(reject)) => reject,
-        };
-        // The status is long sent: the error goes into the stream, and no `[DONE]` follows it.
-        observe::broken_stream(ctx, &broken);
-        ctx.report.error_kind = Some(broken.kind.to_string());
-        let event = respond::error_event(&broken, generation.config.error_codes);
-        session.write_response_body(event, true).await?;
-        return Ok(Outcome::Broken);
-    }
-}
-
 /// Answers that need no model.
 fn local(
     route: Route,
@@ -300,86 +150,13 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
+        Route::Response(_) | Route::Stored | Route::Realtime | Route::Health => {
+            Err(Reject::new(501, "not_implemented_error", "Not served yet."))
+        }
         Route::Call(_) | Route::Metrics | Route::PassThrough(_) | Route::Unknown => {
             Err(Reject::internal("no such route", "a route without an answer"))
         }
     }
-}
-
-async fn finish(
-    session: &mut ServerSession,
-    generation: &Generation,
-    ctx: &mut RequestCtx,
-    answer: Result<Answer, Rejection>,
-) -> Result<Outcome> {
-    match answer {
-        Ok(answer) => {
-            drain(session).await;
-            if !session.is_body_done() {
-                session.set_keepalive(None);
-            }
-            respond::answer(session, &generation.chain, ctx, answer).await?;
-            Ok(Outcome::Done)
-        }
-        Err(reject) => refuse(session, generation, ctx, reject).await,
-    }
-}
-
-async fn refuse(
-    session: &mut ServerSession,
-    generation: &Generation,
-    ctx: &mut RequestCtx,
-    reject: Rejection,
-) -> Result<Outcome> {
-    drain(session).await;
-    if !session.is_body_done() {
-        // Pingora would otherwise read the rest, whatever its length, to use the connection again.
-        session.set_keepalive(None);
-    }
-    let codes = generation.config.error_codes;
-    respond::reject(session, &generation.chain, ctx, *reject, codes).await?;
-    linger(session).await;
-    Ok(Outcome::Done)
-}
-
-/// Reads and forgets for a moment what a refused client is still sending. Closing at once would reset
-/// the connection, and many clients would then report the reset instead of the answer.
-async fn linger(session: &mut ServerSession) {
-    const WAIT: Duration = Duration::from_secs(1);
-    const BYTES_MAX: usize = 1024 * 1024;
-    if session.is_body_done() || session.is_http2() {
-        return;
-    }
-    let rest = async {
-        let mut left = BYTES_MAX;
-        while let Ok(Some(bytes)) = session.read_request_body().await {
-            left = left.saturating_sub(bytes.len());
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(WAIT, rest).await;
-}
-
-/// Takes a small rest of a body off the connection before the head of an early answer is written,
-/// so that the connection stays usable. What is large or slow is left, and Pingora closes.
-async fn drain(session: &mut ServerSession) {
-    const BYTES_MAX: usize = 64 * 1024;
-    const WAIT: Duration = Duration::from_millis(100);
-    if session.is_body_done() {
-        return;
-    }
-    let headers = &session.req_header().headers;
-    let declared = headers
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    let waits_to_send = headers.contains_key(http::header::EXPECT);
-    if waits_to_send || declared.is_none_or(|declared| declared > BYTES_MAX) {
-        return;
-    }
-    // Fails when the client is slow or gone: the connection is closed after the answer then.
-    let _ = tokio::time::timeout(WAIT, session.drain_request_body()).await;
 }
 
 /// A transfer coding other than `chunked` alone: whoever stands between the client and us may read
@@ -411,81 +188,7 @@ fn wrong_method_of<'m>(allowed: impl Iterator<Item = &'m str>) -> Rejection {
         .with_header(http::header::ALLOW, allow)
 }
 
-/// Reads the body once.
-fn view_of(operation: Operation, body: bytes::Bytes) -> Result<RequestView, Rejection> {
-    let object = scan::scan(&body, &Limits::default()).map_err(|error| {
-        Reject::invalid_request(format!("Invalid JSON payload: {error}"))
-            .with_param("request_body")
-            .with_code("invalid_json")
-    })?;
-    let stream = object.bool(&body, "stream").unwrap_or(false);
-    let include_usage = stream
-        && object
-            .get(&body, "stream_options")
-            .and_then(|options| scan::members(&body, options.value, &Limits::default()).ok())
-            .is_some_and(|options| options.bool(&body, "include_usage") == Some(true));
-    Ok(RequestView { operation, body, object, stream, include_usage })
-}
-
-/// What a request itself asks of the exchange: LiteLLM's overrides.
-struct Wishes {
-    timeout: Option<Duration>,
-    retries: Option<u32>,
-    fallbacks: Option<Vec<Arc<str>>>,
-}
-
-impl Wishes {
-    /// How often a request may ask to be retried.
-    const RETRIES_MAX: u64 = 10;
-    /// How long a request may ask to be waited for.
-    const TIMEOUT_MAX: f64 = 3600.0;
-
-    fn read(session: &ServerSession, view: &RequestView) -> Result<Wishes, Rejection> {
-        let headers = &session.req_header().headers;
-        let header =
-            |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok()?.parse().ok());
-        let seconds: Option<f64> = (view.stream)
-            .then(|| header(&X_LITELLM_STREAM_TIMEOUT))
-            .flatten()
-            .or_else(|| header(&X_LITELLM_TIMEOUT))
-            .or_else(|| view.object.f64(&view.body, "timeout"));
-        if seconds.is_some_and(|s| s.is_nan() || s <= 0.0) {
-            return Err(wrong("timeout", "a number of seconds greater than 0"));
-        }
-        let retries: Option<f64> =
-            header(&X_LITELLM_NUM_RETRIES).or_else(|| view.object.f64(&view.body, "num_retries"));
-        if retries.is_some_and(|n| n.is_nan() || n < 0.0) {
-            return Err(wrong("num_retries", "an integer of at least 0"));
-        }
-        let fallbacks = match view.object.raw(&view.body, "fallbacks") {
-            None | Some(b"null") => None,
-            Some(raw) => {
-                let names: Vec<String> = serde_json::from_slice(raw)
-                    .map_err(|_| wrong("fallbacks", "a list of model names"))?;
-                Some(names.into_iter().map(Arc::from).collect())
-            }
-        };
-        Ok(Wishes {
-            timeout: seconds.map(|s| Duration::from_secs_f64(s.min(Self::TIMEOUT_MAX))),
-            retries: retries.map(|n| (n as u64).min(Self::RETRIES_MAX) as u32),
-            fallbacks,
-        })
-    }
-}
-
-fn wrong(param: &'static str, expected: &str) -> Rejection {
-    Reject::invalid_request(format!("Invalid value for '{param}': expected {expected}."))
-        .with_param(param)
-        .with_code("invalid_value")
-}
-
-const X_LITELLM_TIMEOUT: HeaderName = HeaderName::from_static("x-litellm-timeout");
-const X_LITELLM_STREAM_TIMEOUT: HeaderName = HeaderName::from_static("x-litellm-stream-timeout");
-const X_LITELLM_NUM_RETRIES: HeaderName = HeaderName::from_static("x-litellm-num-retries");
 const X_LITELLM_CALL_ID: HeaderName = HeaderName::from_static("x-litellm-call-id");
-const X_LITELLM_END_USER_ID: HeaderName = HeaderName::from_static("x-litellm-end-user-id");
-const X_LITELLM_CUSTOMER_ID: HeaderName = HeaderName::from_static("x-litellm-customer-id");
-
 /// The caller's own id where it is sane, so that both sides' logs can be joined.
 fn request_id(session: &Session) -> Arc<str> {
     let given = session.req_header().headers.get(&X_LITELLM_CALL_ID).map(HeaderValue::as_bytes);
@@ -503,24 +206,4 @@ fn request_id(session: &Session) -> Arc<str> {
 
 fn client_address(session: &Session) -> Option<std::net::IpAddr> {
     session.client_addr()?.as_inet().map(|address| address.ip())
-}
-
-fn end_user(session: &ServerSession, ctx: &RequestCtx) -> Option<Arc<str>> {
-    const MAX: usize = 256;
-    let view = ctx.view.as_ref()?;
-    if let Some(user) = view.object.str(&view.body, "user") {
-        return (user.len() <= MAX).then(|| user.as_ref().into());
-    }
-    let headers = &session.req_header().headers;
-    let named = headers.get(&X_LITELLM_END_USER_ID).or_else(|| headers.get(&X_LITELLM_CUSTOMER_ID));
-    let named = named?.to_str().ok()?;
-    (named.len() <= MAX).then(|| named.into())
-}
-
-/// What it means that the client's side of the connection did something while an answer was made.
-fn gone_error(gone: Result<Option<bytes::Bytes>>) -> Box<Error> {
-    match gone {
-        Err(error) => error,
-        Ok(_) => Error::explain(ErrorType::ConnectionClosed, "the client left"),
-    }
 }

@@ -112,6 +112,7 @@ async fn serve_on(
         live: ArcSwap::from_pointee(generation),
         exchange: Exchange::new(Arc::clone(&pool), limits, clock.clone()),
         pool,
+        flights: Arc::default(),
         body_memory,
         metrics,
         clock,

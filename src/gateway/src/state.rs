@@ -10,6 +10,7 @@ use tollway_filter_api::{Clock, ModelDirectory, Plan, Reject, Rejection, Request
 
 use crate::body::BodyMemory;
 use crate::chain::Chain;
+use crate::coalesce::Flights;
 use crate::config::Config;
 use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::pass_through::PassThrough;
@@ -49,6 +50,8 @@ pub(crate) struct Gateway {
     pub(crate) exchange: Exchange,
     /// The exchange's connections.
     pub(crate) pool: Arc<Pool>,
+    /// Calls that several requests share.
+    pub(crate) flights: Arc<Flights>,
     pub(crate) body_memory: Arc<BodyMemory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,

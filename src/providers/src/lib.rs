@@ -16,9 +16,15 @@ use tollway_wire::scan::Object;
 use tollway_wire::usage::Usage;
 
 pub mod anthropic;
+pub mod azure;
+pub mod cohere;
+pub mod embeddings;
+pub mod gemini;
 pub mod openai;
 pub mod presets;
 pub mod prices;
+mod rerank;
+pub mod vertex;
 
 /// A request, as the exchange hands it to a provider.
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +141,9 @@ impl Settings for NoSettings {
 pub struct Access<'a> {
     /// The secret, if there is one.
     pub api_key: Option<&'a str>,
+    /// `api_base` as it was written, before [`Provider::base`]: where the form of the address says
+    /// which of a provider's APIs is meant.
+    pub api_base: Option<&'a str>,
     /// OpenAI's `organization`.
     pub organization: Option<&'a str>,
     /// `api_version`, where the provider's API is versioned by header or query.
@@ -145,7 +154,13 @@ pub struct Access<'a> {
 
 impl Default for Access<'_> {
     fn default() -> Self {
-        Access { api_key: None, organization: None, api_version: None, settings: &NoSettings }
+        Access {
+            api_key: None,
+            api_base: None,
+            organization: None,
+            api_version: None,
+            settings: &NoSettings,
+        }
     }
 }
 
@@ -481,4 +496,10 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Reads an answer whose status says error. With a `status` below 400 the body is an error that
     /// came inside a stream, and the status is found in it.
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError;
+
+    /// How long an error's body says to wait, where the provider sends no `retry-after`.
+    fn retry_after(&self, body: &[u8]) -> Option<Duration> {
+        let _ = body;
+        None
+    }
 }

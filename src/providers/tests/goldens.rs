@@ -19,7 +19,8 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 
 /// The folders of cases, each named for its provider, and how many cases it has at least.
-const FOLDERS: &[(&str, usize)] = &[("anthropic", 100)];
+const FOLDERS: &[(&str, usize)] =
+    &[("anthropic", 100), ("cohere", 100), ("gemini", 65), ("mistral", 18), ("vertex_ai", 12)];
 
 /// One case.
 #[derive(Debug, Deserialize)]
@@ -280,7 +281,8 @@ proptest! {
             let place = Place {
                 operation: Operation::ChatCompletions,
                 dialect: Dialect::OpenAi,
-                model: "m",
+                // Mistral's other models answer in OpenAI's dialect.
+                model: "magistral",
                 stream: true,
             };
             let decoder = provider.decoder(&place, asked(true));
@@ -306,7 +308,10 @@ proptest! {
             "{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"properties\":[]}}}",
             "{\"type\":\"json_object\"}", "[{\"role\":\"user\",\"content\":{}}]",
         ]),
-        model in prop::sample::select(vec!["claude-3-opus", "claude-sonnet-5-5", "gpt-5", "o3", ""]),
+        model in prop::sample::select(vec![
+            "claude-3-opus", "claude-sonnet-5-5", "gpt-5", "o3", "", "gemini-1.5-pro",
+            "gemini-2.5-flash", "gemini-3-pro-preview",
+        ]),
     ) {
         let body = format!("{{\"model\":\"m\",\"stream\":true,\"{member}\":{value}}}");
         let body = Bytes::from(body);

@@ -238,7 +238,8 @@ fn sample(schema: &Value, said: &str, depth: u32) -> Value {
         return value.clone();
     }
     let kind = match schema.get("type") {
-        Some(Value::String(kind)) => kind.as_str(),
+        // Gemini writes them in capitals.
+        Some(Value::String(kind)) => &*kind.to_ascii_lowercase(),
         Some(Value::Array(kinds)) => kinds.first().and_then(Value::as_str).unwrap_or_default(),
         _ if schema.get("properties").is_some() => "object",
         _ => "string",
@@ -278,6 +279,11 @@ pub(crate) fn embedding(text: &str, dimensions: usize) -> Vec<f32> {
     }
     let norm = sum.iter().map(|x| x * x).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
     sum.iter().map(|x| (x / norm) as f32).collect()
+}
+
+/// Numbers as JSON, with no more digits than a 32-bit number has.
+pub(crate) fn numbers(numbers: &[f32]) -> Value {
+    numbers.iter().map(|x| x.to_string().parse::<f64>().unwrap_or_default()).collect()
 }
 
 /// Adds a direction drawn from the hash of these bytes: FNV-1a, spread out by splitmix64.

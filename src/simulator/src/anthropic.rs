@@ -7,15 +7,24 @@ use crate::ask::{
     Ask, Problem, Tool, ToolChoice, optional_bool, optional_number, read_messages, required_text,
     texts,
 };
-use crate::dialect::{EventWriter, Meta, Usage};
+use crate::dialect::{self, EventWriter, Meta, Usage, named};
 use crate::reply::{Call, Finish};
 
 /// Stands where the real provider signs what was thought.
-const SIGNATURE: &str = "c2ltdWxhdGVkLXNpZ25hdHVyZQ==";
+pub(crate) const SIGNATURE: &str = "c2ltdWxhdGVkLXNpZ25hdHVyZQ==";
 
-/// Reads a messages request; counting tokens does not need `max_tokens`.
-pub(crate) fn read(body: &Value, needs_max_tokens: bool) -> Result<Ask, Problem> {
-    let mut ask = Ask { model: required_text(body, "model")?, choices: 1, ..Ask::default() };
+/// Reads a messages request; counting tokens does not need `max_tokens`. The model is in the body
+/// unless the path names it.
+pub(crate) fn read(
+    body: &Value,
+    model: Option<&str>,
+    needs_max_tokens: bool,
+) -> Result<Ask, Problem> {
+    let model = match model {
+        Some(model) => model.to_owned(),
+        None => required_text(body, "model")?,
+    };
+    let mut ask = Ask { model, choices: 1, ..Ask::default() };
     ask.stream = optional_bool(body, "stream")?;
     ask.max_tokens = optional_number(body, "max_tokens")?;
     if needs_max_tokens && ask.max_tokens.is_none_or(|max| max == 0) {
@@ -175,60 +184,55 @@ enum Block {
     Tool(usize),
 }
 
-fn event(data: Value) -> String {
-    let name = data["type"].as_str().unwrap_or_default();
-    format!("event: {name}\ndata: {data}\n\n")
-}
-
 impl Events {
     pub(crate) fn new(meta: Meta) -> Events {
         Events { meta, next: 0, open: None }
     }
 
-    fn close(&mut self, events: &mut Vec<String>) {
+    fn close(&mut self, events: &mut dialect::Events) {
         let Some(block) = self.open.take() else { return };
         let index = self.next.saturating_sub(1);
         if block == Block::Thinking {
             let delta = json!({"type": "signature_delta", "signature": SIGNATURE});
-            events.push(event(
-                json!({"type": "content_block_delta", "index": index, "delta": delta}),
+            events.push(named(
+                &json!({"type": "content_block_delta", "index": index, "delta": delta}),
             ));
         }
-        events.push(event(json!({"type": "content_block_stop", "index": index})));
+        events.push(named(&json!({"type": "content_block_stop", "index": index})));
     }
 
     /// Opens a block of this kind, if it is not the one that is open.
-    fn enter(&mut self, kind: Block, block: Value, events: &mut Vec<String>) {
+    fn enter(&mut self, kind: Block, block: Value, events: &mut dialect::Events) {
         if self.open == Some(kind) {
             return;
         }
         self.close(events);
-        events.push(event(
-            json!({"type": "content_block_start", "index": self.next, "content_block": block}),
+        events.push(named(
+            &json!({"type": "content_block_start", "index": self.next, "content_block": block}),
         ));
         self.open = Some(kind);
         self.next += 1;
     }
 
-    fn piece(&self, delta: Value) -> String {
+    fn piece(&self, delta: Value) -> Vec<u8> {
         let index = self.next.saturating_sub(1);
-        event(json!({"type": "content_block_delta", "index": index, "delta": delta}))
+        named(&json!({"type": "content_block_delta", "index": index, "delta": delta}))
     }
 }
 
 impl EventWriter for Events {
-    fn open(&mut self, _: u32, usage: &Usage, _: bool) -> Vec<String> {
+    fn open(&mut self, _: u32, usage: &Usage, _: bool) -> dialect::Events {
         let mut message = envelope(&self.meta, Vec::new());
         if !self.meta.no_usage {
             message["usage"] = report(usage, 1);
         }
         vec![
-            event(json!({"type": "message_start", "message": message})),
-            event(json!({"type": "ping"})),
+            named(&json!({"type": "message_start", "message": message})),
+            named(&json!({"type": "ping"})),
         ]
     }
 
-    fn delta(&mut self, _: u32, delta: &Delta<'_>) -> Vec<String> {
+    fn delta(&mut self, _: u32, delta: &Delta<'_>, _: &Usage) -> dialect::Events {
         let mut events = Vec::new();
         match delta {
             Delta::Thinking(piece) => {
@@ -252,7 +256,7 @@ impl EventWriter for Events {
         events
     }
 
-    fn finish(&mut self, _: u32, end: &Answer, usage: &Usage, no_finish: bool) -> Vec<String> {
+    fn finish(&mut self, _: u32, end: &Answer, usage: &Usage, no_finish: bool) -> dialect::Events {
         let mut events = Vec::new();
         self.close(&mut events);
         if !no_finish {
@@ -261,16 +265,16 @@ impl EventWriter for Events {
             if !self.meta.no_usage {
                 last["usage"] = report(usage, usage.completion);
             }
-            events.push(event(last));
+            events.push(named(&last));
         }
         events
     }
 
-    fn usage(&mut self, _: &Usage) -> Vec<String> {
+    fn usage(&mut self, _: &Usage) -> dialect::Events {
         Vec::new()
     }
 
-    fn done(&mut self) -> String {
-        event(json!({"type": "message_stop"}))
+    fn done(&mut self) -> Vec<u8> {
+        named(&json!({"type": "message_stop"}))
     }
 }

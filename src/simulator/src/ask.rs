@@ -1,5 +1,7 @@
 //! What a request asks for, whatever dialect it is written in.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::answer::count_tokens;
@@ -41,6 +43,19 @@ pub(crate) struct Ask {
     pub(crate) think: bool,
     pub(crate) json: bool,
     pub(crate) prompt_tokens: u64,
+    /// Members of the request that the answer repeats, as an object.
+    pub(crate) repeated: Value,
+    /// Where the finished answer is kept, if it is.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// An answer that can be asked for again.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    /// What was put in, as a list of items.
+    pub(crate) input: Value,
+    /// The caller does not wait for it.
+    pub(crate) background: bool,
 }
 
 /// A request that a dialect refuses, or an error that a script asks for.
@@ -51,11 +66,22 @@ pub(crate) struct Problem {
     pub(crate) code: Option<String>,
     /// The error's `type`, when it is not the one its status has.
     pub(crate) kind: Option<String>,
+    /// When to try again, for dialects that say it in the body.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Ask {
+    /// Takes a tool the caller offers; `written` is how the request has it, which costs tokens.
+    pub(crate) fn offer(&mut self, name: &Value, schema: &Value, written: &Value) {
+        self.prompt_tokens += count_tokens(&written.to_string());
+        let name = name.as_str().unwrap_or_default().to_owned();
+        self.tools.push(Tool { name, schema: schema.clone() });
+    }
 }
 
 impl Problem {
     pub(crate) fn new(status: u16, message: impl Into<String>) -> Problem {
-        Problem { status, message: message.into(), code: None, kind: None }
+        Problem { status, message: message.into(), code: None, kind: None, retry_after: None }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Problem {
@@ -166,7 +192,9 @@ impl Content {
 
     fn part(&mut self, part: &Value, tokens: &mut u64) {
         match part.get("type").and_then(Value::as_str).unwrap_or_default() {
-            "text" | "input_text" => self.add(part["text"].as_str().unwrap_or_default(), tokens),
+            "text" | "input_text" | "output_text" => {
+                self.add(part["text"].as_str().unwrap_or_default(), tokens)
+            }
             "thinking" => *tokens += count_tokens(part["thinking"].as_str().unwrap_or_default()),
             "tool_use" => {
                 self.calls_tools = true;

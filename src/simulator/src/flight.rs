@@ -1,18 +1,25 @@
 //! One request's answer on its way: paced, watched, and broken where the script says so.
 
+mod talk;
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::answer::{Answer, Delta, answer, base_name, count_tokens};
 use crate::ask::{Ask, Problem};
 use crate::dialect::{Dialect, Meta, Usage};
+use crate::encoding::crc32;
 use crate::http::{Framing, Head, Sender, Stop, reason};
 use crate::journal::Received;
+use crate::media::Transcript;
 use crate::reply::{Content, Fault, Refusal, Reply};
+use crate::responses;
 use crate::serve::Shared;
+use crate::store::Kind;
 
 /// Longer waits are cut to this; it is far enough to mean never.
 const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
@@ -21,16 +28,40 @@ const BLOCK: usize = 64 << 10;
 
 /// What a request amounts to, before a script has its say.
 pub(crate) enum Job {
-    Generate(Ask),
-    /// A finished answer to an embeddings request, its tokens, and what it was about.
-    Embeddings {
-        body: String,
-        tokens: u64,
-        said: String,
-    },
-    /// A finished JSON answer that costs nothing.
-    Document(String),
+    Generate(Box<Ask>),
+    Finished(Finished),
+    Transcript(Transcript),
+    /// A websocket, with the model it is for.
+    Realtime(String),
     Problem(Problem),
+}
+
+/// An answer in which the model has no part.
+pub(crate) struct Finished {
+    pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: Body,
+    /// The tokens it costs, if it is billed at all.
+    pub(crate) billed: Option<u64>,
+    /// What the request was about, in which directives may stand.
+    pub(crate) said: String,
+}
+
+/// The body of a finished answer.
+pub(crate) enum Body {
+    Whole(Bytes),
+    /// Sent one by one, each as a content chunk.
+    Pieces(Vec<Bytes>),
+}
+
+impl Finished {
+    pub(crate) fn new(content_type: &'static str, body: Body) -> Finished {
+        Finished { status: 200, content_type, body, billed: None, said: String::new() }
+    }
+
+    pub(crate) fn json(value: &Value) -> Finished {
+        Finished::new("application/json", Body::Whole(value.to_string().into()))
+    }
 }
 
 /// Why the events of a stream end early.
@@ -50,6 +81,8 @@ impl From<Stop> for Halt {
 pub(crate) struct Flight<'a, 'c> {
     shared: &'a Shared,
     received: &'a Received,
+    /// Makes the ids of the answer; the request's, or in a websocket the event's.
+    number: u64,
     dialect: Dialect,
     reply: Reply,
     sender: Sender<'c>,
@@ -61,6 +94,8 @@ pub(crate) struct Flight<'a, 'c> {
     pub(crate) chunks: u64,
     /// When the first token was due.
     start: Instant,
+    /// The stream consists of lines, which may be decorated.
+    has_lines: bool,
 }
 
 impl<'a, 'c> Flight<'a, 'c> {
@@ -76,6 +111,7 @@ impl<'a, 'c> Flight<'a, 'c> {
         Flight {
             shared,
             received,
+            number: received.id,
             dialect,
             closes: !head.keep_alive || reply.until_close,
             // HTTP/1.0 does not know chunks.
@@ -83,6 +119,7 @@ impl<'a, 'c> Flight<'a, 'c> {
             sender: Sender::new(stream, early),
             chunks: 0,
             start: received.at,
+            has_lines: false,
             reply,
         }
     }
@@ -90,6 +127,12 @@ impl<'a, 'c> Flight<'a, 'c> {
     /// Answers.
     pub(crate) async fn fly(&mut self, job: Job) -> Result<(), Stop> {
         self.sender.split = self.reply.split;
+        if let Job::Realtime(model) = &job
+            && self.reply.status.is_none()
+            && self.reply.refusal.is_none()
+        {
+            return self.realtime(model).await;
+        }
         if let Some(delay) = self.reply.retry_after {
             let seconds = delay.as_millis().div_ceil(1000);
             self.reply.headers.push(("retry-after".to_owned(), seconds.to_string()));
@@ -126,7 +169,7 @@ impl<'a, 'c> Flight<'a, 'c> {
             Content::Body { content_type, body } => {
                 self.document(status.unwrap_or(200), &content_type, &body).await
             }
-            Content::Events(events) => self.raw_events(&events).await,
+            Content::Events(events) => self.raw_events(self.dialect.stream_type(), &events).await,
             Content::Html => {
                 let page = "<!DOCTYPE html>\n<html><head><title>Simulated</title></head>\
                             <body><h1>Not the API you asked for</h1></body></html>\n";
@@ -143,16 +186,17 @@ impl<'a, 'c> Flight<'a, 'c> {
                         format!("Simulated error: this request was scripted to answer {status}.")
                     });
                     let (code, kind) = (self.reply.code.clone(), self.reply.kind.clone());
-                    self.problem(&Problem { status, message, code, kind }).await
+                    let retry_after = self.reply.retry_after;
+                    self.problem(&Problem { status, message, code, kind, retry_after }).await
                 }
                 (None, Job::Problem(problem)) => self.problem(&problem).await,
-                (None, Job::Embeddings { body, tokens, .. }) => {
-                    self.shared.journal.bill(1, tokens, 0);
-                    self.document(200, "application/json", body.as_bytes()).await
+                (None, Job::Finished(finished)) => self.finished(finished).await,
+                (None, Job::Transcript(wanted)) => {
+                    let finished = wanted.finish(&self.reply);
+                    self.finished(finished).await
                 }
-                (None, Job::Document(body)) => {
-                    self.document(200, "application/json", body.as_bytes()).await
-                }
+                // Has been dealt with above.
+                (None, Job::Realtime(_)) => Err(Stop::Close),
                 (None, Job::Generate(ask)) => {
                     self.echo(&content);
                     self.generate(&ask).await
@@ -188,7 +232,18 @@ impl<'a, 'c> Flight<'a, 'c> {
         }
     }
 
+    async fn finished(&mut self, finished: Finished) -> Result<(), Stop> {
+        if let Some(tokens) = finished.billed {
+            self.shared.journal.bill(1, tokens, 0);
+        }
+        match finished.body {
+            Body::Whole(body) => self.document(finished.status, finished.content_type, &body).await,
+            Body::Pieces(pieces) => self.raw_events(finished.content_type, &pieces).await,
+        }
+    }
+
     async fn problem(&mut self, problem: &Problem) -> Result<(), Stop> {
+        self.reply.headers.extend(self.dialect.error_header(problem));
         let body = self.dialect.error(problem).to_string();
         self.document(problem.status, "application/json", body.as_bytes()).await
     }
@@ -216,9 +271,12 @@ impl<'a, 'c> Flight<'a, 'c> {
 
     /// Answers a whole body, with the faults that apply to one.
     async fn document(&mut self, status: u16, kind: &str, body: &[u8]) -> Result<(), Stop> {
+        if let Some(bytes) = self.reply.cut_at_byte {
+            self.reply.fault.get_or_insert((bytes, Fault::Cut));
+        }
         let garbage = b"{\"id\":\"sim\",\"choices\":[\xff\xfe<garbage>\x00";
         let (mut body, mut compressed) = (body, Vec::new());
-        if matches!(self.reply.fault, Some((_, Fault::Garbage))) {
+        if matches!(self.reply.fault, Some((_, Fault::Garbage | Fault::BadSum))) {
             body = garbage;
         }
         if self.reply.gzip {
@@ -257,7 +315,7 @@ impl<'a, 'c> Flight<'a, 'c> {
             self.fill(padding, b' ').await?;
         }
         match self.reply.fault {
-            Some((_, Fault::Garbage | Fault::ErrorEvent)) | None => {
+            Some((_, Fault::Garbage | Fault::BadSum | Fault::ErrorEvent)) | None => {
                 answer.extend_from_slice(body);
                 self.sender.raw(&answer).await
             }
@@ -293,6 +351,15 @@ impl<'a, 'c> Flight<'a, 'c> {
     }
 
     async fn generate(&mut self, ask: &Ask) -> Result<(), Stop> {
+        let (answer, usage) = self.prepare(ask);
+        match ask.stream {
+            true => self.stream(ask, &answer, usage).await,
+            false => self.whole(ask, &answer, usage).await,
+        }
+    }
+
+    /// Decides what is said, and bills what was asked.
+    fn prepare(&mut self, ask: &Ask) -> (Answer, Usage) {
         let answer = answer(ask, &self.reply);
         let answer = answer.cut(ask.max_tokens.unwrap_or(u64::MAX));
         let mut usage = Usage { prompt: ask.prompt_tokens, ..Usage::default() };
@@ -304,19 +371,26 @@ impl<'a, 'c> Flight<'a, 'c> {
         if let Some(completion) = self.reply.completion_tokens {
             self.shared.journal.bill(0, 0, completion);
         }
-        match ask.stream {
-            true => self.stream(ask, &answer, usage).await,
-            false => self.whole(ask, &answer, usage).await,
-        }
+        (answer, usage)
     }
 
     fn meta(&self, ask: &Ask) -> Meta {
         Meta {
-            number: self.received.id,
+            number: self.number,
             model: ask.model.clone(),
             choices: ask.choices.max(1),
             include_usage: ask.include_usage,
             no_usage: self.reply.no_usage,
+            repeated: ask.repeated.clone(),
+        }
+    }
+
+    /// Keeps an answer that may be asked for again.
+    fn keep(&self, ask: &Ask, meta: &Meta, answer: &Answer, usage: &Usage) {
+        if let Some(kept) = &ask.kept {
+            let whole = self.dialect.whole(meta, answer, usage);
+            let input = kept.input.to_string();
+            self.shared.store.put(Kind::Response, &responses::id(meta), whole, input.into());
         }
     }
 
@@ -354,8 +428,18 @@ impl<'a, 'c> Flight<'a, 'c> {
         waited?;
         usage.completion = self.reply.completion_tokens.unwrap_or(generated);
         usage.reasoning = count_tokens(&answer.thinking) * choices;
-        let body = self.dialect.whole(&meta, answer, &usage).to_string();
-        self.document(200, "application/json", body.as_bytes()).await
+        self.keep(ask, &meta, answer, &usage);
+        if self.dialect == Dialect::Invoke {
+            let counts = [("input", usage.prompt), ("output", usage.completion)];
+            self.reply.headers.extend(counts.map(|(what, count)| {
+                (format!("x-amzn-bedrock-{what}-token-count"), count.to_string())
+            }));
+        }
+        let body = match &ask.kept {
+            Some(kept) if kept.background => responses::queued(&meta),
+            _ => self.dialect.whole(&meta, answer, &usage),
+        };
+        self.document(200, "application/json", body.to_string().as_bytes()).await
     }
 
     fn generated_by_now(&self, model: &str, all: u64) -> u64 {
@@ -371,13 +455,13 @@ impl<'a, 'c> Flight<'a, 'c> {
     }
 
     async fn stream(&mut self, ask: &Ask, answer: &Answer, mut usage: Usage) -> Result<(), Stop> {
-        self.begin_stream().await?;
+        self.begin_stream(self.dialect.stream_type()).await?;
         let halted = self.events(ask, answer, &mut usage).await;
         self.end_stream(halted).await
     }
 
-    async fn raw_events(&mut self, events: &[Bytes]) -> Result<(), Stop> {
-        self.begin_stream().await?;
+    async fn raw_events(&mut self, content_type: &str, events: &[Bytes]) -> Result<(), Stop> {
+        self.begin_stream(content_type).await?;
         let halted = async {
             self.start = Instant::now();
             for event in events {
@@ -389,7 +473,7 @@ impl<'a, 'c> Flight<'a, 'c> {
         self.end_stream(halted).await
     }
 
-    async fn begin_stream(&mut self) -> Result<(), Stop> {
+    async fn begin_stream(&mut self, content_type: &str) -> Result<(), Stop> {
         let framing = if let Some(length) = self.reply.wrong_content_length {
             self.closes = true;
             format!("content-length: {}\r\n", length.unsigned_abs())
@@ -400,7 +484,9 @@ impl<'a, 'c> Flight<'a, 'c> {
             self.sender.framing = Framing::Chunked;
             "transfer-encoding: chunked\r\ncache-control: no-cache\r\n".to_owned()
         };
-        let head = self.head(200, "text/event-stream; charset=utf-8", &framing);
+        let head = self.head(200, content_type, &framing);
+        self.has_lines = content_type.starts_with("text/event-stream");
+        self.sender.left = self.reply.cut_at_byte;
         self.closes |= self.reply.close_after;
         self.sender.raw(&head).await?;
         if self.reply.coalesce {
@@ -419,10 +505,10 @@ impl<'a, 'c> Flight<'a, 'c> {
     async fn events(&mut self, ask: &Ask, answer: &Answer, usage: &mut Usage) -> Result<(), Halt> {
         let meta = self.meta(ask);
         let choices = meta.choices;
-        let mut writer = self.dialect.events(meta);
+        let mut writer = self.dialect.events(meta.clone());
         let calls_only = answer.text.is_empty() && !answer.calls.is_empty();
         for event in writer.open(0, usage, calls_only) {
-            self.event(&event).await?;
+            self.event_bytes(&event).await?;
         }
         if let Some(bytes) = self.reply.huge_line {
             self.huge_line(bytes).await?;
@@ -432,24 +518,27 @@ impl<'a, 'c> Flight<'a, 'c> {
         for choice in 0..choices {
             if choice > 0 {
                 for event in writer.open(choice, usage, calls_only) {
-                    self.event(&event).await?;
+                    self.event_bytes(&event).await?;
                 }
             }
             for delta in answer.deltas() {
                 let tokens = delta.tokens();
-                let events = writer.delta(choice, &delta).concat();
-                self.step(&ask.model, events.as_bytes()).await?;
-                usage.completion += tokens;
+                // Counted first: some dialects say in each event what it has come to.
+                let mut now = *usage;
+                now.completion += tokens;
                 if matches!(delta, Delta::Thinking(_)) {
-                    usage.reasoning += tokens;
+                    now.reasoning += tokens;
                 }
+                let events = writer.delta(choice, &delta, &now).concat();
+                self.step(&ask.model, &events).await?;
+                *usage = now;
                 if self.reply.completion_tokens.is_none() {
                     self.shared.journal.bill(0, 0, tokens);
                 }
             }
             if choice + 1 < choices {
                 for event in writer.finish(choice, answer, usage, self.reply.no_finish) {
-                    self.event(&event).await?;
+                    self.event_bytes(&event).await?;
                 }
             }
         }
@@ -461,8 +550,9 @@ impl<'a, 'c> Flight<'a, 'c> {
             last.push(writer.done());
         }
         for event in last {
-            self.event(&event).await?;
+            self.event_bytes(&event).await?;
         }
+        self.keep(ask, &meta, answer, usage);
         Ok(())
     }
 
@@ -506,23 +596,19 @@ impl<'a, 'c> Flight<'a, 'c> {
                     message,
                     code: self.reply.code.clone(),
                     kind: self.reply.kind.clone(),
+                    retry_after: self.reply.retry_after,
                 };
                 let event = self.dialect.error_event(&problem);
-                self.event(&event).await?;
+                self.event_bytes(&event).await?;
                 Err(Halt::EndBody)
             }
-            Fault::Garbage => {
-                Ok(self.sender.body(b"data: {\"id\":\xff\xfe<garbage>\x00\n\n").await?)
-            }
+            Fault::Garbage => Ok(self.sender.body(&self.dialect.garbage()).await?),
+            Fault::BadSum => Ok(self.sender.body(&self.dialect.bad_sum()).await?),
         }
     }
 
-    async fn event(&mut self, event: &str) -> Result<(), Stop> {
-        self.event_bytes(event.as_bytes()).await
-    }
-
     async fn event_bytes(&mut self, event: &[u8]) -> Result<(), Stop> {
-        if !self.reply.crlf && !self.reply.comments {
+        if event.is_empty() || !self.has_lines || !(self.reply.crlf || self.reply.comments) {
             return self.sender.body(event).await;
         }
         let mut bytes = Vec::new();
@@ -547,9 +633,10 @@ impl<'a, 'c> Flight<'a, 'c> {
     async fn huge_line(&mut self, bytes: u64) -> Result<(), Stop> {
         let gathered = self.sender.gathered.take();
         self.sender.body(gathered.as_deref().unwrap_or_default()).await?;
-        self.sender.body(b"data: ").await?;
-        self.fill(bytes.saturating_sub(6), b'a').await?;
-        self.sender.body(b"\n\n").await?;
+        let (head, (byte, count), tail) = self.dialect.huge(bytes);
+        self.sender.body(&head).await?;
+        self.fill(count, byte).await?;
+        self.sender.body(tail).await?;
         self.sender.gathered = gathered.map(|_| Vec::new());
         Ok(())
     }
@@ -567,12 +654,7 @@ fn gzip(bytes: &[u8], out: &mut Vec<u8>) {
     }
     // An empty block that is marked as the last.
     out.extend_from_slice(&[1, 0, 0, 0xff, 0xff]);
-    let crc = bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 }
-        })
-    });
-    out.extend_from_slice(&(!crc).to_le_bytes());
+    out.extend_from_slice(&crc32(bytes).to_le_bytes());
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
 }
 

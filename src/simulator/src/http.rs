@@ -366,6 +366,8 @@ pub(crate) struct Sender<'c> {
     pub(crate) split: Option<usize>,
     /// Events are gathered here and sent in one piece by `finish`.
     pub(crate) gathered: Option<Vec<u8>>,
+    /// So many bytes of the body may still be sent; then the connection closes.
+    pub(crate) left: Option<u64>,
     frame: Vec<u8>,
 }
 
@@ -373,7 +375,7 @@ impl<'c> Sender<'c> {
     pub(crate) fn new(stream: &'c mut TcpStream, early: &'c mut BytesMut) -> Sender<'c> {
         let (reader, writer) = stream.split();
         let (framing, frame) = (Framing::Plain, Vec::new());
-        Sender { reader, writer, early, framing, split: None, gathered: None, frame }
+        Sender { reader, writer, early, framing, split: None, gathered: None, left: None, frame }
     }
 
     /// Writes bytes as they are.
@@ -402,6 +404,24 @@ impl<'c> Sender<'c> {
             gathered.extend_from_slice(bytes);
             return Ok(());
         }
+        match &mut self.left {
+            Some(left) if *left <= bytes.len() as u64 => {
+                let last = &bytes[..*left as usize];
+                if !last.is_empty() {
+                    self.framed(last).await?;
+                }
+                Err(Stop::Close)
+            }
+            left => {
+                if let Some(left) = left {
+                    *left -= bytes.len() as u64;
+                }
+                self.framed(bytes).await
+            }
+        }
+    }
+
+    async fn framed(&mut self, bytes: &[u8]) -> Result<(), Stop> {
         if self.framing == Framing::Plain {
             return self.raw(bytes).await;
         }
@@ -420,9 +440,27 @@ impl<'c> Sender<'c> {
         if let Some(gathered) = self.gathered.take() {
             self.body(&gathered).await?;
         }
+        if self.left.is_some() {
+            // A cut beyond the end of the body happens at its end.
+            return Err(Stop::Close);
+        }
         match self.framing {
             Framing::Plain => Ok(()),
             Framing::Chunked => self.raw(b"0\r\n\r\n").await,
+        }
+    }
+
+    /// What the client has sent that nobody has taken yet.
+    pub(crate) fn received(&mut self) -> &mut BytesMut {
+        self.early
+    }
+
+    /// Waits for more of it.
+    pub(crate) async fn receive(&mut self) -> Result<(), Stop> {
+        self.early.reserve(16 << 10);
+        match self.reader.read_buf(self.early).await {
+            Ok(0) | Err(_) => Err(Stop::ClientLeft),
+            Ok(_) => Ok(()),
         }
     }
 
@@ -519,7 +557,10 @@ pub(crate) fn reason(status: u16) -> &'static str {
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         413 => "Content Too Large",
+        424 => "Failed Dependency",
+        426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",

@@ -9,6 +9,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::encoding::form_value;
+use crate::multipart::Form;
+use crate::route::route;
+
 /// The journal forgets its oldest requests when their bodies are more than this together.
 const JOURNAL_BYTES_MAX: usize = 64 << 20;
 
@@ -22,7 +26,7 @@ pub struct Received {
     pub connection: u64,
     /// When it had arrived whole.
     pub at: Instant,
-    /// The method, as sent.
+    /// The method, as sent; `WEBSOCKET` for a message in one, which has no headers.
     pub method: String,
     /// The path with its query, as sent.
     pub path: String,
@@ -44,15 +48,108 @@ impl Received {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
-    /// The body's `model`.
+    /// The model that is asked for, in the path, the JSON or the form.
     pub fn model(&self) -> Option<String> {
-        Some(self.json().get("model")?.as_str()?.to_owned())
+        if let Some(model) = route(&self.path).model {
+            return Some(model);
+        }
+        match Form::read(self) {
+            Ok(form) => form.text("model"),
+            Err(_) => Some(self.json().get("model")?.as_str()?.to_owned()),
+        }
     }
 
-    /// Whether the body asks for a stream.
+    /// Whether the path or the body asks for a stream.
     pub fn is_stream(&self) -> bool {
-        self.json().get("stream").and_then(Value::as_bool).unwrap_or(false)
+        route(&self.path)
+            .stream
+            .or_else(|| self.json().get("stream").and_then(Value::as_bool))
+            .unwrap_or(false)
     }
+
+    /// How the request says who sends it. If it says so in several ways, the first of them in the
+    /// order of [`Credential`].
+    pub fn credential(&self) -> Credential {
+        self.credentials().next().unwrap_or(Credential::None)
+    }
+
+    fn credentials(&self) -> impl Iterator<Item = Credential> {
+        let authorization = self.header("authorization").unwrap_or_default();
+        let signature = authorization.strip_prefix("AWS4-HMAC-SHA256 ").map(|signature| {
+            let part = |name: &str| {
+                let mut parts = signature.split(',').map(str::trim);
+                let part = parts.find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+                part.unwrap_or_default().to_owned()
+            };
+            Credential::Signature(Signature {
+                credential: part("Credential"),
+                signed_headers: part("SignedHeaders"),
+                signature: part("Signature"),
+                date: self.header("x-amz-date").unwrap_or_default().to_owned(),
+                session: self.header("x-amz-security-token").map(str::to_owned),
+            })
+        });
+        let bearer = authorization.strip_prefix("Bearer ");
+        let headers = ["x-api-key", "api-key", "x-goog-api-key"]
+            .into_iter()
+            .filter_map(|name| Some(Credential::Header(name, self.header(name)?.to_owned())));
+        let query = self.path.split_once('?').map_or("", |(_, query)| query);
+        let protocols = self.header("sec-websocket-protocol").unwrap_or_default();
+        let protocols = protocols
+            .split(',')
+            .filter_map(|protocol| protocol.trim().strip_prefix("openai-insecure-api-key."));
+        signature
+            .into_iter()
+            .chain(bearer.map(|token| Credential::Bearer(token.to_owned())))
+            .chain(headers)
+            .chain(form_value(query, "key").map(Credential::Query))
+            .chain(protocols.map(|key| Credential::Protocol(key.to_owned())))
+    }
+
+    /// Whether the request has this key, wherever. Of a signature only the name of the key is seen.
+    pub(crate) fn carries_key(&self, key: &str) -> bool {
+        self.credentials().any(|credential| match credential {
+            Credential::Signature(signature) => signature.credential.split('/').next() == Some(key),
+            Credential::Bearer(found)
+            | Credential::Header(_, found)
+            | Credential::Query(found)
+            | Credential::Protocol(found) => found == key,
+            Credential::None => false,
+        })
+    }
+}
+
+/// How a request says who sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// Amazon's signature, version 4. It is read, not verified.
+    Signature(Signature),
+    /// `authorization: Bearer`.
+    Bearer(String),
+    /// A header of its own, by its name: `x-api-key`, `api-key` or `x-goog-api-key`.
+    Header(&'static str, String),
+    /// `?key=`.
+    Query(String),
+    /// A websocket's protocol `openai-insecure-api-key.KEY`.
+    Protocol(String),
+    /// Not at all.
+    None,
+}
+
+/// The parts of a signature of Amazon's; empty where they are missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Signature {
+    /// The key's id, the day, the region and the service: `AKIA…/20261122/us-east-1/bedrock/…`.
+    pub credential: String,
+    /// The names of the headers it covers, separated by semicolons.
+    pub signed_headers: String,
+    /// The signature itself, in hexadecimal.
+    pub signature: String,
+    /// The header `x-amz-date`.
+    pub date: String,
+    /// The header `x-amz-security-token`.
+    pub session: Option<String>,
 }
 
 /// How a request ended.

@@ -1,5 +1,5 @@
-//! The simulated provider: an HTTP server that answers as OpenAI and Anthropic do, without a
-//! model, a key or a network, and that can break the protocol on purpose.
+//! The simulated provider: an HTTP server that answers as OpenAI, Anthropic, Google, Amazon and
+//! Cohere do, without a model, a key or a network, and that can break the protocol on purpose.
 //!
 //! The gateway starts one inside itself to serve `demo/…`; tests script one as their upstream;
 //! the bench uses one that costs next to nothing ([`Fixed`]). It never pretends: its answers say
@@ -30,8 +30,25 @@
 //!
 //! # Endpoints
 //!
-//! With or without `/v1`: `POST /chat/completions`, `/completions`, `/embeddings`, `/messages`,
-//! `/messages/count_tokens`, `GET /models`, `/models/{name}`, `/health`.
+//! OpenAI's, with or without `/v1`, below `/openai/deployments/{model}`, `/openai/v1` and `/openai`
+//! as Azure has them, and the first three below Vertex AI's `…/endpoints/openapi`:
+//! `/chat/completions`, `/completions`, `/embeddings`, `/responses` with `/{id}`, `/{id}/cancel`
+//! and `/{id}/input_items`, `/moderations`, `/rerank`, `/images/generations`, `/images/edits`,
+//! `/audio/speech`, `/audio/transcriptions`, `/audio/translations`, `/files`, `/batches`,
+//! `/fine_tuning/jobs`, `/models`, `/health`, and the websocket `/realtime`.
+//!
+//! Anthropic's: `/messages`, `/messages/count_tokens`, `/models`.
+//!
+//! Google's: `/v1beta/models/{model}:VERB`, and in Vertex AI `…/publishers/google/models/{model}:VERB`
+//! where the verb is `generateContent`, `streamGenerateContent`, `countTokens`, `embedContent`,
+//! `batchEmbedContents` or `predict`; `…/publishers/anthropic/models/{model}:rawPredict` and
+//! `:streamRawPredict`; and `/token`, where a credential is traded for a bearer token. The path of
+//! Azure's (`/{tenant}/oauth2/v2.0/token`) and of a machine's metadata lead there as well.
+//!
+//! Bedrock's: `/model/{model}/converse`, `/converse-stream`, `/invoke`,
+//! `/invoke-with-response-stream`, `/count-tokens`. Signatures are read, not verified.
+//!
+//! Cohere's: `/v2/chat`, `/v2/embed`, `/v2/rerank`.
 //!
 //! # Not for the open network
 //!
@@ -47,15 +64,28 @@
 mod answer;
 mod anthropic;
 mod ask;
+mod bedrock;
+mod cohere;
 mod dialect;
+mod encoding;
 mod fixed;
 mod flight;
+mod gemini;
 mod http;
 mod journal;
+mod media;
+mod multipart;
+mod objects;
 mod openai;
+mod realtime;
 mod reply;
+mod responses;
+mod route;
 mod script;
 mod serve;
+mod store;
+mod token;
+mod websocket;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -69,10 +99,11 @@ use tokio::task::JoinHandle;
 
 pub use crate::fixed::Fixed;
 use crate::journal::Journal;
-pub use crate::journal::{Connections, End, Outcome, Received, Totals};
+pub use crate::journal::{Connections, Credential, End, Outcome, Received, Signature, Totals};
 pub use crate::reply::{Finish, Reply};
 pub use crate::script::{BadDirective, DIRECTIVES, Directive};
 use crate::serve::Shared;
+use crate::store::Store;
 
 /// Decides how a request is answered; `None` leaves it to directives and the model's name.
 pub type Script = Arc<dyn Fn(&Received) -> Option<Reply> + Send + Sync>;
@@ -86,7 +117,8 @@ pub fn models() -> &'static [(&'static str, &'static str)] {
 /// How a simulator behaves.
 #[derive(Clone)]
 pub struct Options {
-    /// The key a request must carry as `authorization: Bearer`, `x-api-key` or `api-key`.
+    /// The key a request must carry: as `authorization: Bearer`, `x-api-key`, `api-key`,
+    /// `x-goog-api-key`, `?key=`, a websocket's protocol, or as the name of a key that signed.
     pub required_key: Option<String>,
     /// How fast tokens come when neither the model nor a script says; at once if not given.
     pub tokens_per_second: Option<f64>,
@@ -102,6 +134,9 @@ pub struct Options {
     pub fixed: Vec<Fixed>,
     /// How many requests the journal keeps, at most 64 MiB of bodies together; 0 for none.
     pub journal: usize,
+    /// How many responses, files, batches and jobs are kept for later requests, at most 16 MiB of
+    /// them together; 0 for none.
+    pub store: usize,
     /// The largest body that is read for a path that is not fixed.
     pub body_bytes_max: u64,
     /// The largest body that is counted for a fixed path.
@@ -120,6 +155,7 @@ impl Default for Options {
             script: None,
             fixed: Vec::new(),
             journal: 1000,
+            store: 1000,
             body_bytes_max: 16 << 20,
             fixed_body_bytes_max: 256 << 20,
         }
@@ -135,6 +171,7 @@ impl Options {
             first_token_delay: Duration::from_millis(100),
             strict_models: true,
             journal: 0,
+            store: 0,
             body_bytes_max: 4 << 20,
             ..Options::default()
         }
@@ -167,6 +204,7 @@ impl fmt::Debug for Options {
             .field("script", &self.script.is_some())
             .field("fixed", &self.fixed.len())
             .field("journal", &self.journal)
+            .field("store", &self.store)
             .field("body_bytes_max", &self.body_bytes_max)
             .field("fixed_body_bytes_max", &self.fixed_body_bytes_max)
             .finish()
@@ -192,7 +230,8 @@ impl Simulator {
     pub fn serve(listener: TcpListener, options: Options) -> io::Result<Simulator> {
         let addr = listener.local_addr()?;
         let journal = Journal::new(options.journal);
-        let shared = Arc::new(Shared { options, journal, queue: Mutex::new(VecDeque::new()) });
+        let (store, queue) = (Store::new(options.store), Mutex::new(VecDeque::new()));
+        let shared = Arc::new(Shared { options, journal, store, queue });
         let task = tokio::spawn(serve::accept(Arc::clone(&shared), listener));
         Ok(Simulator { addr, shared, task })
     }

@@ -9,7 +9,8 @@ use crate::ask::{
     Ask, Problem, Tool, ToolChoice, optional_bool, optional_number, read_messages, required_text,
     texts,
 };
-use crate::dialect::{EventWriter, Meta, Usage};
+use crate::dialect::{self, EventWriter, Meta, Usage};
+use crate::encoding::base64;
 use crate::reply::{Call, Finish};
 
 /// The `created` of everything: always the same, so that answers are.
@@ -21,8 +22,8 @@ const CHOICES_MAX: u64 = 16;
 const NUMBERS_MAX: usize = 1 << 20;
 
 /// Reads a chat completions request.
-pub(crate) fn read_chat(body: &Value) -> Result<Ask, Problem> {
-    let mut ask = read_common(body)?;
+pub(crate) fn read_chat(body: &Value, model: Option<&str>) -> Result<Ask, Problem> {
+    let mut ask = read_common(body, model)?;
     read_messages(&mut ask, body)?;
     for tool in body.get("tools").and_then(Value::as_array).into_iter().flatten() {
         let function = &tool["function"];
@@ -47,15 +48,23 @@ pub(crate) fn read_chat(body: &Value) -> Result<Ask, Problem> {
 }
 
 /// Reads a completions request.
-pub(crate) fn read_completion(body: &Value) -> Result<Ask, Problem> {
-    let mut ask = read_common(body)?;
+pub(crate) fn read_completion(body: &Value, model: Option<&str>) -> Result<Ask, Problem> {
+    let mut ask = read_common(body, model)?;
     ask.said = texts(body.get("prompt")).join("\n");
     ask.prompt_tokens = count_tokens(&ask.said);
     Ok(ask)
 }
 
-fn read_common(body: &Value) -> Result<Ask, Problem> {
-    let mut ask = Ask { model: required_text(body, "model")?, ..Ask::default() };
+/// The model a request is for: the path's, if that names one, as Azure's do.
+pub(crate) fn model_of(body: &Value, model: Option<&str>) -> Result<String, Problem> {
+    match model {
+        Some(model) => Ok(model.to_owned()),
+        None => required_text(body, "model"),
+    }
+}
+
+fn read_common(body: &Value, model: Option<&str>) -> Result<Ask, Problem> {
+    let mut ask = Ask { model: model_of(body, model)?, ..Ask::default() };
     ask.stream = optional_bool(body, "stream")?;
     if let Some(options) = body.get("stream_options").filter(|options| !options.is_null()) {
         if !ask.stream {
@@ -76,8 +85,8 @@ fn read_common(body: &Value) -> Result<Ask, Problem> {
 }
 
 /// Answers an embeddings request, with the number of its tokens.
-pub(crate) fn embeddings(body: &Value) -> Result<(String, u64), Problem> {
-    let model = required_text(body, "model")?;
+pub(crate) fn embeddings(body: &Value, model: Option<&str>) -> Result<(String, u64), Problem> {
+    let model = model_of(body, model)?;
     let inputs: Vec<String> = match body.get("input") {
         Some(Value::String(text)) => vec![text.clone()],
         Some(Value::Array(items)) if items.iter().all(Value::is_u64) && !items.is_empty() => {
@@ -128,22 +137,6 @@ pub(crate) fn embeddings(body: &Value) -> Result<(String, u64), Problem> {
     let usage = json!({"prompt_tokens": tokens, "total_tokens": tokens});
     let _ = write!(answer, r#"],"model":{model},"usage":{usage}}}"#);
     Ok((answer, tokens))
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for three in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(three.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            match place <= three.len() {
-                true => text.push(char::from(DIGITS[(bits >> (18 - 6 * place) & 63) as usize])),
-                false => text.push('='),
-            }
-        }
-    }
-    text
 }
 
 /// The list of models.
@@ -284,7 +277,7 @@ impl Events {
         Events { meta, legacy }
     }
 
-    fn event(&self, choices: Value, usage: Value) -> String {
+    fn event(&self, choices: Value, usage: Value) -> Vec<u8> {
         let object = if self.legacy { "text_completion" } else { "chat.completion.chunk" };
         let mut chunk = json!({
             "id": id(&self.meta, object),
@@ -298,10 +291,10 @@ impl Events {
         if self.meta.include_usage && !self.meta.no_usage {
             chunk["usage"] = usage;
         }
-        format!("data: {chunk}\n\n")
+        dialect::data(&chunk)
     }
 
-    fn chunk(&self, choice: u32, delta: Value, finish: Option<Finish>) -> String {
+    fn chunk(&self, choice: u32, delta: Value, finish: Option<Finish>) -> Vec<u8> {
         let finish = finish_reason(finish);
         let choice = match self.legacy {
             true => {
@@ -317,7 +310,7 @@ impl Events {
 }
 
 impl EventWriter for Events {
-    fn open(&mut self, choice: u32, _: &Usage, calls_only: bool) -> Vec<String> {
+    fn open(&mut self, choice: u32, _: &Usage, calls_only: bool) -> dialect::Events {
         if self.legacy {
             return Vec::new();
         }
@@ -326,7 +319,7 @@ impl EventWriter for Events {
         vec![self.chunk(choice, delta, None)]
     }
 
-    fn delta(&mut self, choice: u32, delta: &Delta<'_>) -> Vec<String> {
+    fn delta(&mut self, choice: u32, delta: &Delta<'_>, _: &Usage) -> dialect::Events {
         let delta = match delta {
             // The older API has nowhere to put these.
             Delta::Thinking(_) | Delta::Call(..) | Delta::Arguments(..) if self.legacy => json!({}),
@@ -348,22 +341,22 @@ impl EventWriter for Events {
         vec![self.chunk(choice, delta, None)]
     }
 
-    fn finish(&mut self, choice: u32, end: &Answer, _: &Usage, no_finish: bool) -> Vec<String> {
+    fn finish(&mut self, choice: u32, end: &Answer, _: &Usage, no_finish: bool) -> dialect::Events {
         match no_finish {
             true => Vec::new(),
             false => vec![self.chunk(choice, json!({}), end.finish)],
         }
     }
 
-    fn usage(&mut self, usage: &Usage) -> Vec<String> {
+    fn usage(&mut self, usage: &Usage) -> dialect::Events {
         match self.meta.include_usage && !self.meta.no_usage {
             true => vec![self.event(json!([]), report(usage))],
             false => Vec::new(),
         }
     }
 
-    fn done(&mut self) -> String {
-        "data: [DONE]\n\n".to_owned()
+    fn done(&mut self) -> Vec<u8> {
+        b"data: [DONE]\n\n".to_vec()
     }
 }
 
@@ -372,24 +365,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_pads_as_the_standard_says() {
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
-
-    #[test]
     fn embeddings_are_the_same_numbers_in_both_encodings() {
         let request = json!({"model": "embed", "input": ["a b", "c"], "dimensions": 3});
-        let (floats, tokens) = embeddings(&request).expect("answers");
+        let (floats, tokens) = embeddings(&request, None).expect("answers");
         let floats: Value = serde_json::from_str(&floats).expect("valid JSON");
         assert_eq!(tokens, 3);
         assert_eq!(floats["data"][1]["embedding"].as_array().map(Vec::len), Some(3));
         let mut request = request;
         request["encoding_format"] = "base64".into();
-        let (encoded, _) = embeddings(&request).expect("answers");
+        let (encoded, _) = embeddings(&request, None).expect("answers");
         let encoded: Value = serde_json::from_str(&encoded).expect("valid JSON");
         let bytes: Vec<u8> = embedding("c", 3).iter().flat_map(|x| x.to_le_bytes()).collect();
         assert_eq!(encoded["data"][1]["embedding"], base64(&bytes));

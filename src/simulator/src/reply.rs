@@ -44,6 +44,7 @@ pub(crate) enum Fault {
     BadChunk,
     ErrorEvent,
     Garbage,
+    BadSum,
 }
 
 /// Why an answer ended.
@@ -99,6 +100,7 @@ pub struct Reply {
     pub(crate) rate: Option<f64>,
     pub(crate) refusal: Option<Refusal>,
     pub(crate) fault: Option<(u64, Fault)>,
+    pub(crate) cut_at_byte: Option<u64>,
     pub(crate) no_done: bool,
     pub(crate) no_finish: bool,
     pub(crate) huge_line: Option<u64>,
@@ -270,6 +272,13 @@ impl Reply {
         self
     }
 
+    /// Closes the connection after this many bytes of the body, wherever that is in an event.
+    #[must_use]
+    pub fn cut_at_byte(mut self, bytes: u64) -> Reply {
+        self.cut_at_byte = Some(bytes);
+        self
+    }
+
     /// Stops sending after this many content chunks, the connection staying open.
     #[must_use]
     pub fn stall_after(mut self, chunks: u64) -> Reply {
@@ -282,6 +291,20 @@ impl Reply {
     pub fn split(mut self, bytes: usize) -> Reply {
         self.split = Some(bytes.max(1));
         self
+    }
+}
+
+/// Arguments of exactly this many tokens, which are a JSON object: as in `filler`, each word is a
+/// token. There is no object of no tokens, so that is one as well.
+pub(crate) fn filler_arguments(count: u32) -> String {
+    match count {
+        0 | 1 => "{}".to_owned(),
+        2 => "{ }".to_owned(),
+        _ => {
+            let ones = vec!["1"; count as usize - 3].join(", ");
+            let blank = if ones.is_empty() { "" } else { " " };
+            format!(r#"{{"t" :[{blank}{ones} ]}}"#)
+        }
     }
 }
 

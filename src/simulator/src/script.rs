@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::reply::{Call, Content, Fault, Finish, Refusal, Reply, filler};
+use crate::reply::{Call, Content, Fault, Finish, Refusal, Reply, filler, filler_arguments};
 
 /// One word of the directive grammar, with an example and what it does.
 #[derive(Clone, Copy, Debug)]
@@ -33,14 +33,19 @@ macro_rules! directives {
     };
 }
 
-/// Every word of the directive grammar. `k` counts content chunks (one token each, the opening
-/// chunk not counted) when the answer is a stream, and bytes of the body when it is not.
+/// Every word of the directive grammar, the same in every dialect. `k` counts content chunks (one
+/// token each, the opening chunk not counted) when the answer is a stream, and bytes of the body
+/// when it is not. A tool call is a chunk for its name and one for each token of its arguments, so
+/// `tool=find arg_tokens=29` is 30 chunks. Gemini sends a call whole, with its last chunk; of the
+/// chunks before there is nothing to see.
 pub const DIRECTIVES: &[Directive] = directives! {
     "say", r#"say="Good day.""#, "answer this text";
     "tokens", "tokens=200", "answer exactly this many tokens";
     "think", r#"think="Let me see.""#, "think before the answer, aloud or with a text";
+    "think_tokens", "think_tokens=30", "think exactly this many tokens before the answer";
     "tool", "tool=weather", "call this tool, unless its result is already there; may be repeated";
     "args", r#"tool=weather args={"city":"Ulm"}"#, "the arguments of the tool named just before";
+    "arg_tokens", "tool=weather arg_tokens=29", "arguments of exactly this many tokens, for the tool named just before";
     "then", "tool=search then tool=fetch", "what follows is the next round of tool calls";
     "forever", "tool=search forever", "repeat the last round of tool calls without end";
     "finish", "finish=content_filter", "finish with stop, length, tool_calls or content_filter";
@@ -66,12 +71,14 @@ pub const DIRECTIVES: &[Directive] = directives! {
     "reset_before_head", "reset_before_head", "reset the connection without an answer";
     "cut_head", "cut_head", "close in the middle of the head";
     "cut_after", "cut_after=3", "close the connection after k";
+    "cut_at_byte", "cut_at_byte=100", "close the connection after this many bytes of the body, also within an event";
     "reset_after", "reset_after=3", "reset the connection (RST) after k";
     "stall_after", "stall_after=3", "stop sending after k, and keep the connection open";
     "bad_chunk_after", "bad_chunk_after=3", "break the chunked encoding after k";
-    "error_event", "error_event=3", "an error event after k (1 if not said), then the end; only streams";
+    "error_event", "error_event=3", "an error event (or exception frame) after k (1 if not said), then the end; only streams";
     "garbage", "garbage=3", "bytes that are not JSON nor UTF-8 after k (1 if not said), or as the whole body";
-    "no_done", "no_done", "end the stream without [DONE] or message_stop";
+    "bad_crc", "bad_crc=3", "a frame with a wrong check sum after k (1 if not said), in Bedrock's streams; in others as garbage";
+    "no_done", "no_done", "end the stream without [DONE], message_stop or response.completed, where the dialect has such a thing";
     "no_finish", "no_finish", "leave out the chunk that carries the finish reason";
     "huge_line", "huge_line=100000000", "a line of this many bytes before the first token";
     "crlf", "crlf", "end the lines of the stream with CR LF";
@@ -214,6 +221,10 @@ fn apply(reply: &mut Reply, name: &str, value: Option<String>) -> Result<(), Bad
         "think" => word.once(&mut reply.think, |word| {
             Ok(word.value.clone().unwrap_or_else(|| "Nothing needs to be thought here.".into()))
         }),
+        "think_tokens" => {
+            let count = word.number(200_000)?;
+            word.once(&mut reply.think, |_| Ok(filler(count as u32)))
+        }
         "tool" => {
             let call = Call { name: word.text()?, arguments: "{}".to_owned() };
             if call.name.is_empty() {
@@ -225,8 +236,14 @@ fn apply(reply: &mut Reply, name: &str, value: Option<String>) -> Result<(), Bad
             }
             Ok(())
         }
-        "args" => {
-            let arguments = word.text()?;
+        "args" | "arg_tokens" => {
+            let arguments = match name {
+                "args" => word.text()?,
+                _ => match word.number(200_000)? {
+                    0 => return Err(word.expects("at least 1")),
+                    count => filler_arguments(count as u32),
+                },
+            };
             let call = reply.rounds.last_mut().and_then(|round| round.last_mut());
             match call {
                 Some(call) if arguments.starts_with('{') => call.arguments = arguments,
@@ -297,6 +314,8 @@ fn apply(reply: &mut Reply, name: &str, value: Option<String>) -> Result<(), Bad
         "bad_chunk_after" => word.fault(reply, Fault::BadChunk, None),
         "error_event" => word.fault(reply, Fault::ErrorEvent, Some(1)),
         "garbage" => word.fault(reply, Fault::Garbage, Some(1)),
+        "bad_crc" => word.fault(reply, Fault::BadSum, Some(1)),
+        "cut_at_byte" => word.once(&mut reply.cut_at_byte, |word| word.number(1 << 50)),
         "no_done" => word.flag(&mut reply.no_done),
         "no_finish" => word.flag(&mut reply.no_finish),
         "huge_line" => word.once(&mut reply.huge_line, |word| word.number(1 << 40)),

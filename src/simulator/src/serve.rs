@@ -12,13 +12,19 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::answer::is_known;
-use crate::ask::{Problem, texts};
+use crate::ask::{Ask, Problem, texts};
 use crate::dialect::Dialect;
-use crate::flight::{Flight, Job};
+use crate::flight::{Body, Finished, Flight, Job};
 use crate::http::{ReadError, Sender, Stop, Target, read_body, read_head, refuse};
 use crate::journal::{End, Journal, Outcome, Received};
+use crate::media::{self, Pictures, Transcript};
+use crate::multipart::Form;
+use crate::objects::Objects;
 use crate::reply::Reply;
-use crate::{Options, anthropic, openai};
+use crate::route::{Endpoint, Route, route};
+use crate::store::Store;
+use crate::token::token;
+use crate::{Options, anthropic, bedrock, cohere, gemini, openai, responses};
 
 /// The header that carries directives.
 const DIRECTIVE_HEADER: &str = "x-tollway-sim";
@@ -27,6 +33,7 @@ const DIRECTIVE_HEADER: &str = "x-tollway-sim";
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) journal: Journal,
+    pub(crate) store: Store,
     pub(crate) queue: Mutex<VecDeque<Reply>>,
 }
 
@@ -150,21 +157,21 @@ struct Plan {
 }
 
 fn plan(shared: &Shared, received: &Received) -> Plan {
-    let path = received.path.split('?').next().unwrap_or_default();
-    let path = path.strip_prefix("/v1").unwrap_or(path);
-    let dialect = match path {
-        "/messages" | "/messages/count_tokens" => Dialect::Messages,
-        "/completions" => Dialect::Completion,
-        _ => Dialect::Chat,
-    };
+    let route = route(&received.path);
+    let dialect = route.dialect;
     let problem = |problem| Plan { dialect, reply: Reply::default(), job: Job::Problem(problem) };
     if let Some(key) = &shared.options.required_key
-        && !carries_key(received, key)
+        && route.endpoint != Endpoint::Token
+        && !received.carries_key(key)
     {
         let message = "Incorrect API key provided to Tollway's simulated provider.";
         return problem(Problem::new(401, message));
     }
-    let mut scripted = shared.next_reply(received);
+    // In a websocket it is the answers that are scripted, not the greeting.
+    let mut scripted = match route.endpoint {
+        Endpoint::Realtime => None,
+        _ => shared.next_reply(received),
+    };
     if scripted.is_none()
         && shared.options.directives
         && let Some(directives) = received.header(DIRECTIVE_HEADER)
@@ -174,15 +181,16 @@ fn plan(shared: &Shared, received: &Received) -> Plan {
             Err(bad) => return problem(Problem::invalid(bad.to_string()).code("bad_directive")),
         }
     }
-    let mut job = match job(shared, received, path) {
+    let mut job = match job(shared, received, &route) {
         Ok(job) => job,
         Err(problem) => Job::Problem(problem),
     };
     let (scripted, mut reply) = (scripted.is_some(), scripted.unwrap_or_default());
     let said = match &mut job {
         Job::Generate(ask) => Some(&mut ask.said),
-        Job::Embeddings { said, .. } => Some(said),
-        Job::Document(_) | Job::Problem(_) => None,
+        Job::Finished(finished) => Some(&mut finished.said),
+        Job::Transcript(wanted) => Some(&mut wanted.said),
+        Job::Realtime(_) | Job::Problem(_) => None,
     };
     if let Some(said) = said.filter(|_| shared.options.directives) {
         match Reply::from_text(said) {
@@ -201,68 +209,221 @@ fn plan(shared: &Shared, received: &Received) -> Plan {
     Plan { dialect, reply, job }
 }
 
-fn carries_key(received: &Received, key: &str) -> bool {
-    let bearer = received.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    bearer == Some(key)
-        || received.header("x-api-key") == Some(key)
-        || received.header("api-key") == Some(key)
-}
-
-fn job(shared: &Shared, received: &Received, path: &str) -> Result<Job, Problem> {
-    let document = |value: Value| Ok(Job::Document(value.to_string()));
-    match (received.method.as_str(), path) {
-        ("GET", "/models") if received.header("anthropic-version").is_some() => {
+fn job(shared: &Shared, received: &Received, route: &Route) -> Result<Job, Problem> {
+    let method = received.method.as_str();
+    let objects = Objects { store: &shared.store, number: received.id };
+    let finished = |finished| Ok(Job::Finished(finished));
+    let document = |value: Value| Ok(Job::Finished(Finished::json(&value)));
+    let json = || read_json(received);
+    match &route.endpoint {
+        Endpoint::Unknown => {
+            let message = format!("The simulated provider has no {}.", received.path);
+            return Err(Problem::new(404, message).code("unknown_url"));
+        }
+        // These look at the method themselves.
+        Endpoint::Response(id, what) => return finished(objects.response(method, id, what)?),
+        Endpoint::Files => return finished(objects.files(method, || Form::read(received))?),
+        Endpoint::File(id, content) => return finished(objects.file(method, id, *content)?),
+        Endpoint::Batches => {
+            let body = if method == "POST" { json()? } else { Value::Null };
+            return finished(objects.batches(method, &body)?);
+        }
+        Endpoint::Batch(id, what) => return finished(objects.batch(method, id, what)?),
+        Endpoint::Jobs => {
+            let body = if method == "POST" { json()? } else { Value::Null };
+            return finished(objects.jobs(method, &body)?);
+        }
+        Endpoint::Job(id, what) => return finished(objects.job(method, id, what)?),
+        Endpoint::Token if matches!(method, "GET" | "POST") => {
+            let key = shared.options.required_key.as_deref();
+            return finished(token(received, key).unwrap_or_else(|refusal| refusal));
+        }
+        _ => {}
+    }
+    let is_gemini = matches!(route.dialect, Dialect::Gemini { .. });
+    match (method, &route.endpoint) {
+        ("GET", Endpoint::Models) if received.header("anthropic-version").is_some() => {
             document(anthropic::models())
         }
-        ("GET", "/models") => document(openai::models()),
-        ("GET", path) if path.starts_with("/models/") => {
-            let model = &path["/models/".len()..];
+        // Google's SDK (3.4, 2026-11) asks below `/v1` as the others do.
+        ("GET", Endpoint::Models) if is_gemini || received.header("x-goog-api-key").is_some() => {
+            document(gemini::models())
+        }
+        ("GET", Endpoint::Models) => document(openai::models()),
+        ("GET", Endpoint::Model(model)) => {
             known(shared, model)?;
-            document(openai::model(model))
+            match is_gemini {
+                true => document(gemini::model(model, "simulated")),
+                false => document(openai::model(model)),
+            }
         }
-        ("GET", "/" | "/health") => document(json!({"status": "ok", "simulated": true})),
-        ("POST", "/chat/completions") => {
-            let ask = openai::read_chat(&read_json(received)?)?;
-            known(shared, &ask.model)?;
-            Ok(Job::Generate(ask))
+        ("GET", Endpoint::Health) => document(json!({"status": "ok", "simulated": true})),
+        ("GET", Endpoint::Picture) => finished(media::picture()),
+        ("GET", Endpoint::Realtime) => {
+            let model = route.model.clone().unwrap_or_else(|| "realtime".to_owned());
+            known(shared, &model)?;
+            Ok(Job::Realtime(model))
         }
-        ("POST", "/completions") => {
-            let ask = openai::read_completion(&read_json(received)?)?;
-            known(shared, &ask.model)?;
-            Ok(Job::Generate(ask))
-        }
-        ("POST", "/embeddings") => {
-            let body = read_json(received)?;
-            known(shared, body["model"].as_str().unwrap_or_default())?;
-            let (answer, tokens) = openai::embeddings(&body)?;
+        ("POST", endpoint) => post(shared, received, route, endpoint),
+        _ => Err(Problem::new(405, "The simulated provider does not offer this method here.")),
+    }
+}
+
+fn post(
+    shared: &Shared,
+    received: &Received,
+    route: &Route,
+    endpoint: &Endpoint,
+) -> Result<Job, Problem> {
+    let model = route.model.as_deref();
+    if let Some(model) = model {
+        known(shared, model)?;
+    }
+    let generate = |ask: Ask| {
+        known(shared, &ask.model)?;
+        Ok(Job::Generate(Box::new(ask)))
+    };
+    let document = |value: Value| Ok(Job::Finished(Finished::json(&value)));
+    let json = || read_json(received);
+    // A body whose model, if it names one, is known.
+    let named = || {
+        let body = json()?;
+        body["model"].as_str().map_or(Ok(()), |model| known(shared, model))?;
+        Ok::<Value, Problem>(body)
+    };
+    match endpoint {
+        Endpoint::Chat => generate(openai::read_chat(&json()?, model)?),
+        Endpoint::Completion => generate(openai::read_completion(&json()?, model)?),
+        Endpoint::Responses => generate(responses::read(&json()?, model, &shared.store)?),
+        Endpoint::CohereChat => generate(cohere::read(&json()?)?),
+        Endpoint::Embeddings => {
+            let body = json()?;
+            known(shared, &openai::model_of(&body, model)?)?;
+            let (answer, tokens) = openai::embeddings(&body, model)?;
             let said = texts(body.get("input")).join("\n");
-            Ok(Job::Embeddings { body: answer, tokens, said })
+            Ok(billed(answer, said, tokens))
         }
-        ("POST", "/messages" | "/messages/count_tokens") => {
+        Endpoint::CohereEmbed => {
+            let body = json()?;
+            known(shared, body["model"].as_str().unwrap_or_default())?;
+            let (answer, said, tokens) = cohere::embed(&body)?;
+            Ok(billed(answer.to_string(), said, tokens))
+        }
+        Endpoint::Messages | Endpoint::CountMessages => {
             if received.header("anthropic-version").is_none() {
                 return Err(Problem::invalid("anthropic-version: header is required"));
             }
-            let ask = anthropic::read(&read_json(received)?, path == "/messages")?;
-            known(shared, &ask.model)?;
-            match path {
-                "/messages" => Ok(Job::Generate(ask)),
-                _ => document(json!({"input_tokens": ask.prompt_tokens})),
+            match endpoint {
+                Endpoint::Messages => generate(anthropic::read(&json()?, model, true)?),
+                _ => {
+                    let ask = anthropic::read(&json()?, model, false)?;
+                    known(shared, &ask.model)?;
+                    document(json!({"input_tokens": ask.prompt_tokens}))
+                }
             }
         }
-        (
-            _,
-            "/models"
-            | "/chat/completions"
-            | "/completions"
-            | "/embeddings"
-            | "/messages"
-            | "/messages/count_tokens",
-        ) => Err(Problem::new(405, "The simulated provider does not offer this method here.")),
+        Endpoint::Moderations => Ok(Job::Finished(media::moderation(&named()?)?)),
+        Endpoint::Rerank => Ok(Job::Finished(media::rerank(&named()?, route.dialect)?)),
+        Endpoint::Images => {
+            let wanted = Pictures::from_json(&named()?)?;
+            let host = received.header("host").unwrap_or("localhost");
+            Ok(Job::Finished(wanted.finish("image_generation", host)?))
+        }
+        Endpoint::ImageEdits => {
+            let form = Form::read(received)?;
+            form.text("model").map_or(Ok(()), |model| known(shared, &model))?;
+            let wanted = Pictures::from_form(&form)?;
+            let host = received.header("host").unwrap_or("localhost");
+            Ok(Job::Finished(wanted.finish("image_edit", host)?))
+        }
+        Endpoint::Speech => Ok(Job::Finished(media::speech(&named()?, model)?)),
+        Endpoint::Transcription | Endpoint::Translation => {
+            let task = match endpoint {
+                Endpoint::Translation => "translate",
+                _ => "transcribe",
+            };
+            let wanted = Transcript::read(&Form::read(received)?, model, task)?;
+            known(shared, &wanted.model)?;
+            Ok(Job::Transcript(wanted))
+        }
+        Endpoint::Gemini(verb) => gemini_job(&json()?, route, verb),
+        Endpoint::VertexAnthropic => {
+            let body = json()?;
+            if model == Some("count-tokens") {
+                let ask = anthropic::read(&body, None, false)?;
+                return document(json!({"input_tokens": ask.prompt_tokens}));
+            }
+            generate(hosted(&body, route, &["model"])?)
+        }
+        Endpoint::Bedrock(verb) => bedrock_job(&json()?, route, verb),
+        _ => Err(Problem::new(405, "The simulated provider does not offer this method here.")),
+    }
+}
+
+fn billed(answer: String, said: String, tokens: u64) -> Job {
+    let body = Body::Whole(answer.into());
+    let mut finished = Finished::new("application/json", body);
+    (finished.said, finished.billed) = (said, Some(tokens));
+    Job::Finished(finished)
+}
+
+fn gemini_job(body: &Value, route: &Route, verb: &str) -> Result<Job, Problem> {
+    let model = route.model.as_deref().unwrap_or_default();
+    match verb {
+        "generateContent" | "streamGenerateContent" => {
+            let ask = gemini::read(body, model, verb == "streamGenerateContent")?;
+            Ok(Job::Generate(Box::new(ask)))
+        }
+        "countTokens" => Ok(Job::Finished(Finished::json(&gemini::count(body, model)?))),
+        "predict" if body["instances"][0].get("prompt").is_some() => {
+            let said = body["instances"][0]["prompt"].as_str().unwrap_or_default().to_owned();
+            Ok(billed(gemini::draw(body).to_string(), said, 0))
+        }
+        "embedContent" | "batchEmbedContents" | "predict" => {
+            let (answer, said, tokens) = gemini::embed(body, verb)?;
+            Ok(billed(answer.to_string(), said, tokens))
+        }
         _ => {
-            let message = format!("The simulated provider has no {}.", received.path);
-            Err(Problem::new(404, message).code("unknown_url"))
+            let message = format!("The simulated provider has no verb {verb}.");
+            Err(Problem::new(404, message))
         }
     }
+}
+
+fn bedrock_job(body: &Value, route: &Route, verb: &str) -> Result<Job, Problem> {
+    let model = route.model.as_deref().unwrap_or_default();
+    let stream = route.stream == Some(true);
+    match verb {
+        "converse" | "converse-stream" => {
+            Ok(Job::Generate(Box::new(bedrock::read(body, model, stream)?)))
+        }
+        "count-tokens" => Ok(Job::Finished(Finished::json(&bedrock::count(body, model)?))),
+        "invoke" if let Some(other) = bedrock::invoke_other(body) => {
+            let (answer, said, tokens) = other?;
+            Ok(billed(answer.to_string(), said, tokens))
+        }
+        "invoke" | "invoke-with-response-stream" => {
+            let ask = hosted(body, route, &["model", "stream"])?;
+            Ok(Job::Generate(Box::new(ask)))
+        }
+        _ => Err(Problem::new(404, "UnknownOperationException")),
+    }
+}
+
+/// Reads Anthropic's messages as other providers take them: with the version in the body, and
+/// without what the path says. The version was a name of each provider's once
+/// (`bedrock-2023-05-31`, `vertex-2023-10-16`); Anthropic's SDK sends a date (2.12, 2026-11).
+fn hosted(body: &Value, route: &Route, refused: &[&str]) -> Result<Ask, Problem> {
+    if body["anthropic_version"].as_str().is_none_or(str::is_empty) {
+        return Err(Problem::invalid("anthropic_version: Field required"));
+    }
+    if let Some(extra) = refused.iter().find(|name| body.get(**name).is_some()) {
+        let message = format!("{extra}: Extra inputs are not permitted");
+        return Err(Problem::invalid(message));
+    }
+    let mut ask = anthropic::read(body, route.model.as_deref(), true)?;
+    ask.stream = route.stream == Some(true);
+    Ok(ask)
 }
 
 fn read_json(received: &Received) -> Result<Value, Problem> {
@@ -281,8 +442,25 @@ fn known(shared: &Shared, model: &str) -> Result<(), Problem> {
 }
 
 impl Shared {
-    fn next_reply(&self, received: &Received) -> Option<Reply> {
+    pub(crate) fn next_reply(&self, received: &Received) -> Option<Reply> {
         let queued = self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         queued.or_else(|| self.options.script.as_ref().and_then(|script| script(received)))
+    }
+
+    /// The reply to one event of a websocket: what a test has enqueued, or what directives in the
+    /// text say, which are taken from it.
+    pub(crate) fn reply_to(
+        &self,
+        received: &Received,
+        said: &mut String,
+    ) -> Result<Option<Reply>, Problem> {
+        let scripted = self.next_reply(received);
+        if !self.options.directives {
+            return Ok(scripted);
+        }
+        let (directed, rest) = Reply::from_text(said)
+            .map_err(|bad| Problem::invalid(bad.to_string()).code("bad_directive"))?;
+        *said = rest;
+        Ok(scripted.or(directed))
     }
 }

@@ -8,9 +8,10 @@
 
 use crate::openai::response::ErrorObject;
 use crate::operation::{Dialect, Operation};
+use crate::sse::TooLong;
 use crate::tap::Tap;
 use crate::usage::Usage;
-use crate::{anthropic, gemini, openai};
+use crate::{anthropic, gemini, openai, responses};
 
 /// Why a client's request cannot be put into OpenAI's form. The fault is the client's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +41,12 @@ impl Invalid {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the provider's answer cannot be put into the client's dialect: {0}")]
 pub struct EncodeError(pub String);
+
+impl From<TooLong> for EncodeError {
+    fn from(error: TooLong) -> Self {
+        EncodeError(error.to_string())
+    }
+}
 
 /// A request as an encoder needs to know it.
 #[derive(Clone, Copy, Debug)]
@@ -97,30 +104,31 @@ pub fn to_openai(
     body: &[u8],
     history: Option<&[u8]>,
 ) -> Result<Vec<u8>, Invalid> {
-    let _ = history;
     match dialect {
+        // Asked for only where the provider has chat alone.
+        Dialect::OpenAi if operation == Operation::Completions => openai::text::to_chat(body),
         Dialect::OpenAi => Ok(body.to_vec()),
         Dialect::Anthropic => anthropic::to_chat(body),
         Dialect::Gemini if operation == Operation::Embeddings => gemini::to_embeddings(body),
         Dialect::Gemini => gemini::to_chat(body),
-        dialect => Err(Invalid::new(format!(
-            "{} of the {} API cannot be translated for this model.",
-            operation.name(),
-            dialect.name()
-        ))),
+        Dialect::Responses => responses::to_chat(body, history),
     }
 }
 
-/// What puts answers into `dialect`; `None` where they are in it already.
+/// What puts answers into `dialect`; `None` where they are in it already. In OpenAI's dialect this is
+/// only asked where a text completion was asked for and the provider has chat alone.
 pub fn encoder(dialect: Dialect, asked: &Asked<'_>) -> Option<Box<dyn Encoder>> {
     match dialect {
+        Dialect::OpenAi if asked.operation == Operation::Completions => {
+            Some(Box::new(openai::text::TextEncoder::new(asked)))
+        }
         Dialect::OpenAi => None,
         Dialect::Anthropic => Some(Box::new(anthropic::MessagesEncoder::new(asked))),
         Dialect::Gemini if asked.operation == Operation::Embeddings => {
             Some(Box::new(gemini::EmbedEncoder::new(asked)))
         }
         Dialect::Gemini => Some(Box::new(gemini::GeminiEncoder::new(asked))),
-        _ => None,
+        Dialect::Responses => Some(Box::new(responses::ResponsesEncoder::new(asked))),
     }
 }
 
@@ -132,18 +140,17 @@ pub fn tap(dialect: Dialect, usage_added: bool, alias: Option<&str>) -> Box<dyn 
         Dialect::OpenAi => Box::new(openai::StreamTap::new(usage_added, alias)),
         Dialect::Anthropic => Box::new(anthropic::MessagesTap::new(alias)),
         Dialect::Gemini => Box::new(gemini::GeminiTap::new(alias)),
-        _ => Box::new(openai::StreamTap::new(usage_added, alias)),
+        Dialect::Responses => Box::new(responses::StreamTap::new(alias)),
     }
 }
 
 /// The usage in a whole answer of `dialect`.
 pub fn usage_of_body(dialect: Dialect, operation: Operation, body: &[u8]) -> Option<Usage> {
-    let _ = operation;
     match dialect {
         Dialect::OpenAi => openai::usage_of_body(body),
         Dialect::Anthropic => anthropic::usage_of_body(body),
         Dialect::Gemini => gemini::usage_of_body(body),
-        _ => None,
+        Dialect::Responses => responses::usage_of_body(body),
     }
 }
 
@@ -159,8 +166,9 @@ pub fn error_body(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8>
 /// An error inside a stream that has begun and has no encoder: one event.
 pub fn error_event(dialect: Dialect, status: u16, error: &ErrorObject) -> Vec<u8> {
     match dialect {
-        Dialect::OpenAi | Dialect::Responses => error.event(),
         Dialect::Anthropic => anthropic::error::event(status, error),
         Dialect::Gemini => gemini::error::event(status, error),
+        Dialect::OpenAi => error.event(),
+        Dialect::Responses => responses::error_event(0, status, error),
     }
 }

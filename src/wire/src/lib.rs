@@ -8,10 +8,12 @@
 pub mod anthropic;
 pub mod client;
 pub mod count;
+pub mod form;
 pub mod gemini;
 pub mod openai;
 pub mod operation;
 pub mod price;
+pub mod responses;
 pub mod scan;
 pub mod splice;
 pub mod sse;

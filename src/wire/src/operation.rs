@@ -67,6 +67,18 @@ impl Operation {
         }
     }
 
+    /// The path below `/v1` by which clients of `dialect` call it, for messages.
+    pub fn path_in(self, dialect: Dialect) -> &'static str {
+        match (self, dialect) {
+            (Operation::ChatCompletions, Dialect::Responses) => "/responses",
+            (Operation::ChatCompletions, Dialect::Anthropic) => "/messages",
+            (Operation::ChatCompletions, Dialect::Gemini) => ":generateContent",
+            (Operation::CountTokens, Dialect::Gemini) => ":countTokens",
+            (Operation::Embeddings, Dialect::Gemini) => ":embedContent",
+            _ => self.path(),
+        }
+    }
+
     /// LiteLLM's `call_type`, used as the value of metric labels and log fields.
     pub fn name(self) -> &'static str {
         match self {

@@ -1,12 +1,17 @@
 //! The tokens of one model call, as the provider counted them.
 
+use std::fmt;
+
 /// Token counts of one call, in OpenAI's inclusive convention: `prompt_tokens` holds every input
 /// token, cached ones included, and `completion_tokens` every output token, reasoning included. The
 /// other fields say how many of those are of a kind that has its own price.
 ///
 /// Providers that count exclusively (Anthropic, Bedrock) are converted when they are decoded, so
 /// that cost, limits and metrics need to know one convention only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// What is not tokens is counted beside them, where the provider or the request tells how much of it
+/// there was. It is billed beside the tokens; see [`crate::price::cost`].
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// All input tokens.
     pub prompt_tokens: u64,
@@ -27,6 +32,55 @@ pub struct Usage {
     pub reasoning_tokens: u64,
     /// Web searches the provider ran by itself and bills apiece.
     pub web_searches: u64,
+    /// Input tokens that are images; part of `prompt_tokens`.
+    pub image_prompt_tokens: u64,
+    /// Output tokens that are images; part of `completion_tokens`.
+    pub image_completion_tokens: u64,
+    /// What a ranking took, in units of a query with up to a hundred documents: Cohere's measure.
+    pub search_units: u64,
+    /// Images that were made.
+    pub images: u64,
+    /// Images that were sent.
+    pub input_images: u64,
+    /// Pixels of all images that were made.
+    pub pixels: u64,
+    /// Milliseconds of audio that was listened to or spoken, where the provider bills those and
+    /// not tokens.
+    pub audio_ms: u64,
+    /// Characters that were spoken, where the provider bills those and not tokens.
+    pub characters: u64,
+}
+
+impl fmt::Debug for Usage {
+    /// Counts that most calls do not have are shown only where they are not zero.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Usage");
+        shown
+            .field("prompt_tokens", &self.prompt_tokens)
+            .field("completion_tokens", &self.completion_tokens)
+            .field("cache_read_tokens", &self.cache_read_tokens)
+            .field("cache_write_tokens", &self.cache_write_tokens)
+            .field("cache_write_1h_tokens", &self.cache_write_1h_tokens)
+            .field("audio_prompt_tokens", &self.audio_prompt_tokens)
+            .field("audio_completion_tokens", &self.audio_completion_tokens)
+            .field("reasoning_tokens", &self.reasoning_tokens)
+            .field("web_searches", &self.web_searches);
+        for (name, count) in [
+            ("image_prompt_tokens", self.image_prompt_tokens),
+            ("image_completion_tokens", self.image_completion_tokens),
+            ("search_units", self.search_units),
+            ("images", self.images),
+            ("input_images", self.input_images),
+            ("pixels", self.pixels),
+            ("audio_ms", self.audio_ms),
+            ("characters", self.characters),
+        ] {
+            if count > 0 {
+                shown.field(name, &count);
+            }
+        }
+        shown.finish()
+    }
 }
 
 impl Usage {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tollway_fuzz::steer;
 use tollway_providers::anthropic::Anthropic;
 use tollway_providers::{Call, Provider, Target, presets};
-use tollway_wire::operation::Operation;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 
 #[derive(Arbitrary, Debug)]
@@ -32,12 +32,8 @@ fuzz_target!(|data: &[u8]| {
     let Some((steering, text)) = steer::<Steering>(data, 4) else { return };
     let body = Bytes::copy_from_slice(text);
     let Ok(object) = scan(&body, &Limits::default()) else { return };
-    let call = Call {
-        operation: Operation::ChatCompletions,
-        body: &body,
-        object: &object,
-        stream: steering.stream,
-    };
+    let call = Call::new(Operation::ChatCompletions, Dialect::OpenAi, &body, &object)
+        .streamed(steering.stream);
     let target = Target {
         model: MODELS[usize::from(steering.model) % MODELS.len()].into(),
         drop_params: steering.drop_params,

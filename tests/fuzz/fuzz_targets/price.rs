@@ -12,7 +12,7 @@ struct Input<'a> {
     text: &'a str,
     stated: Vec<(u8, u8, u8, u32)>,
     tier: u8,
-    counts: [u32; 9],
+    counts: [u32; 11],
     huge: bool,
 }
 
@@ -32,7 +32,7 @@ fuzz_target!(|input: Input<'_>| {
         );
     }
     let scale = if input.huge { u64::from(u32::MAX) } else { 1 };
-    let [p, c, r, w, w1, ap, ac, t, s] = input.counts.map(|count| u64::from(count) * scale);
+    let [p, c, r, w, w1, ap, ac, t, s, ip, ic] = input.counts.map(|count| u64::from(count) * scale);
     let usage = Usage {
         prompt_tokens: p,
         completion_tokens: c,
@@ -43,6 +43,9 @@ fuzz_target!(|input: Input<'_>| {
         audio_completion_tokens: ac,
         reasoning_tokens: t,
         web_searches: s,
+        image_prompt_tokens: ip,
+        image_completion_tokens: ic,
+        ..Usage::default()
     };
     let tier = Tier::ALL[usize::from(input.tier) % Tier::ALL.len()];
     let cost = cost(&usage, &price, tier);
@@ -57,12 +60,15 @@ fuzz_target!(|input: Input<'_>| {
         cost.audio_output,
         cost.web_search,
         cost.request,
+        cost.image_input,
+        cost.image_output,
+        cost.units,
     ];
     assert_eq!(cost.total(), parts.into_iter().sum());
     assert_eq!(price.is_free() && cost.total() != PicoDollars::ZERO, false);
     // What was reserved covers what it came to: of an honest count, searches apart.
-    let honest =
-        r.saturating_add(w).saturating_add(w1).saturating_add(ap) <= p && t.saturating_add(ac) <= c;
+    let sum = |counts: &[u64]| counts.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+    let honest = sum(&[r, w, w1, ap, ip]) <= p && sum(&[t, ac, ic]) <= c;
     if honest {
         let worst = worst_case(p, c, &price, tier);
         assert!(cost.total().saturating_sub(cost.web_search) <= worst, "{cost:?} over {worst}");

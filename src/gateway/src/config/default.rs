@@ -28,6 +28,7 @@ static PRESET: Preset = Preset {
         tool_choice_required: None,
         renames: &[],
         removes: &[],
+        responses: true,
         base_lacks_v1: false,
     },
 };
@@ -46,7 +47,10 @@ impl FileConfig {
         let has = |names: &[&str]| names.iter().any(|name| file.environment.get(name).is_some());
         let mut names: Vec<String> = presets::all()
             .filter(|provider| !SAME.contains(&provider.name()) && has(provider.key_variables()))
-            .filter(|provider| provider.default_base().is_some() || has(provider.base_variables()))
+            .filter(|provider| {
+                let base = provider.default_base(&Default::default());
+                base.is_some() || has(provider.base_variables())
+            })
             .map(|provider| format!("{}/*", provider.name()))
             .collect();
         names.extend(DEMO_MODELS.iter().map(|model| format!("{DEMO}/{model}")));

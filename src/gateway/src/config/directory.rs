@@ -60,17 +60,34 @@ pub(super) enum TemplateModel {
     OfProvider,
 }
 
-/// Which groups to try when one fails.
+/// Which groups to try when one fails, by why it has failed.
 #[derive(Debug, Default)]
 pub(super) struct Fallbacks {
+    pub(super) any: Lists,
+    pub(super) context_window: Lists,
+    pub(super) content_policy: Lists,
+}
+
+/// Which groups to try after which.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
     pub(super) by_model: HashMap<String, Vec<Arc<str>>>,
     /// For those that have none of their own.
     pub(super) default: Vec<Arc<str>>,
 }
 
 impl Fallbacks {
+    /// Gives a group, which may have been made under `wildcard`, its fallbacks.
+    fn set(&self, group: &mut ModelGroup, wildcard: Option<&str>) {
+        group.fallbacks = self.any.of(&group.name, wildcard);
+        group.context_window_fallbacks = self.context_window.of(&group.name, wildcard);
+        group.content_policy_fallbacks = self.content_policy.of(&group.name, wildcard);
+    }
+}
+
+impl Lists {
     /// The fallbacks of the group `name`, which may have been made under `wildcard`.
-    pub(super) fn of(&self, name: &str, wildcard: Option<&str>) -> Vec<Arc<str>> {
+    fn of(&self, name: &str, wildcard: Option<&str>) -> Vec<Arc<str>> {
         let own = self.by_model.get(name).or_else(|| self.by_model.get(wildcard?));
         let fallbacks = own.unwrap_or(&self.default).iter();
         fallbacks.filter(|fallback| &***fallback != name).cloned().collect()
@@ -115,7 +132,7 @@ impl Directory {
     pub(super) fn set_fallbacks(&mut self, fallbacks: Fallbacks) {
         let update = |group: &mut Arc<ModelGroup>| {
             let mut changed = (**group).clone();
-            changed.fallbacks = fallbacks.of(&group.name, None);
+            fallbacks.set(&mut changed, None);
             *group = Arc::new(changed);
         };
         self.groups.values_mut().for_each(update);
@@ -164,13 +181,14 @@ impl Directory {
             let mode = prices::find(deployments.first()?.provider, &deployments.first()?.model)
                 .map(|info| info.mode)
                 .filter(|mode| !mode.is_empty());
-            Some(ModelGroup {
+            let mut group = ModelGroup {
                 name: name.into(),
                 deployments,
-                fallbacks: self.fallbacks.of(name, Some(&wildcard.group.name)),
                 mode: wildcard.group.mode.clone().or(mode.map(Arc::from)),
                 ..(*wildcard.group).clone()
-            })
+            };
+            self.fallbacks.set(&mut group, Some(&wildcard.group.name));
+            Some(group)
         })
     }
 }

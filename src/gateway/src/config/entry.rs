@@ -1,5 +1,7 @@
 //! One entry of `model_list`, ready to be called.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +11,7 @@ use sha2::{Digest, Sha256};
 use tollway_filter_api::KeyHash;
 use tollway_providers::presets;
 use tollway_providers::prices;
-use tollway_providers::{Access, Provider};
-use tollway_wire::operation::Operation;
+use tollway_providers::{Access, Provider, Setting, Settings};
 
 use super::base::Base;
 use super::default;
@@ -34,7 +35,8 @@ pub(crate) struct Entry {
     pub(crate) base: Base,
     /// The provider's headers, credentials included, then those of the config.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    secret: Option<SecretString>,
+    /// What the provider is to know besides: key, version, and its own settings.
+    pub(crate) access: Arc<EntryAccess>,
     /// Leave out parameters the provider lacks.
     pub(crate) drop_params: bool,
     /// How long connecting may take.
@@ -47,15 +49,45 @@ pub(crate) struct Entry {
     pub(crate) timeout: Duration,
     /// Tries after the first one, if the entry has its own number.
     pub(crate) max_retries: Option<u32>,
-    /// LiteLLM's tags.
+    /// LiteLLM's tags: the requests it is kept for.
     pub(crate) tags: Vec<String>,
+    /// LiteLLM's `order`: those with a lower one are asked first.
+    pub(crate) order: u32,
 }
 
 impl Entry {
     /// The credential, for finding it in what comes back.
     pub(crate) fn secret(&self) -> Option<&str> {
-        let secret = self.secret.as_ref()?.expose_secret();
+        let secret = self.access.api_key.as_ref()?.expose_secret();
         (secret.len() >= SECRET_BYTES_MIN).then_some(secret)
+    }
+}
+
+/// What a provider is told of an entry. Kept, because signatures and tokens are made for each call.
+#[derive(Debug, Default)]
+pub(crate) struct EntryAccess {
+    api_key: Option<SecretString>,
+    organization: Option<String>,
+    api_version: Option<String>,
+    /// By the names of [`Provider::settings`].
+    settings: BTreeMap<&'static str, SecretString>,
+}
+
+impl EntryAccess {
+    /// What it holds, for the provider alone.
+    pub(crate) fn expose(&self) -> Access<'_> {
+        Access {
+            api_key: self.api_key.as_ref().map(|key| key.expose_secret()),
+            organization: self.organization.as_deref(),
+            api_version: self.api_version.as_deref(),
+            settings: self,
+        }
+    }
+}
+
+impl Settings for EntryAccess {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.settings.get(name).map(|value| value.expose_secret())
     }
 }
 
@@ -180,7 +212,7 @@ impl Context<'_> {
             let names = ["authorization", "api-key", "x-api-key"];
             params.extra_headers.iter().any(|(name, _)| names.contains(&name.as_str()))
         };
-        if secret.is_none() && !provider.is_free() && !own_credential() {
+        if secret.is_none() && provider.needs_key() && !own_credential() {
             let name = provider.name();
             let or_set = match provider.key_variables() {
                 [] => String::new(),
@@ -189,18 +221,24 @@ impl Context<'_> {
             let message = format!("is missing: `{name}` needs a key; write one here{or_set}");
             report.mistake(&format!("{at}.api_key"), message);
         }
-        let access = Access {
-            api_key: secret.as_ref().map(|secret| secret.expose_secret()),
-            organization: params.organization.as_deref(),
-            api_version: params.api_version.as_deref(),
-        };
-        let headers = provider.headers(&access);
-        if headers.is_err() {
-            let message = "`api_key`, `organization` or `api_version` holds what no header can: a \
-                           line feed, say";
-            report.mistake(&at, message);
+        for name in params.settings.keys() {
+            if !provider.settings().iter().any(|setting| setting.name == *name) {
+                let message =
+                    format!("is nothing that `{}` reads: it has no effect", provider.name());
+                report.warning(&format!("{at}.{name}"), message);
+            }
         }
-        let base = self.base(params, &at, provider, report);
+        let access = EntryAccess {
+            settings: self.settings(params, provider),
+            api_key: secret,
+            organization: params.organization.clone(),
+            api_version: params.api_version.clone(),
+        };
+        let headers = provider.headers(&access.expose());
+        if let Err(error) = &headers {
+            report.mistake(&format!("{at}.{}", error.setting), error.message.clone());
+        }
+        let base = self.base(params, &at, provider, &access, report);
         let (base, mut headers) = (base?, headers.ok()?);
         for (name, value) in &params.extra_headers {
             headers.retain(|(have, _)| have != name);
@@ -208,7 +246,7 @@ impl Context<'_> {
         }
         let id = match &file.info.id {
             Some(id) => id.as_str().into(),
-            None => id(file, provider.name(), model, &base, secret.as_ref()).hex().into(),
+            None => id(file, provider.name(), model, &base, &access).hex().into(),
         };
         let defaults = self.defaults;
         Some(Entry {
@@ -217,7 +255,7 @@ impl Context<'_> {
             provider,
             base,
             headers,
-            secret,
+            access: Arc::new(access),
             drop_params: params.drop_params.unwrap_or(defaults.drop_params),
             connect_timeout: defaults.connect_timeout,
             first_byte_timeout: params.stream_timeout.unwrap_or(defaults.first_byte_timeout),
@@ -225,7 +263,23 @@ impl Context<'_> {
             timeout: params.timeout.unwrap_or(defaults.timeout),
             max_retries: params.max_retries,
             tags: params.tags.clone(),
+            order: params.order.unwrap_or_default(),
         })
+    }
+
+    /// What the provider wants to know besides: the entry's, or that of the environment.
+    fn settings(
+        &self,
+        params: &FileParams,
+        provider: &dyn Provider,
+    ) -> BTreeMap<&'static str, SecretString> {
+        let of = |setting: &Setting| {
+            let variable = || setting.variables.iter().find_map(|name| self.environment.get(name));
+            let written = params.settings.get(setting.name).cloned();
+            let value = written.or_else(|| variable().map(SecretString::from))?;
+            Some((setting.name, value))
+        };
+        provider.settings().iter().filter_map(of).collect()
     }
 
     fn base(
@@ -233,6 +287,7 @@ impl Context<'_> {
         params: &FileParams,
         path: &str,
         provider: &'static dyn Provider,
+        access: &EntryAccess,
         report: &mut Report,
     ) -> Option<Base> {
         let at = format!("{path}.api_base");
@@ -253,7 +308,8 @@ impl Context<'_> {
             };
         }
         let demo = || (name == default::DEMO).then_some(self.simulator_base);
-        let base = provider.default_base().or_else(demo).and_then(|base| base.parse().ok());
+        let own = provider.default_base(&access.expose()).map(Cow::into_owned);
+        let base = own.as_deref().or_else(demo).and_then(|base| base.parse().ok());
         if base.is_none() {
             let message = format!("is missing: `{name}` has no address of its own");
             report.mistake(&at, message);
@@ -265,28 +321,12 @@ impl Context<'_> {
 /// The base that is left when the provider's own path is taken off the URL it would call. People
 /// write the whole URL into `api_base`, or leave out a `/v1`; the provider knows.
 fn below(base: &Base, provider: &dyn Provider) -> Base {
-    // Chat first, whose path ends in that of text completions.
-    let operations = [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
-    let has = |operation: &Operation| provider.dialect(*operation).is_some();
-    let is_written = |operation: &Operation| base.path.ends_with(provider.path(*operation));
-    let mut known = operations.iter().filter(|operation| has(operation));
-    let Some(operation) = known.clone().find(|o| is_written(o)).or_else(|| known.next()) else {
-        return base.clone();
-    };
-    let url = provider.url(&base.to_string(), *operation);
-    let rest = url.strip_suffix(provider.path(*operation));
-    rest.and_then(|rest| rest.parse().ok()).unwrap_or_else(|| base.clone())
+    provider.base(&base.to_string()).parse().unwrap_or_else(|_| base.clone())
 }
 
 /// A name made from what a deployment is, which stays the same for as long as that does. LiteLLM's
 /// is as long.
-fn id(
-    file: &FileModel,
-    provider: &str,
-    model: &str,
-    base: &Base,
-    secret: Option<&SecretString>,
-) -> KeyHash {
+fn id(file: &FileModel, provider: &str, model: &str, base: &Base, access: &EntryAccess) -> KeyHash {
     let mut hash = Sha256::new();
     let base = base.to_string();
     let name = file.model_name.as_deref().unwrap_or_default();
@@ -297,8 +337,12 @@ fn id(
         hash.update(part);
     }
     // Two deployments may differ in nothing but the account they belong to.
-    if let Some(secret) = secret {
+    if let Some(secret) = &access.api_key {
         hash.update(Sha256::digest(secret.expose_secret()));
+    }
+    for (name, value) in &access.settings {
+        hash.update(Sha256::digest(name));
+        hash.update(Sha256::digest(value.expose_secret()));
     }
     for (name, value) in &file.params.extra_headers {
         hash.update(Sha256::digest(name));

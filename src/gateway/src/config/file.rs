@@ -4,6 +4,7 @@
 //! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys` and
 //! `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 use tollway_filter_api::KeyHash;
+use tollway_providers::presets;
 use tollway_wire::price::PicoDollars;
 
 use super::base::Base;
@@ -22,6 +24,11 @@ use super::mistake::{Report, hint};
 use super::reader::{Fields, Reader};
 use super::yaml::{Node, Value};
 use super::{date, litellm, yaml};
+
+mod router;
+
+pub(crate) use router::{FileFallback, FileFallbacks, FileRouter, RetryPolicy};
+use router::{read_fallbacks, read_router};
 
 /// A config file as it was written. What could not be read is `None` and has left a mistake, which
 /// comes out of `Config::resolve` together with all others.
@@ -82,6 +89,8 @@ pub(crate) struct FileParams {
     pub(crate) api_version: Option<String>,
     /// `organization`: OpenAI's.
     pub(crate) organization: Option<String>,
+    /// What single providers want to know besides: `aws_region_name`, `vertex_project` …
+    pub(crate) settings: BTreeMap<&'static str, SecretString>,
     /// `extra_headers`: sent with every call, besides the provider's own. Those that frame a
     /// message or belong to one connection cannot be set.
     pub(crate) extra_headers: Vec<(HeaderName, HeaderValue)>,
@@ -103,8 +112,10 @@ pub(crate) struct FileParams {
     pub(crate) tpm: Option<u64>,
     /// `max_parallel_requests`: requests at once.
     pub(crate) max_parallel_requests: Option<u64>,
-    /// `tags`: shown by `tollway check`; routing by tags is not supported yet.
+    /// `tags`: the requests it is kept for, where `enable_tag_filtering` is on.
     pub(crate) tags: Vec<String>,
+    /// `order`: deployments with a lower one are asked first. Default 0.
+    pub(crate) order: Option<u32>,
     /// `input_cost_per_token`, `output_cost_per_token` and the like, in dollars; LiteLLM's names.
     pub(crate) prices: Vec<(String, PicoDollars)>,
 }
@@ -129,80 +140,6 @@ pub(crate) struct FileInfo {
     pub(crate) prices: Vec<(String, PicoDollars)>,
 }
 
-/// Fallbacks as written: a model and what to try when it fails.
-pub(crate) type FileFallbacks = Vec<FileFallback>;
-
-/// One entry of a list of fallbacks.
-#[derive(Debug)]
-pub(crate) struct FileFallback {
-    pub(super) path: String,
-    /// The model that failed; `*` is any.
-    pub(crate) model: String,
-    /// What to try, in this order.
-    pub(crate) fallbacks: Vec<String>,
-}
-
-/// `router_settings`
-#[derive(Debug, Default)]
-pub(crate) struct FileRouter {
-    /// `num_retries`: tries after the first one. Default 2.
-    pub(crate) num_retries: Option<u32>,
-    /// `retry_after`: the shortest pause before a retry. Default 0.
-    pub(crate) retry_after: Option<Duration>,
-    /// `timeout`: the `timeout` of deployments that have none.
-    pub(crate) timeout: Option<Duration>,
-    /// `stream_timeout`: the `stream_timeout` of deployments that have none.
-    pub(crate) stream_timeout: Option<Duration>,
-    /// `allowed_fails`: how many failures within a minute a deployment may have before it rests.
-    /// Default 3.
-    pub(crate) allowed_fails: Option<u32>,
-    /// `cooldown_time`: how long it rests. Default 5 seconds.
-    pub(crate) cooldown_time: Option<Duration>,
-    /// `disable_cooldowns`: it never rests.
-    pub(crate) disable_cooldowns: bool,
-    /// `fallbacks`: `[{gpt-4o: [claude, small]}]`: models to try when all deployments of one fail.
-    pub(crate) fallbacks: FileFallbacks,
-    /// `default_fallbacks`: models to try when one fails that has no fallbacks of its own.
-    pub(crate) default_fallbacks: Vec<String>,
-    /// `max_fallbacks`: how many of them are tried. Default 5.
-    pub(crate) max_fallbacks: Option<u32>,
-    /// `model_group_alias`: `{gpt-4: gpt-4o}`, or `{gpt-4: {model: gpt-4o, hidden: true}}` for a
-    /// name that `GET /models` does not list.
-    pub(crate) model_group_alias: Vec<FileAlias>,
-    /// `retry_policy`: other numbers of retries for some kinds of failure.
-    pub(crate) retry_policy: RetryPolicy,
-    /// `default_max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
-    pub(crate) default_max_parallel_requests: Option<u64>,
-}
-
-/// One entry of `model_group_alias`.
-#[derive(Debug)]
-pub(crate) struct FileAlias {
-    /// The name clients use.
-    pub(crate) name: String,
-    /// The model it means.
-    pub(crate) model: String,
-    /// Not listed by `GET /models`.
-    pub(crate) hidden: bool,
-}
-
-/// `router_settings.retry_policy`: how often to retry after which failure. `None` is `num_retries`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RetryPolicy {
-    /// `BadRequestErrorRetries`: the provider refused the request (400).
-    pub(crate) bad_request: Option<u32>,
-    /// `AuthenticationErrorRetries`: it refused the credentials (401).
-    pub(crate) authentication: Option<u32>,
-    /// `TimeoutErrorRetries`: it took too long.
-    pub(crate) timeout: Option<u32>,
-    /// `RateLimitErrorRetries`: it had enough (429).
-    pub(crate) rate_limit: Option<u32>,
-    /// `ContentPolicyViolationErrorRetries`: it refused the content.
-    pub(crate) content_policy: Option<u32>,
-    /// `InternalServerErrorRetries`: it failed (5xx).
-    pub(crate) internal_server: Option<u32>,
-}
-
 /// `litellm_settings`
 #[derive(Debug, Default)]
 pub(crate) struct FileLitellm {
@@ -215,6 +152,10 @@ pub(crate) struct FileLitellm {
     pub(crate) drop_params: Option<bool>,
     /// `fallbacks`, as in `router_settings`, which wins.
     pub(crate) fallbacks: FileFallbacks,
+    /// `context_window_fallbacks`, as in `router_settings`, which wins.
+    pub(crate) context_window_fallbacks: FileFallbacks,
+    /// `content_policy_fallbacks`, as in `router_settings`, which wins.
+    pub(crate) content_policy_fallbacks: FileFallbacks,
     /// `default_fallbacks`, where `router_settings` has none.
     pub(crate) default_fallbacks: Vec<String>,
     /// `cache`: whether answers are cached.
@@ -493,6 +434,7 @@ fn read_params(fields: &mut Fields<'_>) -> FileParams {
         api_base: api_base.or(base_url),
         api_version: fields.text("api_version"),
         organization: fields.text("organization"),
+        settings: read_settings(fields),
         extra_headers: fields.headers("extra_headers"),
         drop_params: fields.flag("drop_params"),
         timeout: fields.timeout("timeout"),
@@ -503,8 +445,29 @@ fn read_params(fields: &mut Fields<'_>) -> FileParams {
         tpm: fields.count("tpm"),
         max_parallel_requests: fields.count("max_parallel_requests"),
         tags: fields.texts("tags"),
+        order: fields.small_number("order"),
         prices: fields.prices(),
     }
+}
+
+/// The settings of all providers: which of them this entry's provider reads is its own affair.
+fn read_settings(fields: &mut Fields<'_>) -> BTreeMap<&'static str, SecretString> {
+    let names: BTreeSet<&'static str> = presets::all()
+        .flat_map(|provider| provider.settings())
+        .map(|setting| setting.name)
+        .collect();
+    let mut settings = BTreeMap::new();
+    for name in names {
+        let Some(node) = fields.take(name) else { continue };
+        let path = fields.path(name);
+        // A service account may stand in the file as it is.
+        let value = match node.value {
+            Value::Map(_) => Some(fields.reader.json(node, &path, true).to_string()),
+            _ => fields.reader.text(node, &path),
+        };
+        settings.extend(value.map(|value| (name, SecretString::from(value))));
+    }
+    settings
 }
 
 /// Thousandths, so that `0.5` is a weight as well.
@@ -529,86 +492,6 @@ fn read_info(fields: &mut Fields<'_>) -> FileInfo {
     info
 }
 
-fn read_router(fields: &mut Fields<'_>) -> FileRouter {
-    if let Some(strategy) = fields.text("routing_strategy")
-        && strategy != "simple-shuffle"
-    {
-        let path = fields.path("routing_strategy");
-        if litellm::STRATEGIES.contains(&strategy.as_str()) {
-            let message =
-                format!("`{strategy}` is not supported yet; `simple-shuffle` is used instead");
-            fields.reader.report.warning(&path, message);
-        } else {
-            let known = litellm::STRATEGIES.iter().copied().chain(["simple-shuffle"]);
-            let hint = hint(&strategy, known);
-            fields.wrong("routing_strategy", format!("unknown strategy{hint}"));
-        }
-    }
-    FileRouter {
-        num_retries: fields.small_number("num_retries"),
-        retry_after: fields.duration("retry_after"),
-        timeout: fields.timeout("timeout"),
-        stream_timeout: fields.timeout("stream_timeout"),
-        allowed_fails: fields.small_number("allowed_fails"),
-        cooldown_time: fields.duration("cooldown_time"),
-        disable_cooldowns: fields.flag("disable_cooldowns").unwrap_or_default(),
-        fallbacks: read_fallbacks(fields, "fallbacks"),
-        default_fallbacks: fields.texts("default_fallbacks"),
-        max_fallbacks: fields.small_number("max_fallbacks"),
-        model_group_alias: read_aliases(fields),
-        retry_policy: fields.section("retry_policy", &[], read_policy).unwrap_or_default(),
-        default_max_parallel_requests: fields.count("default_max_parallel_requests"),
-    }
-}
-
-fn read_policy(fields: &mut Fields<'_>) -> RetryPolicy {
-    RetryPolicy {
-        bad_request: fields.small_number("BadRequestErrorRetries"),
-        authentication: fields.small_number("AuthenticationErrorRetries"),
-        timeout: fields.small_number("TimeoutErrorRetries"),
-        rate_limit: fields.small_number("RateLimitErrorRetries"),
-        content_policy: fields.small_number("ContentPolicyViolationErrorRetries"),
-        internal_server: fields.small_number("InternalServerErrorRetries"),
-    }
-}
-
-/// `[{gpt-4o: [claude]}, {small: [tiny]}]`, as LiteLLM has it; one mapping is taken as well.
-fn read_fallbacks(fields: &mut Fields<'_>, name: &'static str) -> FileFallbacks {
-    let Some(node) = fields.take(name) else { return Vec::new() };
-    let path = fields.path(name);
-    let maps = match &node.value {
-        Value::Map(_) => vec![(node, path)],
-        _ => fields.reader.items(node, &path),
-    };
-    let mut fallbacks = Vec::new();
-    for (map, path) in maps {
-        for (model, node, path) in fields.reader.entries(map, &path) {
-            let names = fields.reader.texts(node, &path);
-            fallbacks.push(FileFallback { path, model: model.to_owned(), fallbacks: names });
-        }
-    }
-    fallbacks
-}
-
-fn read_aliases(fields: &mut Fields<'_>) -> Vec<FileAlias> {
-    let mut aliases = Vec::new();
-    for (name, node, path) in fields.entries("model_group_alias") {
-        let name = name.to_owned();
-        if let Value::Map(_) = node.value {
-            let read = |fields: &mut Fields<'_>| {
-                (fields.text("model"), fields.flag("hidden").unwrap_or_default())
-            };
-            match fields.reader.fields(node, &path, &[], read) {
-                Some((Some(model), hidden)) => aliases.push(FileAlias { name, model, hidden }),
-                _ => fields.reader.report.mistake(&path, "needs a `model`"),
-            }
-        } else if let Some(model) = fields.reader.text(node, &path) {
-            aliases.push(FileAlias { name, model, hidden: false });
-        }
-    }
-    aliases
-}
-
 fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
     // These switch off what is never on here: prompts and keys are in no log.
     for always in ["turn_off_message_logging", "redact_messages_in_exceptions"] {
@@ -628,6 +511,8 @@ fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
         num_retries: fields.small_number("num_retries"),
         request_timeout: fields.timeout("request_timeout"),
         drop_params: fields.flag("drop_params"),
+        context_window_fallbacks: read_fallbacks(fields, "context_window_fallbacks"),
+        content_policy_fallbacks: read_fallbacks(fields, "content_policy_fallbacks"),
         fallbacks: read_fallbacks(fields, "fallbacks"),
         default_fallbacks: fields.texts("default_fallbacks"),
         cache: fields.flag("cache").unwrap_or_default(),

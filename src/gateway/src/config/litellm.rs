@@ -134,7 +134,6 @@ pub(super) const PARAMS: &[&str] = &[
     "modalities",
     "n",
     "ocr_cost_per_page",
-    "order",
     "output_cost_per_character",
     "output_cost_per_image",
     "output_cost_per_image_token",
@@ -257,8 +256,6 @@ pub(super) const ROUTER: &[&str] = &[
     "cache_responses",
     "caching_groups",
     "client_ttl",
-    "content_policy_fallbacks",
-    "context_window_fallbacks",
     "custom_provider_map",
     "debug_level",
     "default_litellm_params",
@@ -266,8 +263,6 @@ pub(super) const ROUTER: &[&str] = &[
     "deployment_affinity_ttl_seconds",
     "disable_cooldowns_for",
     "enable_health_check_routing",
-    "enable_pre_call_checks",
-    "enable_tag_filtering",
     "enable_weighted_failover",
     "fastest_response",
     "guardrail_list",
@@ -291,7 +286,6 @@ pub(super) const ROUTER: &[&str] = &[
     "routing_strategy_args",
     "search_tools",
     "set_verbose",
-    "tag_filtering_match_any",
     "tag_routing_prefix",
     "team_model_group_alias",
 ];
@@ -308,8 +302,6 @@ pub(super) const LITELLM: &[&str] = &[
     "budget_duration",
     "budget_fallbacks",
     "callback_settings",
-    "content_policy_fallbacks",
-    "context_window_fallbacks",
     "cost_discount_config",
     "cost_margin_config",
     "custom_prometheus_metadata_labels",
@@ -592,15 +584,7 @@ pub(super) const PASS_THROUGH: &[&str] = &[
 ];
 
 /// Routing strategies that LiteLLM has and we do not.
-pub(super) const STRATEGIES: &[&str] = &[
-    "cost-based-routing",
-    "latency-based-routing",
-    "least-busy",
-    "usage-based-routing",
-    "usage-based-routing-v2",
-    "provider-budget-routing",
-    "auto-router",
-];
+pub(super) const STRATEGIES: &[&str] = &["provider-budget-routing", "auto-router"];
 
 /// Kinds of cache that LiteLLM has and we do not.
 pub(super) const CACHE_TYPES: &[&str] =

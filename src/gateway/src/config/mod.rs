@@ -17,6 +17,7 @@ mod directory;
 mod entry;
 mod env;
 mod explain;
+mod fallbacks;
 mod file;
 mod filters;
 mod keys;
@@ -43,7 +44,7 @@ pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
 pub(crate) use data::DataFolder;
 pub(crate) use directory::Directory;
-pub(crate) use entry::Entry;
+pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
 pub(crate) use file::{FileConfig, FilterEntry, RetryPolicy};
 pub(crate) use keys::Keys;
@@ -111,6 +112,53 @@ pub(crate) struct RouterSettings {
     pub(crate) cooldown_time: Duration,
     /// How many fallbacks are tried.
     pub(crate) max_fallbacks: usize,
+    /// Which deployment of a group is asked first.
+    pub(crate) strategy: Strategy,
+    /// Requests that a deployment cannot read are not sent to it.
+    pub(crate) pre_call_checks: bool,
+    /// Deployments with tags are kept for requests with such tags.
+    pub(crate) tag_filtering: bool,
+    /// One tag in common is enough.
+    pub(crate) tag_match_any: bool,
+    /// How much of the traffic may be retries.
+    pub(crate) retry_budget: RetryBudget,
+}
+
+/// Which deployment of a group is asked first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Strategy {
+    /// At random, by weight.
+    #[default]
+    Shuffle,
+    /// The one with the fewest calls in flight.
+    LeastBusy,
+    /// The faster one of two, by how it has answered lately and how busy it is.
+    LowestLatency,
+    /// The one at which the request costs least.
+    LowestCost,
+    /// The one that has most of its `rpm` and `tpm` left.
+    MostRemaining,
+}
+
+impl Strategy {
+    /// By LiteLLM's names, the newest first where there are several.
+    pub(crate) const NAMES: [(&'static str, Strategy); 6] = [
+        ("simple-shuffle", Strategy::Shuffle),
+        ("least-busy", Strategy::LeastBusy),
+        ("latency-based-routing", Strategy::LowestLatency),
+        ("cost-based-routing", Strategy::LowestCost),
+        ("usage-based-routing-v2", Strategy::MostRemaining),
+        ("usage-based-routing", Strategy::MostRemaining),
+    ];
+}
+
+/// How much of the traffic may be retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RetryBudget {
+    /// Of all requests. 100 is no budget at all.
+    pub(crate) percent: u32,
+    /// What is allowed in any case.
+    pub(crate) min_per_second: u32,
 }
 
 /// A path that is handed to another server as it is.

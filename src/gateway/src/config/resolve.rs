@@ -12,15 +12,16 @@ use tollway_providers::prices;
 use tollway_providers::{Provider, presets};
 use tollway_wire::price::Price;
 
-use super::directory::{Directory, Fallbacks, Template, TemplateModel, Wildcard};
+use super::directory::{Directory, Template, TemplateModel, Wildcard};
 use super::entry::{self, Context, Defaults, Entry, Route};
-use super::file::{FileConfig, FileFallback, FileKey, FileModel, FileServer};
+use super::file::{FileConfig, FileKey, FileModel, FileServer};
 use super::keys::Keys;
 use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RouterSettings, ServerSettings, cache, data, filters, price,
+    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, cache, data,
+    fallbacks, filters, price,
 };
 use crate::respond::ErrorCodes;
 
@@ -46,7 +47,7 @@ impl Config {
         let router = router_settings(&file);
         let (entries, mut directory) = models(&file, simulator_base, &mut report);
         add_aliases(&file, &mut directory, &mut report);
-        let fallbacks = fallbacks(&file, &directory, &mut report);
+        let fallbacks = fallbacks::resolve(&file, &directory, &mut report);
         directory.set_fallbacks(fallbacks);
         let keys = keys(&mut file, &directory, &mut report);
         let listen = listen(&mut file, &mut report);
@@ -112,6 +113,17 @@ fn router_settings(file: &FileConfig) -> RouterSettings {
         allowed_fails: router.allowed_fails.unwrap_or(3),
         cooldown_time: if router.disable_cooldowns { Duration::ZERO } else { rest },
         max_fallbacks: router.max_fallbacks.unwrap_or(5) as usize,
+        strategy: router.strategy.unwrap_or_default(),
+        // Whoever names groups for large requests wants them to be used.
+        pre_call_checks: router.pre_call_checks
+            || !router.context_window_fallbacks.is_empty()
+            || !file.litellm.context_window_fallbacks.is_empty(),
+        tag_filtering: router.tag_filtering,
+        tag_match_any: router.tag_match_any.unwrap_or(true),
+        retry_budget: RetryBudget {
+            percent: router.retry_budget.and_then(|(percent, _)| percent).unwrap_or(20),
+            min_per_second: router.retry_budget.and_then(|(_, least)| least).unwrap_or(10),
+        },
     }
 }
 
@@ -178,6 +190,8 @@ fn models(file: &FileConfig, simulator_base: &str, report: &mut Report) -> (Vec<
             name: name.as_str().into(),
             deployments: deployments.into_iter().map(Arc::new).collect(),
             fallbacks: Vec::new(),
+            context_window_fallbacks: Vec::new(),
+            content_policy_fallbacks: Vec::new(),
             limits: RateLimits::default(),
             access_groups,
             hidden: false,
@@ -295,7 +309,7 @@ impl Models<'_> {
         }
         let usable = |provider: &&'static dyn Provider| {
             let key = self.context.api_key(&model.params, *provider);
-            provider.default_base().is_some() && key.is_some()
+            provider.default_base(&Default::default()).is_some() && key.is_some()
         };
         let providers: Vec<_> = presets::all().filter(usable).collect();
         if providers.is_empty() {
@@ -460,65 +474,8 @@ fn add_aliases(file: &FileConfig, directory: &mut Directory, report: &mut Report
     }
 }
 
-fn no_model(name: &str, directory: &Directory) -> String {
+pub(super) fn no_model(name: &str, directory: &Directory) -> String {
     format!("there is no model `{name}`{}", hint(name, directory.names()))
-}
-
-fn fallbacks(file: &FileConfig, directory: &Directory, report: &mut Report) -> Fallbacks {
-    let mut fallbacks = Fallbacks::default();
-    let mut given = HashSet::new();
-    for (first, list) in [(true, &file.router.fallbacks), (false, &file.litellm.fallbacks)] {
-        let mut here = HashSet::new();
-        for FileFallback { path, model, fallbacks: names } in list {
-            if !here.insert(model.as_str()) {
-                report.mistake(path, format!("the fallbacks of `{model}` are given twice"));
-            }
-            if !first && given.contains(model.as_str()) {
-                report.warning(
-                    path,
-                    format!("has no effect: router_settings has fallbacks of `{model}`"),
-                );
-                continue;
-            }
-            if model != "*"
-                && directory.resolve(model).is_none()
-                && !directory.names().any(|n| n == model)
-            {
-                report.mistake(path, no_model(model, directory));
-            }
-            if names.contains(model) {
-                report.mistake(path, format!("`{model}` cannot fall back to itself"));
-            }
-            let names = known_models(names, path, directory, report);
-            match model.as_str() {
-                "*" => fallbacks.default = names,
-                _ => drop(fallbacks.by_model.insert(model.clone(), names)),
-            }
-        }
-        given.extend(here);
-    }
-    let (list, path) = match file.router.default_fallbacks.as_slice() {
-        [] => (&file.litellm.default_fallbacks, "litellm_settings.default_fallbacks"),
-        _ => (&file.router.default_fallbacks, "router_settings.default_fallbacks"),
-    };
-    if !list.is_empty() {
-        fallbacks.default = known_models(list, path, directory, report);
-    }
-    fallbacks
-}
-
-fn known_models(
-    names: &[String],
-    path: &str,
-    directory: &Directory,
-    report: &mut Report,
-) -> Vec<Arc<str>> {
-    for (at, name) in names.iter().enumerate() {
-        if directory.resolve(name).is_none() {
-            report.mistake(&format!("{path}[{at}]"), no_model(name, directory));
-        }
-    }
-    names.iter().map(|name| name.as_str().into()).collect()
 }
 
 fn keys(file: &mut FileConfig, directory: &Directory, report: &mut Report) -> Keys {

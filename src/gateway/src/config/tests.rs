@@ -745,8 +745,8 @@ mod sections {
         warnings(
             "model_list:\n- model_name: gpt-4o\n  litellm_params: {model: openai/gpt-4o, temperature: 0.5, max_budget: 10}\n  \
              model_info: {supports_vision: true, my_note: x}\n\
-             router_settings: {routing_strategy: least-busy, enable_pre_call_checks: true, set_verbose: false}\n\
-             litellm_settings:\n  callbacks: [prometheus, langfuse]\n  context_window_fallbacks: [{a: [b]}]\n  \
+             router_settings: {routing_strategy: auto-router, enable_weighted_failover: true, set_verbose: false}\n\
+             litellm_settings:\n  callbacks: [prometheus, langfuse]\n  enable_preview_features: true\n  \
              json_logs: true\n  turn_off_message_logging: true\n\
              general_settings: {database_url: os.environ/NOWHERE, alerting: []}\n\
              mcp_servers: {x: {url: y}}\n",
@@ -755,10 +755,10 @@ mod sections {
                 "litellm_params.max_budget: `max_budget` is LiteLLM's and not supported yet: what it restricts is NOT",
                 "model_info.my_note: nothing reads this yet",
                 "model_info.supports_vision: `supports_vision` is LiteLLM's",
-                "config.yaml:5: router_settings.routing_strategy: `least-busy` is not supported yet; `simple-shuffle` is used",
-                "router_settings.enable_pre_call_checks",
+                "config.yaml:5: router_settings.routing_strategy: `auto-router` is not supported yet; `simple-shuffle` is used",
+                "router_settings.enable_weighted_failover",
                 "litellm_settings.callbacks[1]: only `prometheus`",
-                "litellm_settings.context_window_fallbacks",
+                "litellm_settings.enable_preview_features",
                 "litellm_settings.json_logs",
                 "general_settings.database_url",
                 "mcp_servers",
@@ -786,6 +786,11 @@ mod sections {
             allowed_fails: 3,
             cooldown_time: Duration::from_secs(5),
             max_fallbacks: 5,
+            strategy: super::super::Strategy::Shuffle,
+            pre_call_checks: false,
+            tag_filtering: false,
+            tag_match_any: true,
+            retry_budget: RetryBudget { percent: 20, min_per_second: 10 },
         };
         assert_eq!(config.router, router);
         assert_eq!(config.error_codes, ErrorCodes::OpenAi);

@@ -7,10 +7,13 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tollway_filter_api::Rejection;
 use tollway_filter_api::ctx::Report;
+use tollway_wire::client::Encoder;
+use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::usage::Usage;
 
 use super::codec::{Codec, Step};
 use super::fault::Fault;
+use super::routing::InFlight;
 use super::upstream::Upstream;
 use super::{Admission, Endpoint};
 
@@ -32,49 +35,77 @@ pub(crate) struct WholeAnswer {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// The body, in the client's dialect.
     pub(crate) body: Bytes,
+    /// What the provider counted.
+    pub(crate) usage: Option<Usage>,
 }
 
-/// A stream of server-sent events in the client's dialect. Dropping it cancels the upstream call.
+/// A stream of server-sent events in the client's dialect, or of a file's bytes. Dropping it cancels
+/// the upstream call.
 pub(crate) struct AnswerStream {
+    /// What of the provider's head the client may see.
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// What it is, where it is not server-sent events.
+    content_type: Option<HeaderValue>,
     /// Events that were taken before the stream was handed out.
     first: Bytes,
     /// What broke while they were taken.
     broken: Option<Fault>,
-    /// The rest; `None` once it has ended.
+    /// The rest; `None` once it has ended. Another attempt could take its place: all that the
+    /// client's side must remember is outside of it.
     source: Option<Source>,
+    /// Puts events into the client's dialect, where the source's is another.
+    encoder: Option<Box<dyn Encoder>>,
     endpoint: Arc<Endpoint>,
     admission: Admission,
+    /// Dropped with the stream: until then the deployment is busy with it.
+    _in_flight: Option<InFlight>,
     usage: Option<Usage>,
     /// How many events have come.
     events: u64,
 }
 
+/// One attempt's side of a stream.
 struct Source {
     upstream: Upstream,
     codec: Codec,
 }
 
-impl AnswerStream {
-    /// Reads until the first event is there, so that a stream that fails before it can still
-    /// become another attempt.
-    pub(super) async fn begin(
-        headers: Vec<(HeaderName, HeaderValue)>,
-        upstream: Upstream,
-        codec: Codec,
-        endpoint: Arc<Endpoint>,
-        admission: Admission,
-    ) -> Result<AnswerStream, Fault> {
-        let mut stream = AnswerStream {
+/// What a stream is begun with.
+pub(super) struct Beginning {
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(super) content_type: Option<HeaderValue>,
+    pub(super) encoder: Option<Box<dyn Encoder>>,
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) admission: Admission,
+    pub(super) in_flight: Option<InFlight>,
+}
+
+impl Beginning {
+    fn stream(self, first: Bytes, source: Option<Source>) -> AnswerStream {
+        let Beginning { headers, content_type, encoder, endpoint, admission, in_flight } = self;
+        AnswerStream {
             headers,
-            first: Bytes::new(),
+            content_type,
+            first,
             broken: None,
-            source: Some(Source { upstream, codec }),
+            source,
+            encoder,
             endpoint,
             admission,
+            _in_flight: in_flight,
             usage: None,
             events: 0,
-        };
+        }
+    }
+
+    /// Reads until the first event is there, so that a stream that fails before it can still
+    /// become another attempt.
+    pub(super) async fn read(
+        self,
+        upstream: Upstream,
+        codec: Codec,
+    ) -> Result<AnswerStream, Fault> {
+        let mut stream = self.stream(Bytes::new(), Some(Source { upstream, codec }));
         while stream.first.is_empty() && stream.source.is_some() {
             let step = stream.step().await;
             match (step.events.is_empty(), step.fault) {
@@ -89,28 +120,30 @@ impl AnswerStream {
     }
 
     /// A stream of events that are all here already.
-    pub(super) fn of_events(
-        headers: Vec<(HeaderName, HeaderValue)>,
-        events: Bytes,
-        endpoint: Arc<Endpoint>,
-        admission: Admission,
-    ) -> AnswerStream {
-        let first = events;
-        AnswerStream {
-            headers,
-            first,
-            broken: None,
-            source: None,
-            endpoint,
-            admission,
-            usage: None,
-            events: 0,
-        }
+    pub(super) fn of_events(self, events: Bytes, usage: Option<Usage>) -> AnswerStream {
+        let mut stream = self.stream(Bytes::new(), None);
+        stream.usage = usage;
+        let step = stream.encoded(Step::of(events));
+        stream.first = step.events;
+        stream.broken = step.fault;
+        stream
     }
+}
 
+impl AnswerStream {
     /// What of the provider's head the client may see.
     pub(crate) fn take_headers(&mut self) -> Vec<(HeaderName, HeaderValue)> {
         std::mem::take(&mut self.headers)
+    }
+
+    /// The same, to be looked at.
+    pub(crate) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
+    }
+
+    /// What it is, where it is not server-sent events.
+    pub(crate) fn content_type(&self) -> Option<&HeaderValue> {
+        self.content_type.as_ref()
     }
 
     /// The next events, whole ones, as many as came together; `None` at the announced end.
@@ -139,17 +172,12 @@ impl AnswerStream {
     /// One read and what comes of it.
     async fn step(&mut self) -> Step {
         let Some(Source { upstream, codec }) = &mut self.source else {
-            return Step { events: Bytes::new(), fault: None };
+            return Step::of(Bytes::new());
         };
         let ended = codec.ended();
         let idle = if ended { CLOSE_WAIT } else { self.endpoint.deadlines.idle };
-        match upstream.chunk(idle).await {
-            Ok(Some(bytes)) => {
-                let mut step = codec.push(bytes);
-                // Whole events, not reads: a read may end within the credential.
-                step.events = self.endpoint.scrub(step.events);
-                step
-            }
+        let step = match upstream.chunk(idle).await {
+            Ok(Some(bytes)) => codec.push(bytes),
             Ok(None) => {
                 let last = codec.finish();
                 // Boxed: it comes once, and its state is larger than that of all reads before.
@@ -163,7 +191,43 @@ impl AnswerStream {
                 let fault = (!ended).then_some(fault);
                 Step { events: Bytes::new(), fault }
             }
+        };
+        let mut step = self.encoded(step);
+        // Whole events, not reads: a read may end within the credential.
+        step.events = self.endpoint.scrub(step.events);
+        step
+    }
+
+    fn encoded(&mut self, step: Step) -> Step {
+        match &mut self.encoder {
+            Some(encoder) => {
+                step.encoded(&mut **encoder, super::attempt::exception_name(self.endpoint.provider))
+            }
+            None => step,
         }
+    }
+
+    /// What the provider has counted so far.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        self.source.as_ref().map_or(self.usage, |source| source.codec.usage())
+    }
+
+    /// Tells the client, in its dialect, why the stream ends here. `None` where the dialect can
+    /// tell it without knowing what came before.
+    pub(crate) fn error_event(&mut self, status: u16, error: &ErrorObject) -> Option<Vec<u8>> {
+        if self.content_type.is_some() {
+            // There is no way to tell it within a file.
+            return Some(Vec::new());
+        }
+        let encoder = self.encoder.as_mut()?;
+        let mut event = Vec::new();
+        encoder.error(status, error, &mut event);
+        Some(event)
+    }
+
+    /// The answer in its whole form, once it is complete, for dialects that keep answers.
+    pub(crate) fn response(&self) -> Option<&[u8]> {
+        self.encoder.as_ref()?.response()
     }
 
     /// Closes the source, and keeps what it has counted.
@@ -182,7 +246,7 @@ impl AnswerStream {
         if self.usage.is_some() {
             report.usage = self.usage;
         }
-        if !complete {
+        if !complete && self.content_type.is_none() {
             let usage = report.usage.get_or_insert_default();
             usage.completion_tokens = usage.completion_tokens.max(self.events);
             report.usage_estimated = true;

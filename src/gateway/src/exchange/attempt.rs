@@ -7,20 +7,23 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora_http::RequestHeader;
-use tollway_filter_api::ctx::Report;
 use tollway_filter_api::{Deployment, ModelGroup};
-use tollway_providers::{Asked, Call as ProviderCall, Decoder, Provider, Target, UpstreamBody};
+use tollway_providers::{Asked, Call as ProviderCall, Place, Provider, Target, UpstreamBody};
+use tollway_wire::client::{self, Encoder};
 use tollway_wire::openai;
-use tollway_wire::operation::Dialect;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 use tollway_wire::splice::{Edits, json_string};
+use tollway_wire::usage::Usage;
 
-use super::answer::{AnswerStream, Opened, WholeAnswer};
+use super::answer::{Beginning, Opened, WholeAnswer};
 use super::codec::Codec;
 use super::fault::Fault;
+use super::lane::Lane;
+use super::routing::Traffic;
 use super::upstream::Upstream;
 use super::{Call, Endpoint, Exchange};
+use crate::random;
 
 /// How much of an error's body is read.
 const ERROR_BODY_MAX: usize = 64 * 1024;
@@ -38,40 +41,43 @@ pub(super) fn exception_name(provider: &dyn Provider) -> &'static str {
     }
 }
 
+/// How an answer is to be put for the client.
+struct Wanted<'a> {
+    lane: Lane,
+    place: Place<'a>,
+    /// The name the client used, where it is not the provider's and bytes pass.
+    alias: Option<&'a str>,
+    /// Usage was asked for although the client had not.
+    usage_added: bool,
+}
+
 impl Exchange {
-    /// Tries one deployment.
+    /// Tries one deployment. All that it changes is the endpoint's own state: what is to be told of
+    /// the request, the caller writes down, so that two attempts of one request can run at once.
     pub(super) async fn attempt(
         &self,
-        call: &Call<'_>,
+        call: &Call,
         group: &ModelGroup,
         deployment: &Arc<Deployment>,
-        report: &mut Report,
+        now: Instant,
     ) -> Result<Opened, Fault> {
-        let endpoint = &call.endpoints[deployment.entry];
+        let endpoint = call.endpoint(deployment);
         let provider = endpoint.provider;
         let name = exception_name(provider);
-        let operation = call.view.operation;
-        let now = self.clock.now();
-        report.attempts += 1;
-        report.deployment = Some(Arc::clone(deployment));
-        report.upstream_started.get_or_insert(now);
+        let view = &*call.view;
 
-        let Some(dialect) = provider.dialect(operation) else {
-            return Err(Fault::not_served(name, operation.path(), &group.name));
+        let Some(lane) = Lane::of(provider, view, &deployment.model) else {
+            let path = view.operation.path_in(view.dialect);
+            return Err(Fault::not_served(name, path, &group.name));
         };
-        let target = Target {
-            model: deployment.model.to_string(),
-            drop_params: endpoint.drop_params,
-            max_output_tokens: deployment.max_output_tokens,
+        let place = Place {
+            operation: lane.operation,
+            dialect: lane.dialect,
+            model: &deployment.model,
+            stream: view.stream,
         };
-        let provider_call = ProviderCall {
-            operation,
-            body: &call.view.body,
-            object: &call.view.object,
-            stream: call.view.stream,
-        };
-        let body = provider.request(&provider_call, &target).map_err(Fault::request)?;
-        let mut admission = self.admit(deployment, call.view, now)?;
+        let body = self.body(call, &lane, deployment, endpoint)?;
+        let mut admission = self.admit(deployment, view, now)?;
 
         let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(now));
         if patience.is_some_and(|patience| patience.is_zero()) {
@@ -81,16 +87,18 @@ impl Exchange {
                 now.saturating_duration_since(call.arrived),
             ));
         }
+        let in_flight = Traffic::enter(endpoint);
         let total = endpoint.deadlines.total.min(patience.unwrap_or(Duration::MAX));
-        let mut upstream = self.send(endpoint, operation, &body, name, now + total, total).await?;
-        let first_byte = call.view.stream.then_some(endpoint.deadlines.first_byte);
+        let sending = Sending { endpoint, place, body: &body, name, deadline: now + total, total };
+        let mut upstream = self.send(&sending).await?;
+        let first_byte = view.stream.then_some(endpoint.deadlines.first_byte);
         if let Err(fault) = upstream.head(first_byte, now).await {
             // A pooled connection may have been closed by the provider in the very moment it was
             // taken. Nothing of an answer had come, so a fresh one may be asked.
             if !upstream.reused || fault.cause != super::fault::Cause::Broken {
                 return Err(fault);
             }
-            upstream = self.send(endpoint, operation, &body, name, now + total, total).await?;
+            upstream = self.send(&sending).await?;
             upstream.head(first_byte, now).await?;
         }
 
@@ -98,6 +106,9 @@ impl Exchange {
         let status = head.status.as_u16();
         if !(200..300).contains(&status) {
             let retry_after = retry_after(&head.headers);
+            if status == 401 {
+                endpoint.token.forget();
+            }
             // Boxed, like all that is rare or large here: what a future may hold, every request
             // carries, and moves each time a future is put into another.
             let error = error_of(upstream, endpoint, name, status, retry_after);
@@ -107,83 +118,193 @@ impl Exchange {
             return Err(Fault::broken(name, "The provider compressed an answer unasked."));
         }
         let headers = passed_headers(&head.headers, endpoint);
-        let is_event_stream = head
-            .headers
-            .get(CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"));
+        let kind = Kind::of(head.headers.get(CONTENT_TYPE));
         let length =
             head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-
-        let asked = || Asked {
-            model: call.plan.requested.to_string(),
-            include_usage: call.view.include_usage,
-            created: self.clock.unix().as_secs(),
+        let content_type = match (view.operation, kind) {
+            (Operation::Speech | Operation::Transcription | Operation::Translation, kind)
+                if kind != Kind::Json =>
+            {
+                Some(file_type(head.headers.get(CONTENT_TYPE)))
+            }
+            _ => None,
         };
+
         let alias = (*call.plan.requested != *deployment.model).then_some(&*call.plan.requested);
-        let opened = if call.view.stream && is_event_stream {
-            let codec = match dialect {
-                Dialect::OpenAi => Codec::Tap {
-                    tap: Box::new(openai::StreamTap::new(body.usage_added, alias)),
-                    provider,
-                },
-                Dialect::Anthropic => Codec::Decode {
-                    decoder: provider.decoder(operation, asked()),
-                    name,
-                    ended: false,
-                    events: 0,
-                },
+        let wanted = Wanted { lane, place, alias, usage_added: body.usage_added };
+        let opened = if content_type.is_some() || (view.stream && kind == Kind::Events) {
+            let codec = match &content_type {
+                Some(_) => Codec::Raw,
+                None => self.codec(call, &wanted, provider, name),
             };
-            let begin =
-                AnswerStream::begin(headers, upstream, codec, Arc::clone(endpoint), admission);
-            let stream = Box::pin(begin).await?;
-            report.first_byte = Some(self.clock.now());
+            let beginning = Beginning {
+                headers,
+                content_type,
+                encoder: self.encoder(call, &lane),
+                endpoint: Arc::clone(endpoint),
+                admission,
+                in_flight: Some(in_flight),
+            };
+            let stream = Box::pin(beginning.read(upstream, codec)).await?;
             Opened::Stream(Box::new(stream))
         } else {
             let whole = read_whole(&mut upstream, length, WHOLE_BODY_MAX, name, total).await?;
-            report.first_byte = Some(self.clock.now());
             upstream.release().await;
-            let decoder =
-                (dialect != Dialect::OpenAi).then(|| provider.decoder(operation, asked()));
-            let answer = whole_answer(whole, decoder, alias, endpoint, name, report)?;
-            admission.settle(report.usage.map(|usage| usage.total_tokens()));
-            if call.view.stream {
+            let (answer, usage) = self.whole(whole, call, &wanted, endpoint, name)?;
+            admission.settle(usage.map(|usage| usage.total_tokens()));
+            let mut encoder = self.encoder(call, &lane);
+            if view.stream {
                 // A provider answered whole although a stream was asked for.
-                let events = replay(&answer, call, name)?;
-                Opened::Stream(Box::new(AnswerStream::of_events(
+                let events = replay(&answer, call, &lane, name)?;
+                let beginning = Beginning {
                     headers,
-                    events,
-                    Arc::clone(endpoint),
+                    content_type: None,
+                    encoder,
+                    endpoint: Arc::clone(endpoint),
                     admission,
-                )))
+                    in_flight: None,
+                };
+                Opened::Stream(Box::new(beginning.of_events(events, usage)))
             } else {
-                Opened::Whole(WholeAnswer { headers, body: answer })
+                let body = match &mut encoder {
+                    Some(encoder) => encoder
+                        .whole(&answer)
+                        .map(Bytes::from)
+                        .map_err(|error| Fault::broken(name, error.to_string()))?,
+                    None => answer,
+                };
+                Opened::Whole(WholeAnswer { headers, body, usage })
             }
         };
         endpoint.cooldown.succeeded();
+        let answered = self.clock.now();
+        endpoint.traffic.answered(
+            view.stream,
+            answered.saturating_duration_since(now),
+            answered.saturating_duration_since(self.started),
+        );
         Ok(opened)
     }
 
-    /// Opens a connection and writes the request.
-    async fn send(
+    /// The body for one provider.
+    fn body(
         &self,
-        endpoint: &Arc<Endpoint>,
-        operation: tollway_wire::operation::Operation,
-        body: &UpstreamBody,
+        call: &Call,
+        lane: &Lane,
+        deployment: &Deployment,
+        endpoint: &Endpoint,
+    ) -> Result<UpstreamBody, Fault> {
+        let view = &*call.view;
+        let (body, object) = match lane.translated {
+            true => call.translated.of(view, call.history.as_deref())?,
+            false => (&view.body, &view.object),
+        };
+        let target = Target {
+            model: deployment.model.to_string(),
+            drop_params: endpoint.drop_params,
+            max_output_tokens: deployment.max_output_tokens,
+        };
+        let provider_call = ProviderCall {
+            operation: lane.operation,
+            dialect: lane.dialect,
+            body,
+            object,
+            stream: view.stream,
+            translated: lane.translated,
+            form: None,
+        };
+        endpoint.provider.request(&provider_call, &target).map_err(Fault::request)
+    }
+
+    fn asked(&self, call: &Call, lane: &Lane) -> Asked {
+        Asked {
+            model: call.plan.requested.to_string(),
+            // Every encoder needs usage.
+            include_usage: call.view.include_usage || lane.translated,
+            created: self.clock.unix().as_secs(),
+        }
+    }
+
+    /// What reads a provider's stream.
+    fn codec(
+        &self,
+        call: &Call,
+        wanted: &Wanted<'_>,
+        provider: &'static dyn Provider,
         name: &'static str,
-        deadline: Instant,
-        total: Duration,
-    ) -> Result<Upstream, Fault> {
+    ) -> Codec {
+        match provider.decoder(&wanted.place, self.asked(call, &wanted.lane)) {
+            Some(decoder) => Codec::Decode { decoder, name, ended: false, events: 0 },
+            None => Codec::Tap {
+                tap: client::tap(wanted.lane.dialect, wanted.usage_added, wanted.alias),
+                provider,
+            },
+        }
+    }
+
+    /// What puts an answer into the client's dialect, where the lane's is another.
+    fn encoder(&self, call: &Call, lane: &Lane) -> Option<Box<dyn Encoder>> {
+        if !lane.translated {
+            return None;
+        }
+        let id = random::unguessable();
+        let asked = client::Asked {
+            operation: call.view.operation,
+            model: &call.plan.requested,
+            stream: call.view.stream,
+            body: &call.view.body,
+            id: &id,
+            created: self.clock.unix().as_secs(),
+        };
+        client::encoder(call.view.dialect, &asked)
+    }
+
+    /// Puts a whole answer into the lane's dialect and reads its usage.
+    fn whole(
+        &self,
+        whole: Bytes,
+        call: &Call,
+        wanted: &Wanted<'_>,
+        endpoint: &Endpoint,
+        name: &'static str,
+    ) -> Result<(Bytes, Option<Usage>), Fault> {
+        let whole = endpoint.scrub(whole);
+        let lane = &wanted.lane;
+        if let Some(mut decoder) = endpoint.provider.decoder(&wanted.place, self.asked(call, lane))
+        {
+            let answer = decoder.whole(&whole).map_err(|error| Fault::decode(name, error))?;
+            return Ok((answer.into(), decoder.usage()));
+        }
+        let trimmed = whole.trim_ascii();
+        if !trimmed.starts_with(b"{") || !trimmed.ends_with(b"}") {
+            return Err(Fault::broken(name, "The provider's answer is not a JSON object."));
+        }
+        let usage = client::usage_of_body(lane.dialect, lane.operation, &whole);
+        // An encoder writes the client's name of the model itself.
+        let answer = match wanted.alias.filter(|_| !lane.translated) {
+            Some(alias) => rename_model(&whole, alias),
+            None => whole,
+        };
+        Ok((answer, usage))
+    }
+
+    /// Opens a connection and writes the request.
+    async fn send(&self, sending: &Sending<'_>) -> Result<Upstream, Fault> {
+        let Sending { endpoint, name, deadline, total, body, .. } = *sending;
+        let now = self.clock.now();
         let peers = endpoint
-            .peers(self.clock.now())
+            .peers(now)
             .await
             .map_err(|error| Fault::connect(name, format!("name lookup: {error}")))?;
+        let token = match endpoint.needs_token() {
+            true => Box::pin(endpoint.token.get(endpoint, &self.pool, &self.clock)).await?,
+            false => None,
+        };
         let mut last = None;
         for peer in peers.iter() {
             match Upstream::connect(&self.pool, Arc::clone(peer), name, deadline, total).await {
                 Ok(mut upstream) => {
-                    let mut head = endpoint.head(operation);
-                    complete(&mut head, body)
-                        .map_err(|error| Fault::broken(name, error.to_string()))?;
+                    let head = endpoint.head(&sending.place, body, token.as_ref(), &self.clock)?;
                     match upstream.write(head, body.bytes.clone()).await {
                         // See `attempt`: a pooled connection may just have been closed.
                         Err(_) if upstream.reused => {
@@ -200,18 +321,57 @@ impl Exchange {
     }
 }
 
-/// Puts into a head what depends on the body.
-fn complete(head: &mut RequestHeader, body: &UpstreamBody) -> pingora_error::Result<()> {
-    head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.bytes.len()))?;
-    for (name, value) in &body.headers {
-        // Appended: `anthropic-beta` may be there already, from the config.
-        head.append_header(name.clone(), value.clone())?;
+/// One request on its way out.
+struct Sending<'a> {
+    endpoint: &'a Arc<Endpoint>,
+    place: Place<'a>,
+    body: &'a UpstreamBody,
+    name: &'static str,
+    deadline: Instant,
+    total: Duration,
+}
+
+/// What a provider says its answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Json,
+    /// Server-sent events, or Amazon's binary ones.
+    Events,
+    Other,
+}
+
+impl Kind {
+    fn of(content_type: Option<&HeaderValue>) -> Kind {
+        // Nothing said is JSON, as ever.
+        let Some(value) = content_type else { return Kind::Json };
+        let value = value.as_bytes();
+        let is = |kind: &[u8]| {
+            value.get(..kind.len()).is_some_and(|start| start.eq_ignore_ascii_case(kind))
+        };
+        if is(b"text/event-stream") || is(b"application/vnd.amazon.eventstream") {
+            Kind::Events
+        } else if is(b"application/json") {
+            Kind::Json
+        } else {
+            Kind::Other
+        }
     }
-    Ok(())
+}
+
+/// The type of an answer that is a file, as the client is told: only what cannot run in a browser.
+fn file_type(content_type: Option<&HeaderValue>) -> HeaderValue {
+    const SAFE: [&str; 5] =
+        ["audio/", "text/plain", "text/vtt", "text/event-stream", "application/x-subrip"];
+    let said = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match SAFE.iter().any(|safe| said.to_ascii_lowercase().starts_with(safe)) {
+        true => content_type.cloned(),
+        false => None,
+    }
+    .unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
 /// Reads a body whole.
-async fn read_whole(
+pub(super) async fn read_whole(
     upstream: &mut Upstream,
     length: Option<usize>,
     max: usize,
@@ -264,32 +424,6 @@ async fn error_of(
     Fault::status(name, error, retry_after)
 }
 
-/// Puts a whole answer into the client's dialect and reads its usage.
-fn whole_answer(
-    whole: Bytes,
-    decoder: Option<Box<dyn Decoder>>,
-    alias: Option<&str>,
-    endpoint: &Endpoint,
-    name: &'static str,
-    report: &mut Report,
-) -> Result<Bytes, Fault> {
-    let whole = endpoint.scrub(whole);
-    if let Some(mut decoder) = decoder {
-        let translated = decoder.whole(&whole).map_err(|error| Fault::decode(name, error))?;
-        report.usage = decoder.usage();
-        return Ok(translated.into());
-    }
-    let trimmed = whole.trim_ascii();
-    if !trimmed.starts_with(b"{") || !trimmed.ends_with(b"}") {
-        return Err(Fault::broken(name, "The provider's answer is not a JSON object."));
-    }
-    report.usage = openai::usage_of_body(&whole);
-    Ok(match alias {
-        Some(alias) => rename_model(&whole, alias),
-        None => whole,
-    })
-}
-
 /// Writes the name the client used into an answer.
 fn rename_model(whole: &Bytes, alias: &str) -> Bytes {
     match scan(whole, &Limits::default()) {
@@ -303,8 +437,11 @@ fn rename_model(whole: &Bytes, alias: &str) -> Bytes {
 }
 
 /// The stream a client asked for, made of an answer that came whole.
-fn replay(whole: &Bytes, call: &Call<'_>, name: &'static str) -> Result<Bytes, Fault> {
-    openai::events_from_completion(whole, call.view.include_usage)
+fn replay(whole: &Bytes, call: &Call, lane: &Lane, name: &'static str) -> Result<Bytes, Fault> {
+    if lane.dialect != Dialect::OpenAi {
+        return Err(Fault::broken(name, "The provider sent no stream although one was asked for."));
+    }
+    openai::events_from_completion(whole, call.view.include_usage || lane.translated)
         .map(Bytes::from)
         .ok_or_else(|| Fault::broken(name, "The provider's answer is not a completion."))
 }

@@ -1,19 +1,21 @@
 //! Turns what a provider streams into what the client reads.
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use memchr::memmem;
 use tollway_providers::{Decoder, Provider};
-use tollway_wire::openai::{StreamTap, TapError};
+use tollway_wire::client::Encoder;
+use tollway_wire::tap::{Tap, TapError};
 use tollway_wire::usage::Usage;
 
 use super::fault::Fault;
 
-/// One stream's way from the provider's bytes to the client's events.
+/// How the provider's bytes become whole events.
 pub(super) enum Codec {
-    /// The provider speaks the client's dialect: bytes pass, and are looked at.
+    /// They are events already, of a dialect we know: bytes pass, and are looked at.
     Tap {
         /// Looks at them.
-        tap: Box<StreamTap>,
+        tap: Box<dyn Tap>,
         /// Reads its errors.
         provider: &'static dyn Provider,
     },
@@ -28,6 +30,8 @@ pub(super) enum Codec {
         /// How many events have been made.
         events: u64,
     },
+    /// No events at all but audio, or another file: the end of the body is the end.
+    Raw,
 }
 
 /// What came of one piece.
@@ -38,23 +42,42 @@ pub(super) struct Step {
     pub(super) fault: Option<Fault>,
 }
 
+impl Step {
+    /// Events, and nothing wrong.
+    pub(super) fn of(events: Bytes) -> Step {
+        Step { events, fault: None }
+    }
+
+    /// The same in the client's dialect.
+    pub(super) fn encoded(self, encoder: &mut dyn Encoder, name: &'static str) -> Step {
+        if self.events.is_empty() {
+            return self;
+        }
+        let mut out = Vec::with_capacity(self.events.len() + 256);
+        let failed = encoder.stream(&self.events, &mut out).err();
+        let failed = failed.map(|error| Fault::broken(name, error.to_string()));
+        Step { events: out.into(), fault: failed.or(self.fault) }
+    }
+}
+
 impl Codec {
     /// Takes the next bytes, cut anywhere.
     pub(super) fn push(&mut self, bytes: Bytes) -> Step {
         match self {
             Codec::Tap { tap, provider } => {
                 let mut joined = Joined::default();
-                let result = tap.push(&bytes, |events| joined.add(events));
+                let result = tap.push(&bytes, &mut |events| joined.add(events));
                 Step { events: joined.take(), fault: result.err().map(|e| tap_fault(*provider, e)) }
             }
             Codec::Decode { decoder, name, ended, events } => {
                 let mut out = Vec::new();
                 let result = decoder.stream(&bytes, &mut out);
                 *events += memmem::find_iter(&out, b"\n\n").count() as u64;
-                *ended = out.ends_with(b"data: [DONE]\n\n");
+                *ended |= out.ends_with(b"data: [DONE]\n\n");
                 let fault = result.err().map(|error| Fault::decode(name, error));
                 Step { events: out.into(), fault }
             }
+            Codec::Raw => Step::of(bytes),
         }
     }
 
@@ -63,10 +86,10 @@ impl Codec {
         match self {
             Codec::Tap { tap, provider } => {
                 let mut joined = Joined::default();
-                let result = tap.end(|events| joined.add(events));
+                let result = tap.end(&mut |events| joined.add(events));
                 Step { events: joined.take(), fault: result.err().map(|e| tap_fault(*provider, e)) }
             }
-            Codec::Decode { ended: true, .. } => Step { events: Bytes::new(), fault: None },
+            Codec::Decode { ended: true, .. } | Codec::Raw => Step::of(Bytes::new()),
             Codec::Decode { decoder, name, ended, .. } => {
                 let mut out = Vec::new();
                 let result = decoder.finish(&mut out);
@@ -82,6 +105,7 @@ impl Codec {
         match self {
             Codec::Tap { tap, .. } => tap.is_done(),
             Codec::Decode { ended, .. } => *ended,
+            Codec::Raw => false,
         }
     }
 
@@ -90,6 +114,7 @@ impl Codec {
         match self {
             Codec::Tap { tap, .. } => tap.events(),
             Codec::Decode { events, .. } => *events,
+            Codec::Raw => 0,
         }
     }
 
@@ -98,6 +123,7 @@ impl Codec {
         match self {
             Codec::Tap { tap, .. } => tap.usage(),
             Codec::Decode { decoder, .. } => decoder.usage(),
+            Codec::Raw => None,
         }
     }
 }
@@ -106,7 +132,10 @@ fn tap_fault(provider: &'static dyn Provider, error: TapError) -> Fault {
     let name = super::attempt::exception_name(provider);
     match error {
         // The status line said 200: what the error is worth stands in its body, if anywhere.
-        TapError::Reported(body) => Fault::status(name, provider.error(500, &body), None),
+        TapError::Reported(body) => {
+            let status = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
+            Fault::status(name, provider.error(status, &body), None)
+        }
         other => Fault::broken(name, other.to_string()),
     }
 }

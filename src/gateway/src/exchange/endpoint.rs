@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Uri};
 use memchr::memmem;
@@ -14,11 +15,16 @@ use pingora_core::protocols::tls::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
-use tollway_providers::Provider;
-use tollway_wire::operation::Operation;
+use tollway_filter_api::Clock;
+use tollway_providers::{Place, Provider, Unsigned, UpstreamBody};
+use tollway_wire::operation::{Dialect, Operation};
 
+use super::attempt::exception_name;
 use super::cooldown::Cooldown;
-use crate::config::{Entry, RouterSettings};
+use super::fault::Fault;
+use super::routing::Traffic;
+use super::token::TokenCache;
+use crate::config::{Entry, EntryAccess, RouterSettings};
 use crate::scrub;
 
 /// How long a resolved name is used before it is looked up again. Providers move their addresses
@@ -46,6 +52,27 @@ pub(crate) struct Deadlines {
     pub(crate) total: Duration,
 }
 
+/// How many paths are kept. A wildcard's deployments share an endpoint, and their models' names
+/// come from clients.
+const PATHS_MAX: usize = 16;
+
+#[derive(Clone, PartialEq, Eq)]
+struct PathKey {
+    operation: Operation,
+    dialect: Dialect,
+    stream: bool,
+    model: Box<str>,
+}
+
+impl PathKey {
+    fn is(&self, place: &Place<'_>) -> bool {
+        self.operation == place.operation
+            && self.dialect == place.dialect
+            && self.stream == place.stream
+            && *self.model == *place.model
+    }
+}
+
 /// One entry of `model_list`, ready to be called.
 pub(crate) struct Endpoint {
     pub(crate) provider: &'static dyn Provider,
@@ -54,10 +81,27 @@ pub(crate) struct Endpoint {
     pub(crate) cooldown: Cooldown,
     /// Tries after the first one, if the entry has its own number.
     pub(crate) retries: Option<u32>,
+    /// LiteLLM's `order`: those with a lower one are asked first.
+    pub(super) order: u32,
+    /// The requests it is kept for.
+    pub(super) tags: Vec<String>,
+    pub(super) traffic: Traffic,
+    /// What the last background check said.
+    healthy: AtomicBool,
+    /// The token its calls carry, where that is neither a key nor lasting.
+    pub(super) token: TokenCache,
+    /// What the provider is told of the deployment: its credentials above all.
+    pub(super) access: Arc<EntryAccess>,
     host: String,
     port: u16,
     tls: bool,
-    heads: [RequestHeader; 3],
+    base_path: String,
+    /// The head of every request, but for its path and length.
+    head: RequestHeader,
+    /// The paths of the calls that were made: a deployment mostly has one or two.
+    paths: ArcSwap<Vec<(PathKey, Uri)>>,
+    signs: bool,
+    needs_token: bool,
     resolved: ArcSwapOption<Resolved>,
     /// Finds our credential in what comes back.
     secret: Option<memmem::Finder<'static>>,
@@ -73,13 +117,8 @@ impl Endpoint {
     /// Prepares an entry.
     pub(crate) fn new(entry: &Entry, router: &RouterSettings, now: Instant) -> Result<Endpoint> {
         let base = &entry.base;
-        let operations =
-            [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
-        let mut heads = Vec::with_capacity(operations.len());
-        for operation in operations {
-            heads.push(head_of(entry, operation)?);
-        }
-        let heads = heads.try_into().unwrap_or_else(|_| unreachable!("one head an operation"));
+        let access = entry.access.expose();
+        let needs_token = entry.provider.token_request(&access, Duration::ZERO);
         Ok(Endpoint {
             provider: entry.provider,
             drop_params: entry.drop_params,
@@ -91,23 +130,103 @@ impl Endpoint {
             },
             cooldown: Cooldown::new(router.allowed_fails, router.cooldown_time, now),
             retries: entry.max_retries,
+            order: entry.order,
+            tags: entry.tags.clone(),
+            traffic: Traffic::default(),
+            healthy: AtomicBool::new(true),
+            token: TokenCache::default(),
+            signs: entry.provider.signs(&access),
+            needs_token: !matches!(needs_token, Ok(None)),
+            access: Arc::clone(&entry.access),
             host: base.host.clone(),
             port: base.port,
             tls: base.tls,
-            heads,
+            base_path: base.path.clone(),
+            head: head_of(entry)?,
+            paths: ArcSwap::default(),
             resolved: ArcSwapOption::empty(),
             secret: entry.secret().map(|secret| memmem::Finder::new(secret).into_owned()),
         })
     }
 
-    /// The head of a request for `operation`, but for its length.
-    pub(super) fn head(&self, operation: Operation) -> Box<RequestHeader> {
-        let at = match operation {
-            Operation::ChatCompletions => 0,
-            Operation::Completions => 1,
-            Operation::Embeddings => 2,
+    /// Whether the last background check found it working, or there was none.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls carry a token that has to be fetched.
+    pub(super) fn needs_token(&self) -> bool {
+        self.needs_token
+    }
+
+    /// The head of a request, ready to be sent.
+    pub(super) fn head(
+        &self,
+        place: &Place<'_>,
+        body: &UpstreamBody,
+        token: Option<&HeaderValue>,
+        clock: &Clock,
+    ) -> Result<Box<RequestHeader>, Fault> {
+        let broken = |error: &dyn std::fmt::Display| {
+            Fault::connect(exception_name(self.provider), error.to_string())
         };
-        Box::new(self.heads[at].clone())
+        let mut head = Box::new(self.head.clone());
+        let path = self.path(place).map_err(|error| broken(&error))?;
+        if self.signs {
+            let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+            let unsigned = Unsigned {
+                host: host.unwrap_or_default(),
+                path_and_query: path.path_and_query().map_or("/", PathAndQuery::as_str),
+                body: &body.bytes,
+                now: clock.unix(),
+            };
+            let signed = self.provider.sign(&unsigned, &self.access.expose());
+            let signed = signed
+                .map_err(|error| Fault::credentials(exception_name(self.provider), &error))?;
+            for (name, value) in signed {
+                head.insert_header(name, value).map_err(|error| broken(&error))?;
+            }
+        }
+        head.set_uri(path);
+        let mut complete = || {
+            if let Some(token) = token {
+                head.insert_header(AUTHORIZATION, token.clone())?;
+            }
+            if let Some(content_type) = &body.content_type {
+                head.insert_header(CONTENT_TYPE, content_type.clone())?;
+            }
+            head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.bytes.len()))?;
+            for (name, value) in &body.headers {
+                // Appended: `anthropic-beta` may be there already, from the config.
+                head.append_header(name.clone(), value.clone())?;
+            }
+            Ok::<_, Box<Error>>(())
+        };
+        complete().map_err(|error| broken(&error))?;
+        Ok(head)
+    }
+
+    /// Path and query of a call.
+    fn path(&self, place: &Place<'_>) -> std::result::Result<Uri, http::uri::InvalidUri> {
+        let kept = self.paths.load();
+        if let Some((_, path)) = kept.iter().find(|(key, _)| key.is(place)) {
+            return Ok(path.clone());
+        }
+        let own = self.provider.path(place, &self.access.expose());
+        let path: Uri = format!("{}{own}", self.base_path).parse()?;
+        if kept.len() < PATHS_MAX {
+            let key = PathKey {
+                operation: place.operation,
+                dialect: place.dialect,
+                stream: place.stream,
+                model: place.model.into(),
+            };
+            let mut paths = Vec::clone(&kept);
+            paths.push((key, path.clone()));
+            // Two that do this at once: one of them is forgotten, and made again.
+            self.paths.store(Arc::new(paths));
+        }
+        Ok(path)
     }
 
     /// The peers to try, best first.
@@ -173,13 +292,10 @@ impl Endpoint {
     }
 }
 
-fn head_of(entry: &Entry, operation: Operation) -> Result<RequestHeader> {
+fn head_of(entry: &Entry) -> Result<RequestHeader> {
     let wrong = |what: String| Error::explain(ErrorType::InvalidHTTPHeader, what);
-    let url = entry.provider.url(&entry.base.to_string(), operation);
-    let uri: Uri = url.parse().map_err(|_| wrong(format!("`{url}` is not a URL")))?;
-    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let mut head =
-        RequestHeader::build_no_case(Method::POST, path.as_bytes(), Some(entry.headers.len() + 6))?;
+    let room = entry.headers.len() + 6;
+    let mut head = RequestHeader::build_no_case(Method::POST, b"/", Some(room))?;
     let authority = entry.base.authority();
     let authority = HeaderValue::from_str(&authority)
         .map_err(|_| wrong(format!("`{authority}` is not a host")))?;

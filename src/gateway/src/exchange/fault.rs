@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use tollway_filter_api::{Reject, Rejection};
-use tollway_providers::{DecodeError, RequestError, UpstreamError};
+use tollway_providers::{AccessError, DecodeError, RequestError, UpstreamError};
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,14 @@ impl Fault {
         let mut fault = Fault::new(Cause::Connect, 500, "Connection error.");
         fault.provider = provider;
         fault.detail = Some(detail.into());
+        fault
+    }
+
+    /// The credentials cannot be used.
+    pub(crate) fn credentials(provider: &'static str, error: &AccessError) -> Fault {
+        let mut fault = Fault::new(Cause::Connect, 500, "The provider's credentials are unusable.");
+        fault.provider = provider;
+        fault.detail = Some(format!("{}: {error}", error.setting));
         fault
     }
 
@@ -144,6 +152,17 @@ impl Fault {
         fault
     }
 
+    /// The request is larger than what any of the deployments reads, by our count.
+    pub(crate) fn context_window(tokens: u64, window: u64) -> Fault {
+        let message = format!(
+            "This model's maximum context length is {window} tokens. However, your messages \
+             resulted in about {tokens} tokens."
+        );
+        let mut fault = Fault::new(Cause::Status, 400, message);
+        fault.error.code = Some("context_length_exceeded".into());
+        fault
+    }
+
     /// The group is empty, or none of its deployments serves this call.
     pub(crate) fn no_deployment(model: &str) -> Fault {
         let message = format!("There are no healthy deployments for this model: {model}");
@@ -175,6 +194,18 @@ impl Fault {
             (self.cause, self.status),
             (Cause::Status, 401 | 403 | 404) | (Cause::Full, _) | (Cause::Timeout, _)
         )
+    }
+
+    /// Whether the request was larger than the model's window.
+    pub(crate) fn is_context_window(&self) -> bool {
+        self.cause == Cause::Status && self.error.code.as_deref() == Some("context_length_exceeded")
+    }
+
+    /// Whether the provider would not take the content.
+    pub(crate) fn is_content_policy(&self) -> bool {
+        let codes = ["content_policy_violation", "content_filter"];
+        self.cause == Cause::Status
+            && self.error.code.as_deref().is_some_and(|code| codes.contains(&code))
     }
 
     /// Whether another group may help.

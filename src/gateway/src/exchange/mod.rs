@@ -17,15 +17,21 @@ mod cooldown;
 mod corked;
 mod endpoint;
 mod fault;
+mod lane;
 mod pool;
+mod retry_budget;
+mod routing;
+mod token;
 mod upstream;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 use tollway_filter_api::ctx::Report;
-use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit, Ticket};
+use tollway_filter_api::limits::{LimitStore, LimitUnit, Ticket};
 use tollway_filter_api::{
     Clock, Deployment, ModelDirectory, ModelGroup, Plan, Rejection, RequestView,
 };
@@ -33,10 +39,13 @@ use tollway_filter_api::{
 pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
+pub(crate) use lane::Translated;
 pub(crate) use pool::Pool;
+use retry_budget::RetryBudget;
 
 use crate::config::RouterSettings;
 use crate::random;
+use crate::state::Generation;
 
 /// How long a stated `retry-after` may be for us to wait it out ourselves. A longer one is passed
 /// on: the client waits better than a held connection does.
@@ -46,18 +55,23 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// The longest pause.
 const BACKOFF_LONGEST: Duration = Duration::from_secs(4);
 
-/// What the exchange is to do for one request.
-pub(crate) struct Call<'a> {
+/// What the exchange is to do for one request. It owns all it needs, so that a call can outlive the
+/// request that began it.
+pub(crate) struct Call {
     /// The request.
-    pub(crate) view: &'a RequestView,
+    pub(crate) view: Arc<RequestView>,
+    /// The request in OpenAI's form, once a provider has needed it.
+    pub(crate) translated: Translated,
+    /// What came before, where the request refers to it: the items of a stored response.
+    pub(crate) history: Option<Bytes>,
     /// Where it goes.
-    pub(crate) plan: &'a Plan,
-    /// The endpoints of the config this request began with, by [`Deployment::entry`].
-    pub(crate) endpoints: &'a [Arc<Endpoint>],
-    /// Knows the fallback groups.
-    pub(crate) directory: &'a dyn ModelDirectory,
-    /// Retries, fallbacks and cooldown as configured.
-    pub(crate) router: &'a RouterSettings,
+    pub(crate) plan: Plan,
+    /// The config this request began with: its endpoints, groups, and rules for retries.
+    pub(crate) generation: Arc<Generation>,
+    /// The request's tags, for deployments that are kept for some.
+    pub(crate) tags: Vec<String>,
+    /// About how many tokens it has, once somebody wanted to know.
+    pub(crate) input_tokens: OnceLock<u64>,
     /// How often a group is tried again after the first attempt, if the request said so.
     pub(crate) retries: Option<u32>,
     /// Groups to fall back to instead of the plan's own, from the request itself.
@@ -66,23 +80,34 @@ pub(crate) struct Call<'a> {
     pub(crate) arrived: Instant,
     /// When the caller's patience ends, all attempts together, if the request said so.
     pub(crate) deadline: Option<Instant>,
+    /// What is to be told of it.
+    pub(crate) report: Arc<Mutex<Report>>,
 }
 
-impl Call<'_> {
+impl Call {
+    fn router(&self) -> &RouterSettings {
+        &self.generation.config.router
+    }
+
+    fn endpoint(&self, deployment: &Deployment) -> &Arc<Endpoint> {
+        &self.generation.endpoints[deployment.entry]
+    }
+
     /// How many tries may follow the first one after this fault: the request's own number, else
     /// that of the retry policy for this kind of fault, the deployment's, the router's.
     fn retries_after(&self, fault: &Fault, deployment: &Deployment) -> usize {
-        let policy = &self.router.retry_policy;
+        let policy = &self.router().retry_policy;
         let by_kind = match (fault.cause, fault.status) {
             (Cause::Timeout, _) | (Cause::Status, 408) => policy.timeout,
             (Cause::Status, 401 | 403) => policy.authentication,
+            _ if fault.is_content_policy() => policy.content_policy,
             (Cause::Status, 429) => policy.rate_limit,
             (Cause::Status, 500..) | (Cause::Broken | Cause::Connect, _) => policy.internal_server,
             _ => None,
         };
-        let endpoint = &self.endpoints[deployment.entry];
+        let endpoint = self.endpoint(deployment);
         let retries = self.retries.or(by_kind).or(endpoint.retries);
-        retries.unwrap_or(self.router.num_retries) as usize
+        retries.unwrap_or(self.router().num_retries) as usize
     }
 }
 
@@ -91,12 +116,15 @@ impl Call<'_> {
 pub(crate) struct Exchange {
     pool: Arc<Pool>,
     limits: Arc<dyn LimitStore>,
+    retry_budget: RetryBudget,
+    started: Instant,
     clock: Clock,
 }
 
 impl Exchange {
     pub(crate) fn new(pool: Arc<Pool>, limits: Arc<dyn LimitStore>, clock: Clock) -> Exchange {
-        Exchange { pool, limits, clock }
+        let started = clock.now();
+        Exchange { pool, limits, retry_budget: RetryBudget::new(started), started, clock }
     }
 
     /// Gets an answer: the first one that is not a fault, else the last fault.
@@ -104,23 +132,32 @@ impl Exchange {
     /// Returns when the answer's head and, for a stream, its first event are there, so that every
     /// failure until then could still be turned into another attempt. Dropping the future, or what
     /// it returned, closes the upstream connection.
-    pub(crate) async fn open(
-        &self,
-        call: &Call<'_>,
-        report: &mut Report,
-    ) -> Result<Opened, Rejection> {
-        let fallbacks = call.fallbacks.as_ref().unwrap_or(&call.plan.group.fallbacks);
-        let mut fault = match self.group(call, &call.plan.group, report).await {
+    pub(crate) async fn open(&self, call: &Call) -> Result<Opened, Rejection> {
+        self.retry_budget.pay_in(&call.router().retry_budget);
+        let group = &call.plan.group;
+        let mut fault = match self.group(call, group).await {
             Ok(opened) => return Ok(opened),
             Err(fault) => fault,
         };
-        for name in fallbacks.iter().take(call.router.max_fallbacks) {
-            if !fault.falls_back() {
+        let fallbacks = match &call.fallbacks {
+            Some(own) => own,
+            None if fault.is_context_window() && !group.context_window_fallbacks.is_empty() => {
+                &group.context_window_fallbacks
+            }
+            None if fault.is_content_policy() && !group.content_policy_fallbacks.is_empty() => {
+                &group.content_policy_fallbacks
+            }
+            None => &group.fallbacks,
+        };
+        for name in fallbacks.iter().take(call.router().max_fallbacks) {
+            let is_special = fault.is_context_window() || fault.is_content_policy();
+            if !fault.falls_back() && !is_special {
                 break;
             }
-            let Some(group) = call.directory.resolve(name) else { continue };
-            report.fallbacks += 1;
-            fault = match self.group(call, &group, report).await {
+            let directory = &call.generation.config.directory;
+            let Some(group) = directory.resolve(name) else { continue };
+            call.report.lock().fallbacks += 1;
+            fault = match self.group(call, &group).await {
                 Ok(opened) => return Ok(opened),
                 Err(fault) => fault,
             };
@@ -129,12 +166,7 @@ impl Exchange {
     }
 
     /// Tries the deployments of one group.
-    async fn group(
-        &self,
-        call: &Call<'_>,
-        group: &Arc<ModelGroup>,
-        report: &mut Report,
-    ) -> Result<Opened, Fault> {
+    async fn group(&self, call: &Call, group: &Arc<ModelGroup>) -> Result<Opened, Fault> {
         let now = self.clock.now();
         let order = self.order(call, group, now)?;
         let mut last: Option<Fault> = None;
@@ -149,17 +181,36 @@ impl Exchange {
             // Whoever was asked least, in their order.
             let candidates = asked.iter().enumerate().filter_map(|(at, n)| Some(((*n)?, at)));
             let Some((times, at)) = candidates.min() else { break };
-            if times > 0
-                && let Some(fault) = &last
-                && !pause(times - 1, fault, call.router.retry_after).await
+            if last.is_some()
+                && !self.retry_budget.take(&call.router().retry_budget, self.clock.now())
             {
                 break;
             }
-            let deployment = &order[at];
-            match self.attempt(call, group, deployment, report).await {
-                Ok(opened) => return Ok(opened),
+            if times > 0
+                && let Some(fault) = &last
+                && !pause(times - 1, fault, call.router().retry_after).await
+            {
+                break;
+            }
+            let deployment = order[at];
+            let now = self.clock.now();
+            {
+                let mut report = call.report.lock();
+                report.attempts += 1;
+                report.deployment = Some(Arc::clone(deployment));
+                report.upstream_started.get_or_insert(now);
+            }
+            match self.attempt(call, group, deployment, now).await {
+                Ok(opened) => {
+                    let mut report = call.report.lock();
+                    report.first_byte = Some(self.clock.now());
+                    if let Opened::Whole(answer) = &opened {
+                        report.usage = answer.usage;
+                    }
+                    return Ok(opened);
+                }
                 Err(fault) => {
-                    let endpoint = &call.endpoints[deployment.entry];
+                    let endpoint = call.endpoint(deployment);
                     endpoint.cooldown.failed(&fault, self.clock.now());
                     if !fault.retries() {
                         return Err(fault);
@@ -172,47 +223,6 @@ impl Exchange {
             }
         }
         Err(last.unwrap_or_else(|| Fault::no_deployment(&group.name)))
-    }
-
-    /// The deployments of a group, cooled ones left out, in a random order that follows their
-    /// weights.
-    fn order<'g>(
-        &self,
-        call: &Call<'_>,
-        group: &'g ModelGroup,
-        now: Instant,
-    ) -> Result<SmallVec<[&'g Arc<Deployment>; 4]>, Fault> {
-        // A group of one never cools: there is nothing better to do than to try it.
-        if let [only] = group.deployments.as_slice() {
-            return Ok(smallvec![only]);
-        }
-        let mut order = SmallVec::<[&Arc<Deployment>; 4]>::new();
-        let mut soonest: Option<Duration> = None;
-        for deployment in &group.deployments {
-            match call.endpoints[deployment.entry].cooldown.remaining(now) {
-                None => order.push(deployment),
-                Some(left) => soonest = Some(soonest.map_or(left, |s| s.min(left))),
-            }
-        }
-        if order.is_empty() {
-            return Err(match soonest {
-                Some(left) => Fault::all_cooled(left),
-                None => Fault::no_deployment(&group.name),
-            });
-        }
-        // Weighted sampling without replacement: draw, swap to the front, draw from the rest.
-        for first in 0..order.len() - 1 {
-            let total: u64 = order[first..].iter().map(|d| u64::from(d.weight)).sum();
-            let mut draw = random::below(total.max(1));
-            let chosen = order[first..].iter().position(|d| {
-                let weight = u64::from(d.weight);
-                let here = draw < weight;
-                draw = draw.saturating_sub(weight);
-                here
-            });
-            order.swap(first, first + chosen.unwrap_or(0));
-        }
-        Ok(order)
     }
 
     /// Takes what the deployment's own `rpm`, `tpm` and `max_parallel_requests` allow.
@@ -233,13 +243,7 @@ impl Exchange {
         ];
         for (unit, limit, amount) in wants {
             let Some(limit) = limit else { continue };
-            let key = LimitKey {
-                scope: "deployment",
-                subject: Some(Arc::clone(&deployment.id)),
-                part: None,
-                unit,
-            };
-            match self.limits.reserve(key, limit, amount, now) {
+            match self.limits.reserve(routing::key(deployment, unit), limit, amount, now) {
                 Ok((ticket, _)) => admission.held.push(ticket),
                 Err(exceeded) => {
                     admission.give_back();

@@ -12,7 +12,7 @@ pub(super) fn is_url(text: &str) -> bool {
 }
 
 /// The media type and the base64 of a data URL.
-pub(super) fn parse_data_url(url: &str) -> Option<(&str, &str)> {
+pub(crate) fn parse_data_url(url: &str) -> Option<(&str, &str)> {
     let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
     let mut head = head.split(';');
     let media_type = head.next()?;
@@ -64,7 +64,7 @@ pub(super) fn document_source(
 }
 
 /// Decodes base64, with or without padding.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len() / 4 * 3 + 3);
     let (mut bits, mut count) = (0u32, 0u32);
     for byte in text.trim_end_matches('=').bytes() {

@@ -18,7 +18,7 @@ use crate::{
 
 mod betas;
 mod error;
-mod media;
+pub(crate) mod media;
 mod messages;
 mod model;
 mod native;

@@ -38,7 +38,15 @@ pub(crate) fn read_error(status: u16, body: &[u8]) -> UpstreamError {
         .or_else(|| text("reason"))
         .unwrap_or_default();
     let kind = text("type").filter(|kind| !kind.is_empty());
-    let code = text("code").filter(|code| !code.is_empty());
+    let mut code = text("code").filter(|code| !code.is_empty());
+    // Azure's words for what OpenAI has codes for
+    // (learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter, 2026-11).
+    let inner = error.pointer("/innererror/code").and_then(Value::as_str);
+    if inner == Some("ResponsibleAIPolicyViolation") || code.as_deref() == Some("content_filter") {
+        code = Some("content_policy_violation".into());
+    } else if code.as_deref() == Some("DeploymentNotFound") {
+        code = Some("model_not_found".into());
+    }
     let status = if status < 400 { status_inside(&code, &kind) } else { status };
     UpstreamError {
         status,
@@ -61,19 +69,26 @@ fn text_of(value: &Value) -> Option<String> {
                 items.iter().filter_map(|item| item.get("msg")?.as_str()).collect();
             Some(if messages.is_empty() { value.to_string() } else { messages.join("; ") })
         }
+        // Mistral wraps FastAPI's once more.
+        Value::Object(object) if object.get("detail").is_some_and(Value::is_array) => {
+            text_of(&object["detail"])
+        }
         value => Some(value.to_string()),
     }
 }
 
 /// The status an error inside a stream would have had.
 fn status_inside(code: &Option<String>, kind: &Option<String>) -> u16 {
-    let number = code.as_deref().and_then(|code| code.parse().ok());
+    let number = code.as_deref().and_then(|code| code.parse::<u16>().ok());
     if let Some(status) = number.filter(|status| (400..600).contains(status)) {
         return status;
     }
-    match code.as_deref().or(kind.as_deref()) {
+    // Mistral's codes are numbers of its own; its types are words.
+    match code.as_deref().filter(|_| number.is_none()).or(kind.as_deref()) {
         Some("rate_limit_exceeded" | "rate_limit_error" | "insufficient_quota") => 429,
-        Some("invalid_request_error" | "context_length_exceeded" | "content_filter") => 400,
+        Some("invalid_request_error" | "context_length_exceeded" | "content_policy_violation") => {
+            400
+        }
         Some("invalid_api_key" | "authentication_error") => 401,
         Some("model_not_found" | "not_found_error") => 404,
         Some("overloaded_error" | "service_unavailable" | "server_overloaded") => 503,

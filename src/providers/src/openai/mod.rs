@@ -1,5 +1,8 @@
-//! Every provider whose API is OpenAI's: the request is spliced, never parsed, and the answer
+//! Every provider whose API is OpenAI's: a client's request is spliced, never parsed, and the answer
 //! passes through. What differs between them is data, in [`crate::presets`].
+//!
+//! Only a request that we translated from another dialect is read as a whole (`translated.rs`), and
+//! Mistral, which differs in more than words, has a file of its own.
 
 use std::borrow::Cow;
 
@@ -7,17 +10,24 @@ use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 use tollway_wire::operation::{Dialect, Operation};
+use tollway_wire::scan::{Limits, scan};
 use tollway_wire::splice::{Edits, json_string};
 
 use crate::presets::Preset;
+use crate::rerank::RerankDecoder;
 use crate::{
     Access, AccessError, Asked, Call, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
     UpstreamError, header, secret_header,
 };
 
 mod error;
+mod form;
+mod mistral;
+mod reasoning;
+mod translated;
 
 pub(crate) use error::{bounded, read_error};
+use reasoning::Reasoning;
 
 /// Members LiteLLM takes from the body for itself. No provider may see them: OpenAI refuses what
 /// it does not know.
@@ -73,8 +83,9 @@ impl Provider for Preset {
     fn base<'b>(&self, written: &'b str) -> Cow<'b, str> {
         let mut base = written.trim_end_matches('/');
         // People write the whole URL of a call, as its documentation shows it.
-        let paths = [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
-        if let Some(rest) = paths.iter().find_map(|path| base.strip_suffix(path.path())) {
+        let paths = Operation::ALL.iter().map(|operation| operation.path()).chain(["/responses"]);
+        // `/chat/completions` ends in `/completions` and comes first.
+        if let Some(rest) = paths.filter_map(|path| base.strip_suffix(path)).next() {
             base = rest;
         }
         match self.quirks.base_lacks_v1 && !base.ends_with("/v1") {
@@ -115,23 +126,29 @@ impl Provider for Preset {
     }
 
     fn request(&self, call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError> {
-        let removed = self.removed_members(call);
-        let mut edits = Edits::new();
-        removed.iter().for_each(|name| edits.remove(name));
-        if call.object.str(call.body, "model").as_deref() != Some(&target.model) {
-            edits.set("model", json_string(&target.model));
+        if let Some(form) = call.form {
+            return form::with_model(form, &target.model);
         }
-        if call.operation != Operation::Embeddings {
-            self.rename_members(call, target, &mut edits);
-            self.apply_reasoning_rules(call, target, &mut edits)?;
+        let is_chat =
+            call.operation == Operation::ChatCompletions && call.dialect == Dialect::OpenAi;
+        if !call.translated || !is_chat || self.quirks.middle_form {
+            return self.splice(call, target);
         }
-        let usage_added = self.ask_for_usage(call, &mut edits);
-        let bytes = edits.apply(call.body, call.object);
-        Ok(UpstreamBody { usage_added, ..UpstreamBody::plain(bytes) })
+        let body = translated::adapt(self, target, call.body)?;
+        let object = scan(&body, &Limits::default())
+            .map_err(|error| RequestError::Invalid { message: error.to_string(), param: None })?;
+        self.splice(&Call { body: &body, object: &object, ..*call }, target)
     }
 
-    fn decoder(&self, _place: &Place<'_>, _asked: Asked) -> Option<Box<dyn Decoder>> {
-        None
+    fn decoder(&self, place: &Place<'_>, asked: Asked) -> Option<Box<dyn Decoder>> {
+        match place.operation {
+            // OpenAI itself has no rankings, so those who do have each their own shape.
+            Operation::Rerank => Some(Box::new(RerankDecoder::default())),
+            Operation::ChatCompletions if self.quirks.mistral && mistral::reasons(place.model) => {
+                Some(Box::new(mistral::MistralDecoder::new(asked)))
+            }
+            _ => None,
+        }
     }
 
     fn error(&self, status: u16, body: &[u8]) -> UpstreamError {
@@ -140,13 +157,36 @@ impl Provider for Preset {
 }
 
 impl Preset {
+    /// The client's body with the few members changed that must be.
+    fn splice(&self, call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError> {
+        let removed = self.removed_members(call);
+        let mut edits = Edits::new();
+        removed.iter().for_each(|name| edits.remove(name));
+        if call.object.str(call.body, "model").as_deref() != Some(&target.model) {
+            edits.set("model", json_string(&target.model));
+        }
+        let is_text = matches!(call.operation, Operation::ChatCompletions | Operation::Completions);
+        if is_text && call.dialect == Dialect::OpenAi {
+            self.rename_members(call, target, &mut edits);
+            self.apply_reasoning_rules(call, target, &mut edits)?;
+            self.apply_mistral_rules(call, target, &mut edits);
+        } else if call.operation == Operation::Rerank {
+            self.rename_members(call, target, &mut edits);
+        }
+        let usage_added = self.ask_for_usage(call, &mut edits);
+        let bytes = edits.apply(call.body, call.object);
+        Ok(UpstreamBody { usage_added, ..UpstreamBody::plain(bytes) })
+    }
+
     /// The members to take out: what is the gateway's, what the client wants dropped, and what this
     /// provider refuses although it changes nothing.
     fn removed_members<'a>(&self, call: &Call<'a>) -> Vec<Cow<'a, str>> {
         let dropped = listed(call, "additional_drop_params");
         // OpenAI refuses `metadata` unless the answer is stored, and LiteLLM's users put their own
-        // there (platform.openai.com/docs/api-reference/chat/create, 2026-11).
-        let keeps_metadata = call.object.bool(call.body, "store") == Some(true);
+        // there (platform.openai.com/docs/api-reference/chat/create, 2026-11). Responses are stored
+        // unless told otherwise.
+        let store = call.object.bool(call.body, "store");
+        let keeps_metadata = store.unwrap_or(call.dialect == Dialect::Responses);
         let is_removed = |name: &Cow<'_, str>| {
             let name = name.as_ref();
             is_gateway_only(name)
@@ -192,9 +232,9 @@ impl Preset {
         let number = |name| call.object.f64(call.body, name);
         let mut refused: Vec<&str> = Vec::new();
         let effort = call.object.str(call.body, "reasoning_effort");
-        let may_sample = reasoning == Reasoning::MayBeOff
-            && effort.as_deref().is_none_or(|effort| effort == "none");
-        if !may_sample && number("temperature").is_some_and(|value| value != 1.0) {
+        if !reasoning.may_sample(effort.as_deref())
+            && number("temperature").is_some_and(|value| value != 1.0)
+        {
             refused.push("temperature");
         }
         if reasoning == Reasoning::OSeries {
@@ -231,11 +271,37 @@ impl Preset {
         })
     }
 
+    /// Mistral's forms of a conversation and of efforts.
+    fn apply_mistral_rules(&self, call: &Call<'_>, target: &Target, edits: &mut Edits<'_>) {
+        if !self.quirks.mistral {
+            return;
+        }
+        let messages = call.object.raw(call.body, "messages");
+        if let Some(messages) = messages.and_then(|raw| mistral::messages(raw, &target.model)) {
+            edits.set("messages", messages);
+        }
+        if let Some(effort) = call.object.str(call.body, "reasoning_effort")
+            && call.translated
+        {
+            match mistral::effort(&target.model, &effort) {
+                Some(effort) => edits.set("reasoning_effort", json_string(effort)),
+                None => edits.remove("reasoning_effort"),
+            }
+        }
+    }
+
     /// Asks for usage in a stream, so that every stream is metered with real numbers. Returns
     /// whether the client had not.
+    ///
+    /// Only text has `stream_options` (platform.openai.com/docs/api-reference, 2026-11): streamed
+    /// responses, images, speech and transcriptions end with an event that has the usage.
     fn ask_for_usage(&self, call: &Call<'_>, edits: &mut Edits<'_>) -> bool {
+        let is_text = matches!(call.operation, Operation::ChatCompletions | Operation::Completions);
+        if !is_text || call.dialect != Dialect::OpenAi {
+            return false;
+        }
         let options = call.object.raw(call.body, "stream_options");
-        if !call.stream || call.operation == Operation::Embeddings || !self.quirks.stream_options {
+        if !call.stream || !self.quirks.stream_options {
             if options.is_some() {
                 edits.remove("stream_options");
             }
@@ -249,41 +315,6 @@ impl Preset {
         options.insert("include_usage".into(), true.into());
         edits.set("stream_options", Value::Object(options).to_string().into_bytes());
         true
-    }
-}
-
-/// OpenAI's reasoning models, by how strict they are about sampling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reasoning {
-    /// o1, o3, o4-mini …
-    OSeries,
-    /// gpt-5 and its small versions.
-    Always,
-    /// gpt-5.1 and later, whose reasoning is off unless asked for.
-    MayBeOff,
-}
-
-impl Reasoning {
-    fn of(model: &str) -> Option<Reasoning> {
-        let name = model.rsplit('/').next().unwrap_or(model);
-        let is_o = |name: &str| {
-            let mut rest = name.strip_prefix('o')?.trim_start_matches(|c: char| c.is_ascii_digit());
-            let digits = name.len() - 1 - rest.len();
-            rest = rest.strip_prefix('-').unwrap_or(rest);
-            (digits == 1 && (rest.is_empty() || name[2..].starts_with('-'))).then_some(())
-        };
-        if is_o(name).is_some() {
-            return Some(Reasoning::OSeries);
-        }
-        let rest = name.strip_prefix("gpt-5")?;
-        if rest.contains("chat") {
-            return None;
-        }
-        match rest.as_bytes().first() {
-            Some(b'.') => Some(Reasoning::MayBeOff),
-            None | Some(b'-') => Some(Reasoning::Always),
-            Some(_) => None,
-        }
     }
 }
 

@@ -6,17 +6,18 @@
 //! `BerriAI/litellm`'s `model_prices_and_context_window.json`, under the MIT licence, copyright (c)
 //! 2023 Berri AI: see `NOTICE` beside this file.
 //!
-//! Prices are rates per token, fees per request and fees per web search. Prices by the character,
-//! second, image, pixel or page are left out for now ([`ModelInfo::other_units`] says where the
-//! source has some), and so is what else [`tollway_wire::price`] names. A model with such prices
-//! only has no [`ModelInfo::price`], which is not the same as a price of zero.
+//! Prices are rates per token, fees per request and per web search, and prices of images, pixels,
+//! seconds of audio and characters of speech. Those of video and by the page are left out for now
+//! ([`ModelInfo::other_units`] says where the source has some), and so is what else
+//! [`tollway_wire::price`] names. A model with such prices only has no [`ModelInfo::price`], which is
+//! not the same as a price of zero.
 //!
 //! Literals that are finer than a pico-dollar a token (a float's noise apart, eight rates of
 //! `morph` and `bigmodel`) are rounded up to the next: at most 1e-6 $ a million tokens too much.
 
 use std::cmp::Ordering;
 
-use tollway_wire::price::{PicoDollars, Price, Rate, Tier};
+use tollway_wire::price::{PicoDollars, Price, Rate, Tier, Unit};
 
 static MODELS: &str = include_str!("models.tsv");
 static RETIRED: &str = include_str!("retired.tsv");
@@ -38,11 +39,11 @@ pub struct ModelInfo {
     pub max_input_tokens: Option<u64>,
     /// The most tokens an answer can have.
     pub max_output_tokens: Option<u64>,
-    /// What it costs; `None` when no price per token or request is known. A free model has a price
+    /// What it costs; `None` when no price of a kind this table has is known. A free model has a price
     /// of zero.
     pub price: Option<Price>,
-    /// The source has prices in units this table leaves out (images, seconds, characters ...), so
-    /// that `price`, if there is one, may not be all of it.
+    /// The source has prices in units this table leaves out (video, pages ...), so that
+    /// `price`, if there is one, may not be all of it.
     pub other_units: bool,
     /// What it can do.
     pub capabilities: Capabilities,
@@ -196,6 +197,29 @@ pub fn find(provider: &str, model: &str) -> Option<ModelInfo> {
         .filter_map(|name| look_up(name))
         .find(|info| family(info.provider) == family_name)
         .or_else(|| find(provider, fine_tuned(model)?))
+}
+
+/// The entry of an image model for one size and quality: `find_image("azure", "dall-e-3", Some("hd"),
+/// Some("1024x1024"))` is `azure/hd/1024-x-1024/dall-e-3`. What is not told apart is found as by
+/// [`find`].
+///
+/// It is for answers that do not count tokens. Those that do are billed by the model's own entry.
+pub fn find_image(
+    provider: &str,
+    model: &str,
+    quality: Option<&str>,
+    size: Option<&str>,
+) -> Option<ModelInfo> {
+    // As OpenAI documents its defaults; both are `auto` on newer models, which the entry is for.
+    let size = size.filter(|size| *size != "auto").unwrap_or("1024x1024").replacen('x', "-x-", 1);
+    let named = quality.filter(|quality| *quality != "auto");
+    let qualities = [named, Some("standard"), Some("medium")];
+    qualities
+        .into_iter()
+        .flatten()
+        .find_map(|quality| find(provider, &format!("{quality}/{size}/{model}")))
+        .or_else(|| find(provider, &format!("{size}/{model}")))
+        .or_else(|| find(provider, model))
 }
 
 /// The name in the table of a fine-tuned model: `ft:<base>` of `ft:<base>:<organization>:...`.
@@ -426,6 +450,8 @@ fn parse_price(text: &str) -> Option<Price> {
             "A" => Rate::AudioOutput,
             "c" => Rate::CachedAudioInput,
             "t" => Rate::Reasoning,
+            "g" => Rate::ImageInput,
+            "G" => Rate::ImageOutput,
             "q" => {
                 price.per_request = amount;
                 continue;
@@ -434,7 +460,18 @@ fn parse_price(text: &str) -> Option<Price> {
                 price.web_search = amount;
                 continue;
             }
-            _ => return None,
+            letter => {
+                let unit = match letter {
+                    "I" => Unit::Image,
+                    "J" => Unit::InputImage,
+                    "p" => Unit::Megapixel,
+                    "S" => Unit::AudioSecond,
+                    "C" => Unit::Character,
+                    _ => return None,
+                };
+                price.state_unit(unit, amount);
+                continue;
+            }
         };
         price.state(tier, above, rate, amount);
     }
@@ -709,6 +746,7 @@ mod tests {
                 audio_completion_tokens: counts[6],
                 reasoning_tokens: counts[7],
                 web_searches: counts[8],
+                ..Usage::default()
             };
             let price = find(provider, model).and_then(|info| info.price).expect(model);
             assert_eq!(cost(&usage, &price, tier).total().to_string(), dollars, "{model}");
@@ -888,6 +926,48 @@ mod tests {
     fn an_image_models_output_is_not_free() {
         let price = find("openai", "gpt-image-1").and_then(|info| info.price).expect("a price");
         assert_eq!(price.rates(Tier::Standard, 1).output.to_string(), "0.00004");
+    }
+
+    #[test]
+    fn what_is_not_tokens_has_its_price() {
+        #[track_caller]
+        fn check(info: Option<ModelInfo>, usage: Usage, dollars: &str) {
+            let price = info.and_then(|info| info.price).expect("a price");
+            assert_eq!(cost(&usage, &price, Tier::Standard).total().to_string(), dollars);
+        }
+        let none = Usage::default();
+        check(find("openai", "whisper-1"), Usage { audio_ms: 90_500, ..none }, "0.00905");
+        check(find("openai", "tts-1"), Usage { characters: 1000, ..none }, "0.015");
+        check(find("cohere", "rerank-v3.5"), Usage { search_units: 2, ..none }, "0.004");
+        check(find("cohere", "rerank-v5.0-pro"), Usage { prompt_tokens: 1000, ..none }, "0.00005");
+        check(
+            find("cohere", "embed-v4.0"),
+            Usage { prompt_tokens: 110, image_prompt_tokens: 100, ..none },
+            "0.0000482",
+        );
+        check(
+            find("bedrock", "amazon.titan-embed-image-v1"),
+            Usage { input_images: 2, ..none },
+            "0.00012",
+        );
+        let one = Usage { images: 1, pixels: 1024 * 1024, ..none };
+        check(find_image("openai", "gpt-image-1", Some("high"), Some("1024x1024")), one, "0.167");
+        check(find_image("openai", "gpt-image-1", Some("low"), None), one, "0.011");
+        check(
+            find_image("azure", "dall-e-3", Some("hd"), Some("1024x1024")),
+            one,
+            "0.087999958221",
+        );
+        check(find_image("azure", "dall-e-3", None, Some("auto")), one, "0.04400003154");
+        check(find_image("aiml", "dall-e-3", Some("hd"), None), one, "0.052");
+        let tokens = Usage {
+            prompt_tokens: 20,
+            completion_tokens: 1056,
+            image_completion_tokens: 1056,
+            ..one
+        };
+        check(find("openai", "gpt-image-1"), tokens, "0.04234");
+        assert_eq!(find_image("openai", "nobodys-model", Some("hd"), Some("é")), None);
     }
 
     #[test]

@@ -28,8 +28,9 @@ retired.tsv has an eighth: where the price comes from.
 
 Prices are tokens parted by spaces: a letter (see RATES) and pico-dollars. They are standard prices
 until an `@` token opens a section: `@b` batch, `@f` flex, `@p` priority, `@u` ultrafast,
-`@l` balanced; `@>200k` above 200000 prompt tokens; `@b>200k` both. A `+` says that the source has
-prices in other units too (images, seconds, characters ...), which this table leaves out.
+`@l` balanced; `@>200k` above 200000 prompt tokens; `@b>200k` both. Images, pixels, seconds of audio
+and characters of speech have letters too, see UNITS. A `+` says that the source has prices in other
+units (video, pages ...), which this table leaves out.
 Numbers end in k, M or G for thousands, millions, milliards: a rate of `3M` is 3 $ a million tokens.
 """
 
@@ -57,8 +58,32 @@ RATES = {
     "output_cost_per_audio_token": "A",
     "cache_read_input_audio_token_cost": "c",
     "output_cost_per_reasoning_token": "t",
+    "input_cost_per_image_token": "g",
+    "output_cost_per_image_token": "G",
 }
-RATE_ORDER = "iorwhaActqs"
+# What is not tokens, at the standard tier only. A pixel costs less than can be told in whole
+# pico-dollars, so it is priced by the million. LiteLLM bills audio by whichever of the two keys for
+# seconds is there; of two that are, the later one here wins, as there.
+UNITS = {
+    "output_cost_per_image": ("I", 1),
+    "input_cost_per_image": ("J", 1),
+    "input_cost_per_pixel": ("p", 10**6),
+    "output_cost_per_pixel": ("p", 10**6),
+    "input_cost_per_second": ("S", 1),
+    "output_cost_per_second": ("S", 1),
+    "input_cost_per_character": ("C", 1),
+}
+# Elsewhere an image is a song or a frame, a second one of a video, of a session or of rented hardware,
+# and a character one that is read: things that nobody counts.
+IMAGES = ("image_generation", "image_edit")
+MODES = {
+    "I": IMAGES,
+    "J": (*IMAGES, "embedding"),
+    "p": IMAGES,
+    "S": ("audio_transcription", "audio_speech"),
+    "C": ("audio_speech",),
+}
+RATE_ORDER = "iorwhaActgGqsIJpSC"
 PER_REQUEST = ("input_cost_per_query", "input_cost_per_request")
 TIERS = {"batches": "b", "flex": "f", "priority": "p", "ultrafast": "u", "balanced": "l"}
 TIER_ORDER = "bfpul"
@@ -149,15 +174,21 @@ def prices(name, entry):
             if key in RATES:
                 put("", above, RATES[key], amount, f"tiered_pricing {key}")
 
+    units = {}
+    for key, (letter, count) in UNITS.items():
+        amount = entry.get(key)
+        if isinstance(amount, (int, Decimal)) and amount:
+            if entry.get("mode") in MODES[letter]:
+                units[letter] = pico(Decimal(amount) * count, f"{name} {key}")
+
     base = sections.get(("", 0), {})
     # Where the source prices only audio in, or only audio or image tokens out, plain tokens are
     # not free: they are what that rate is for.
     if base and "i" not in base and "a" in base:
         base["i"] = base["a"]
     if base and "o" not in base:
-        if "output_cost_per_image_token" in entry:
-            key = "output_cost_per_image_token"
-            base["o"] = pico(entry[key], f"{name} {key}")
+        if "G" in base:
+            base["o"] = base["G"]
         elif "A" in base:
             base["o"] = base["A"]
 
@@ -165,26 +196,40 @@ def prices(name, entry):
     for key in PER_REQUEST:
         per_request += pico(entry.get(key, 0), f"{name} {key}")
 
+    # Image tokens that cost what any token costs, in every section, need no rate of their own. In
+    # some sections only they do: what is not stated in one is taken from the standard one.
+    for image, plain in (("g", "i"), ("G", "o")):
+        if all(s.get(image) in (None, s.get(plain, base.get(plain))) for s in sections.values()):
+            for section in sections.values():
+                section.pop(image, None)
+    for key in [key for key, section in sections.items() if not section and key != ("", 0)]:
+        del sections[key]
+
     other = False
     for key, amount in entry.items():
         if not OTHER_UNITS.search(key) or not amount:
             continue
+        if key in UNITS and UNITS[key][0] in units or re.search("image_token", key):
+            continue
         same = "i" if key.startswith(("input", "cache")) else "o"
-        if re.search("(image|video)_token", key) and isinstance(amount, (int, Decimal)):
-            # An image token that costs what any token costs is no other unit.
+        if "video_token" in key and isinstance(amount, (int, Decimal)):
+            # A video token that costs what any token costs is no other unit.
             tier = TIERS.get(KEY.fullmatch(key)["tier"], "")
             if pico(amount, f"{name} {key}") == sections.get((tier, 0), base).get(same):
                 continue
-            if key.startswith("cache"):
-                continue
         other = True
 
-    known = bool(base) or per_request > 0
-    nothing_but_zeros = not per_request and not any(any(s.values()) for s in sections.values())
+    known = bool(base) or per_request > 0 or bool(units)
+    nothing_but_zeros = (
+        not per_request and not units and not any(any(s.values()) for s in sections.values())
+    )
     if not known or (other and nothing_but_zeros):
-        # Zero a token and four cents an image is not free: it has no price in tokens.
+        # Zero a token and four cents a video is not free: it has no price known here.
         return "+" if other else ""
 
+    if units:
+        base = sections.setdefault(("", 0), base)
+        base.update(units)
     if per_request:
         base = sections.setdefault(("", 0), base)
         base["q"] = per_request

@@ -1,7 +1,7 @@
 //! How an answer is written into Redis.
 //!
 //! ```text
-//! "TWA" version:u8(1) flags:u8 stored_ms:varint [9 counts:varint] len:varint model len:varint body
+//! "TWA" version:u8(2) flags:u8 stored_ms:varint [17 counts:varint] len:varint model len:varint body
 //! ```
 //! Varints are LEB128. What does not match to the last byte, be it cut off, of another version or
 //! somebody else's, is no answer.
@@ -14,7 +14,7 @@ use tollway_filter_api::cache::CachedAnswer;
 use tollway_wire::usage::Usage;
 
 /// What every value starts with: who wrote it, and the version of the form.
-const MAGIC: &[u8; 4] = b"TWA\x01";
+const MAGIC: &[u8; 4] = b"TWA\x02";
 
 const STREAMED: u8 = 1;
 const USAGE_EVENT: u8 = 2;
@@ -65,7 +65,7 @@ pub(super) fn decode(value: Bytes) -> Option<CachedAnswer> {
 
 /// The counts in the order of the form. Written without `..`, so that a new one is not forgotten;
 /// then the version has to change as well.
-fn counts(usage: &Usage) -> [u64; 9] {
+fn counts(usage: &Usage) -> [u64; 17] {
     let &Usage {
         prompt_tokens,
         completion_tokens,
@@ -76,6 +76,14 @@ fn counts(usage: &Usage) -> [u64; 9] {
         audio_completion_tokens,
         reasoning_tokens,
         web_searches,
+        image_prompt_tokens,
+        image_completion_tokens,
+        search_units,
+        images,
+        input_images,
+        pixels,
+        audio_ms,
+        characters,
     } = usage;
     [
         prompt_tokens,
@@ -87,6 +95,14 @@ fn counts(usage: &Usage) -> [u64; 9] {
         audio_completion_tokens,
         reasoning_tokens,
         web_searches,
+        image_prompt_tokens,
+        image_completion_tokens,
+        search_units,
+        images,
+        input_images,
+        pixels,
+        audio_ms,
+        characters,
     ]
 }
 
@@ -101,6 +117,14 @@ fn take_usage(rest: &mut &[u8]) -> Option<Usage> {
         audio_completion_tokens: take_varint(rest)?,
         reasoning_tokens: take_varint(rest)?,
         web_searches: take_varint(rest)?,
+        image_prompt_tokens: take_varint(rest)?,
+        image_completion_tokens: take_varint(rest)?,
+        search_units: take_varint(rest)?,
+        images: take_varint(rest)?,
+        input_images: take_varint(rest)?,
+        pixels: take_varint(rest)?,
+        audio_ms: take_varint(rest)?,
+        characters: take_varint(rest)?,
     })
 }
 
@@ -145,7 +169,7 @@ mod tests {
     use super::*;
 
     fn answers() -> impl Strategy<Value = CachedAnswer> {
-        let counts = proptest::option::of(proptest::array::uniform9(any::<u64>()));
+        let counts = proptest::option::of(proptest::array::uniform17(any::<u64>()));
         let form = (any::<bool>(), any::<bool>(), ".{0,20}", vec(any::<u8>(), 0..300));
         (form, counts, any::<u64>()).prop_map(|((streamed, usage_event, model, body), n, ms)| {
             let usage = n.map(|n| Usage {
@@ -158,6 +182,14 @@ mod tests {
                 audio_completion_tokens: n[6],
                 reasoning_tokens: n[7],
                 web_searches: n[8],
+                image_prompt_tokens: n[9],
+                image_completion_tokens: n[10],
+                search_units: n[11],
+                images: n[12],
+                input_images: n[13],
+                pixels: n[14],
+                audio_ms: n[15],
+                characters: n[16],
             });
             CachedAnswer {
                 streamed,
@@ -209,7 +241,8 @@ mod tests {
             usage: Some(Usage { prompt_tokens: 300, completion_tokens: 5, ..Usage::default() }),
             stored: Duration::from_millis(128),
         };
-        let expect = b"TWA\x01\x07\x80\x01\xAC\x02\x05\0\0\0\0\0\0\0\x03gpt\x09data: x\n\n";
+        let expect =
+            b"TWA\x02\x07\x80\x01\xAC\x02\x05\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03gpt\x09data: x\n\n";
         assert_eq!(encode(&answer), expect);
     }
 
@@ -224,7 +257,7 @@ mod tests {
             stored: Duration::ZERO,
         };
         let mut value = encode(&answer);
-        value[3] = 2;
+        value[3] = 1;
         assert_eq!(decode(value.into()), None);
         let mut value = encode(&answer);
         value[4] |= 8;

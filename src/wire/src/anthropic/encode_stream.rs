@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use super::encode::{Head, UsageOut, citation};
 use crate::client::EncodeError;
 use crate::openai::usage::usage_of_object;
-use crate::sse::{Parser, TooLong};
+use crate::sse::Parser;
 use crate::surrogate::mend;
 use crate::usage::Usage;
 
@@ -24,12 +24,6 @@ const TOOLS_MAX: usize = 512;
 const WAITING_MAX: usize = 8 << 20;
 /// And in pieces that are not of the same kind.
 const WAITING_COUNT_MAX: usize = 4096;
-
-impl From<TooLong> for EncodeError {
-    fn from(error: TooLong) -> Self {
-        EncodeError(error.to_string())
-    }
-}
 
 /// A stream that is being written.
 #[derive(Debug, Default)]

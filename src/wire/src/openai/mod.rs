@@ -8,6 +8,7 @@ pub mod replay;
 pub mod request;
 pub mod response;
 pub mod tap;
+pub mod text;
 pub mod usage;
 
 pub use replay::{

@@ -423,6 +423,19 @@ mod tests {
         assert_eq!((tap.events(), tap.is_done(), tap.is_finished()), (3, true, true));
     }
 
+    /// Azure's first event tells what its filter found, and has neither choices nor usage; later ones
+    /// have errors of the filter inside of them
+    /// (learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter, 2026-11).
+    #[test]
+    fn what_azures_filter_found_passes() {
+        let first = r#"data: {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]}"#;
+        let null = r#"data: {"choices":[],"model":"","usage":null,"prompt_filter_results":[]}"#;
+        let found = r#"data: {"choices":[{"content_filter_results":{"error":{"code":"content_filter_error","message":"The contents are not filtered"}},"delta":{"content":"a"},"finish_reason":null,"index":0}],"model":"m"}"#;
+        let all = [first, null, found, FINISH, USAGE, DONE];
+        check(&all, false, None, &all);
+        check(&all, true, None, &[first, null, found, FINISH, DONE]);
+    }
+
     #[test]
     fn what_the_model_writes_is_not_mistaken_for_members() {
         let mut tap = StreamTap::new(true, None);

@@ -170,6 +170,7 @@ impl From<Counts> for Usage {
             audio_completion_tokens: completion.audio_tokens.min(counts.completion_tokens),
             reasoning_tokens: completion.reasoning_tokens.min(counts.completion_tokens),
             web_searches: counts.server_tool_use.unwrap_or_default().web_search_requests,
+            ..Usage::default()
         }
     }
 }

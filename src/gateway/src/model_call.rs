@@ -1,0 +1,423 @@
+//! A model call: its body, the filters that want to see it, the exchange, and the answer on its way
+//! to the client.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use pingora_core::protocols::http::ServerSession;
+use pingora_error::{Error, ErrorType, Result};
+use tollway_filter_api::ctx::Report;
+use tollway_filter_api::{Flow, Outcome, Reject, Rejection, RequestCtx, RequestView};
+use tollway_wire::operation::Dialect;
+use tollway_wire::scan::{self, Limits};
+use tollway_wire::splice::{Edits, json_string};
+
+use crate::body::{self, BodyError};
+use crate::coalesce::{FlightKey, Follower, Lead, Next, Opening, Rest, Seat};
+use crate::early::{finish, refuse};
+use crate::exchange::{self, AnswerStream, Opened, Translated};
+use crate::routes::Asked;
+use crate::state::{Gateway, Generation};
+use crate::wishes::Wishes;
+use crate::{models, observe, respond};
+
+/// Serves a model call.
+pub(crate) async fn serve(
+    session: &mut ServerSession,
+    gateway: &Arc<Gateway>,
+    generation: &Arc<Generation>,
+    ctx: &mut RequestCtx,
+    asked: &Asked,
+) -> Result<Outcome> {
+    let server = &generation.config.server;
+    let read = body::read(
+        session,
+        server.request_body_bytes_max,
+        server.body_timeout,
+        &gateway.body_memory,
+    );
+    let (body, _held) = match read.await {
+        Ok(read) => read,
+        Err(BodyError::Rejected(reject)) => return refuse(session, generation, ctx, reject).await,
+        Err(BodyError::Gone(error)) => return Err(error),
+    };
+    ctx.view = match view_of(asked, body) {
+        Ok(view) => Some(Arc::new(view)),
+        Err(reject) => return refuse(session, generation, ctx, reject).await,
+    };
+    ctx.end_user = end_user(session, ctx);
+    match generation.chain.body(ctx, session.req_header()).await {
+        Flow::Next => {}
+        Flow::Answer(answer) => return finish(session, generation, ctx, Ok(answer)).await,
+        Flow::Reject(reject) => return refuse(session, generation, ctx, reject).await,
+    }
+    exchange(session, gateway, generation, ctx).await
+}
+
+/// Asks the exchange and passes on what comes, for as long as the client is there.
+async fn exchange(
+    session: &mut ServerSession,
+    gateway: &Arc<Gateway>,
+    generation: &Arc<Generation>,
+    ctx: &mut RequestCtx,
+) -> Result<Outcome> {
+    if ctx.plan.is_none() {
+        match ctx.view.as_ref().map(|view| generation.plan_without_filter(view)) {
+            Some(Ok(plan)) => ctx.plan = Some(plan),
+            Some(Err(reject)) => return refuse(session, generation, ctx, reject).await,
+            None => {}
+        }
+    }
+    let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else {
+        let reject = Reject::internal("no request", "the body was not read");
+        return refuse(session, generation, ctx, reject).await;
+    };
+    let wishes = match Wishes::read(session, view, &generation.config.router) {
+        Ok(mut wishes) => {
+            // What the operator configured is the operator's choice; what a caller names must be
+            // the caller's to call.
+            if let (Some(key), Some(fallbacks)) = (&ctx.identity, &mut wishes.fallbacks) {
+                fallbacks.retain(|name| models::may_call(generation, Some(key), name));
+            }
+            wishes
+        }
+        Err(reject) => return refuse(session, generation, ctx, reject).await,
+    };
+    let key = ctx.coalesce.filter(|_| wishes.are_usual()).map(|coalesce| FlightKey {
+        request: coalesce.key,
+        form: (view.stream, view.include_usage),
+        model: Arc::clone(&plan.requested),
+    });
+    let call = exchange::Call {
+        view: Arc::clone(view),
+        translated: Translated::default(),
+        history: None,
+        plan: plan.clone(),
+        generation: Arc::clone(generation),
+        tags: wishes.tags,
+        input_tokens: OnceLock::new(),
+        retries: wishes.retries,
+        fallbacks: wishes.fallbacks,
+        arrived: ctx.arrived,
+        deadline: wishes.timeout.map(|timeout| ctx.arrived + timeout),
+        report: Arc::default(),
+    };
+    match key.map(|key| gateway.flights.board(key)) {
+        None => alone(session, gateway, ctx, call).await,
+        Some(Seat::Lead(lead)) => leading(session, gateway, ctx, call, lead).await,
+        Some(Seat::Follow(follower)) => following(session, generation, ctx, follower).await,
+    }
+}
+
+/// A call for one request.
+async fn alone(
+    session: &mut ServerSession,
+    gateway: &Gateway,
+    ctx: &mut RequestCtx,
+    call: exchange::Call,
+) -> Result<Outcome> {
+    let opened = {
+        let open = gateway.exchange.open(&call);
+        tokio::pin!(open);
+        tokio::select! {
+            biased;
+            opened = &mut open => Ok(opened),
+            gone = session.read_body_or_idle(true) => Err(gone_error(gone)),
+        }
+    };
+    told(&mut ctx.report, &mut call.report.lock());
+    match opened? {
+        Ok(Opened::Stream(mut stream)) => {
+            let result = relay(session, &call.generation, ctx, &mut stream, None).await;
+            settle(gateway, ctx, &mut stream, &result);
+            result
+        }
+        Ok(Opened::Whole(answer)) => {
+            ctx.report.upstream_ended = Some(gateway.clock.now());
+            whole(session, &call.generation, ctx, answer.headers, answer.body).await
+        }
+        Err(reject) => refuse(session, &call.generation, ctx, reject).await,
+    }
+}
+
+/// A call that other requests may come to share.
+async fn leading(
+    session: &mut ServerSession,
+    gateway: &Arc<Gateway>,
+    ctx: &mut RequestCtx,
+    call: exchange::Call,
+    lead: Lead,
+) -> Result<Outcome> {
+    let generation = Arc::clone(&call.generation);
+    let report = Arc::clone(&call.report);
+    let mut opening: Opening = {
+        let gateway = Arc::clone(gateway);
+        Box::pin(async move { gateway.exchange.open(&call).await })
+    };
+    let opened = tokio::select! {
+        biased;
+        opened = &mut opening => opened,
+        gone = session.read_body_or_idle(true) => {
+            if lead.is_followed() {
+                // What it costs is theirs.
+                lead.hand_over(Rest::Opening(opening, report));
+            } else {
+                told(&mut ctx.report, &mut report.lock());
+            }
+            return Err(gone_error(gone));
+        }
+    };
+    drop(opening);
+    told(&mut ctx.report, &mut report.lock());
+    lead.opened(&opened, ctx.report.deployment.as_ref());
+    let result = match opened {
+        Ok(Opened::Stream(mut stream)) => {
+            let result = relay(session, &generation, ctx, &mut stream, Some(&lead)).await;
+            if result.is_err() && lead.is_followed() && !lead.has_ended() {
+                lead.hand_over(Rest::Stream(stream));
+                return result;
+            }
+            settle(gateway, ctx, &mut stream, &result);
+            result
+        }
+        Ok(Opened::Whole(answer)) => {
+            ctx.report.upstream_ended = Some(gateway.clock.now());
+            whole(session, &generation, ctx, answer.headers, answer.body).await
+        }
+        Err(reject) => refuse(session, &generation, ctx, reject).await,
+    };
+    // Until the cache has the answer, those who come now find it here.
+    ctx.held = Some(Box::new(lead));
+    result
+}
+
+/// A request that gets another one's answer.
+async fn following(
+    session: &mut ServerSession,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    mut follower: Follower,
+) -> Result<Outcome> {
+    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
+    let begun = tokio::select! {
+        biased;
+        begun = follower.begun(&mut ctx.report) => begun,
+        gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
+    };
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(reject) => return refuse(session, generation, ctx, reject).await,
+    };
+    ctx.report.coalesced = true;
+    if !begun.is_stream {
+        let Next::Events(body) = follower.next().await else {
+            let reject = Reject::internal("The shared answer is gone.", "an empty answer");
+            return refuse(session, generation, ctx, reject).await;
+        };
+        follower.report(&mut ctx.report, each_pays);
+        return whole(session, generation, ctx, begun.headers, body).await;
+    }
+    let (chain, content_type) = (&generation.chain, begun.content_type);
+    respond::begin_stream(session, chain, ctx, begun.headers, content_type).await?;
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = follower.next() => next,
+            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
+        };
+        let broken = match next {
+            Next::Events(mut events) => match chain.chunk(ctx, &mut events) {
+                Ok(()) => {
+                    ctx.report.bytes_sent += events.len() as u64;
+                    session.write_response_body(events, false).await?;
+                    continue;
+                }
+                Err(reject) => reject,
+            },
+            Next::Failed(reject) => reject,
+            Next::Done => {
+                follower.report(&mut ctx.report, each_pays);
+                session.write_response_body(Bytes::new(), true).await?;
+                return Ok(Outcome::Done);
+            }
+        };
+        follower.report(&mut ctx.report, each_pays);
+        return broken_stream(session, generation, ctx, None, &broken).await;
+    }
+}
+
+/// Takes over what the exchange tells of a call.
+fn told(report: &mut Report, of_call: &mut Report) {
+    report.attempts = of_call.attempts;
+    report.fallbacks = of_call.fallbacks;
+    report.deployment = of_call.deployment.take();
+    report.upstream_started = of_call.upstream_started;
+    report.first_byte = of_call.first_byte;
+    report.usage = of_call.usage;
+}
+
+/// Writes a whole answer.
+async fn whole(
+    session: &mut ServerSession,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+) -> Result<Outcome> {
+    let json = HeaderValue::from_static("application/json");
+    respond::full(session, &generation.chain, ctx, 200, headers, json, body).await?;
+    Ok(Outcome::Done)
+}
+
+/// Writes down what a stream took.
+fn settle(
+    gateway: &Gateway,
+    ctx: &mut RequestCtx,
+    stream: &mut AnswerStream,
+    result: &Result<Outcome>,
+) {
+    stream.report(&mut ctx.report, result.as_ref().is_ok_and(|o| *o == Outcome::Done));
+    if ctx.report.usage_estimated {
+        estimate_prompt(ctx);
+    }
+    ctx.report.upstream_ended = Some(gateway.clock.now());
+}
+
+/// A stream that was cut short has no usage: what went in is counted by the usual rule of thumb of
+/// four bytes a token, so that a client cannot read for free by leaving early.
+fn estimate_prompt(ctx: &mut RequestCtx) {
+    let bytes = ctx.view.as_ref().map_or(0, |view| view.body.len() as u64);
+    let usage = ctx.report.usage.get_or_insert_default();
+    if usage.prompt_tokens == 0 {
+        usage.prompt_tokens = bytes.div_ceil(4);
+    }
+}
+
+/// Passes a stream on, each event as it comes.
+async fn relay(
+    session: &mut ServerSession,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    stream: &mut AnswerStream,
+    lead: Option<&Lead>,
+) -> Result<Outcome> {
+    let headers = stream.take_headers();
+    let content_type = stream.content_type().cloned();
+    respond::begin_stream(session, &generation.chain, ctx, headers, content_type).await?;
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = stream.next() => next,
+            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
+        };
+        let broken = match next {
+            None => {
+                if let Some(lead) = lead {
+                    lead.ended(stream.usage(), None);
+                }
+                session.write_response_body(Bytes::new(), true).await?;
+                return Ok(Outcome::Done);
+            }
+            Some(Ok(mut events)) => {
+                if let Some(lead) = lead {
+                    lead.sent(&events);
+                }
+                match generation.chain.chunk(ctx, &mut events) {
+                    Ok(()) => {
+                        ctx.report.bytes_sent += events.len() as u64;
+                        session.write_response_body(events, false).await?;
+                        continue;
+                    }
+                    Err(reject) => reject,
+                }
+            }
+            Some(Err(reject)) => {
+                if let Some(lead) = lead {
+                    lead.ended(stream.usage(), Some(&reject));
+                }
+                reject
+            }
+        };
+        return broken_stream(session, generation, ctx, Some(stream), &broken).await;
+    }
+}
+
+/// Tells the client why a stream ends here. The status is long sent: the error goes into the stream,
+/// and no `[DONE]` follows it.
+async fn broken_stream(
+    session: &mut ServerSession,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    stream: Option<&mut AnswerStream>,
+    broken: &Reject,
+) -> Result<Outcome> {
+    observe::broken_stream(ctx, broken);
+    ctx.report.error_kind = Some(broken.kind.to_string());
+    let codes = generation.config.error_codes;
+    let told = match stream {
+        Some(stream) => stream.error_event(broken.status, &respond::error_object(broken, codes)),
+        None => None,
+    };
+    let event = told.map_or_else(|| respond::error_event(broken, ctx.dialect, codes), Bytes::from);
+    session.write_response_body(event, true).await?;
+    Ok(Outcome::Broken)
+}
+
+/// Reads the body once.
+fn view_of(asked: &Asked, body: Bytes) -> Result<RequestView, Rejection> {
+    let &Asked { operation, dialect, .. } = asked;
+    let scanned = |body: &Bytes| {
+        scan::scan(body, &Limits::default()).map_err(|error| {
+            Reject::invalid_request(format!("Invalid JSON payload: {error}"))
+                .with_param("request_body")
+                .with_code("invalid_json")
+        })
+    };
+    let mut body = body;
+    if asked.model.is_some() || asked.stream.is_some() {
+        // What the path says wins, as it does at Azure and Google.
+        let mut edits = Edits::new();
+        if let Some(model) = &asked.model {
+            edits.set("model", json_string(model));
+        }
+        match asked.stream {
+            Some(true) => edits.set("stream", &b"true"[..]),
+            Some(false) => edits.remove("stream"),
+            None => {}
+        }
+        body = edits.apply(&body, &scanned(&body)?);
+    }
+    let object = scanned(&body)?;
+    let stream = object.bool(&body, "stream").unwrap_or(false);
+    let include_usage = stream
+        && dialect == Dialect::OpenAi
+        && object
+            .get(&body, "stream_options")
+            .and_then(|options| scan::members(&body, options.value, &Limits::default()).ok())
+            .is_some_and(|options| options.bool(&body, "include_usage") == Some(true));
+    Ok(RequestView { operation, dialect, body, object, stream, include_usage })
+}
+
+const X_LITELLM_END_USER_ID: HeaderName = HeaderName::from_static("x-litellm-end-user-id");
+const X_LITELLM_CUSTOMER_ID: HeaderName = HeaderName::from_static("x-litellm-customer-id");
+
+fn end_user(session: &ServerSession, ctx: &RequestCtx) -> Option<Arc<str>> {
+    const MAX: usize = 256;
+    let view = ctx.view.as_ref()?;
+    if let Some(user) = view.object.str(&view.body, "user") {
+        return (user.len() <= MAX).then(|| user.as_ref().into());
+    }
+    let headers = &session.req_header().headers;
+    let named = headers.get(&X_LITELLM_END_USER_ID).or_else(|| headers.get(&X_LITELLM_CUSTOMER_ID));
+    let named = named?.to_str().ok()?;
+    (named.len() <= MAX).then(|| named.into())
+}
+
+/// What it means that the client's side of the connection did something while an answer was made.
+fn gone_error(gone: Result<Option<Bytes>>) -> Box<Error> {
+    match gone {
+        Err(error) => error,
+        Ok(_) => Error::explain(ErrorType::ConnectionClosed, "the client left"),
+    }
+}

@@ -1,0 +1,107 @@
+//! What a request itself asks of the exchange: LiteLLM's overrides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use pingora_core::protocols::http::ServerSession;
+use tollway_filter_api::{Reject, Rejection, RequestView};
+use tollway_wire::scan;
+
+use crate::config::RouterSettings;
+
+/// LiteLLM's overrides of one request.
+pub(crate) struct Wishes {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: Option<u32>,
+    pub(crate) fallbacks: Option<Vec<Arc<str>>>,
+    /// For deployments that are kept for some requests.
+    pub(crate) tags: Vec<String>,
+}
+
+impl Wishes {
+    /// How often a request may ask to be retried.
+    const RETRIES_MAX: u64 = 10;
+    /// How long a request may ask to be waited for.
+    const TIMEOUT_MAX: f64 = 3600.0;
+
+    /// Whether the request asks for nothing of its own, so that another one's call can serve it.
+    pub(crate) fn are_usual(&self) -> bool {
+        self.timeout.is_none()
+            && self.retries.is_none()
+            && self.fallbacks.is_none()
+            && self.tags.is_empty()
+    }
+
+    /// Reads them.
+    pub(crate) fn read(
+        session: &ServerSession,
+        view: &RequestView,
+        router: &RouterSettings,
+    ) -> Result<Wishes, Rejection> {
+        let headers = &session.req_header().headers;
+        let header =
+            |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok()?.parse().ok());
+        let seconds: Option<f64> = (view.stream)
+            .then(|| header(&X_LITELLM_STREAM_TIMEOUT))
+            .flatten()
+            .or_else(|| header(&X_LITELLM_TIMEOUT))
+            .or_else(|| view.object.f64(&view.body, "timeout"));
+        if seconds.is_some_and(|s| s.is_nan() || s <= 0.0) {
+            return Err(wrong("timeout", "a number of seconds greater than 0"));
+        }
+        let retries: Option<f64> =
+            header(&X_LITELLM_NUM_RETRIES).or_else(|| view.object.f64(&view.body, "num_retries"));
+        if retries.is_some_and(|n| n.is_nan() || n < 0.0) {
+            return Err(wrong("num_retries", "an integer of at least 0"));
+        }
+        let fallbacks = match view.object.raw(&view.body, "fallbacks") {
+            None | Some(b"null") => None,
+            Some(raw) => {
+                let names: Vec<String> = serde_json::from_slice(raw)
+                    .map_err(|_| wrong("fallbacks", "a list of model names"))?;
+                Some(names.into_iter().map(Arc::from).collect())
+            }
+        };
+        Ok(Wishes {
+            timeout: seconds.map(|s| Duration::from_secs_f64(s.min(Self::TIMEOUT_MAX))),
+            retries: retries.map(|n| (n as u64).min(Self::RETRIES_MAX) as u32),
+            fallbacks,
+            tags: if router.tag_filtering { tags(session, view) } else { Vec::new() },
+        })
+    }
+}
+
+/// The request's tags: of the header (a list with commas), the body's `tags`, or its
+/// `metadata.tags`.
+fn tags(session: &ServerSession, view: &RequestView) -> Vec<String> {
+    const TAGS_MAX: usize = 64;
+    let header = session.req_header().headers.get(&X_LITELLM_TAGS);
+    if let Some(list) = header.and_then(|value| value.to_str().ok()) {
+        let tags = list.split(',').map(|tag| tag.trim().to_owned());
+        return tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX).collect();
+    }
+    let of_metadata = || {
+        let metadata = view.object.get(&view.body, "metadata")?;
+        let members = scan::members(&view.body, metadata.value, &scan::Limits::default()).ok()?;
+        members.raw(&view.body, "tags")
+    };
+    let raw = view.object.raw(&view.body, "tags").or_else(of_metadata);
+    raw.and_then(|json| serde_json::from_slice::<Vec<String>>(json).ok())
+        .map(|mut tags| {
+            tags.truncate(TAGS_MAX);
+            tags
+        })
+        .unwrap_or_default()
+}
+
+fn wrong(param: &'static str, expected: &str) -> Rejection {
+    Reject::invalid_request(format!("Invalid value for '{param}': expected {expected}."))
+        .with_param(param)
+        .with_code("invalid_value")
+}
+
+const X_LITELLM_TIMEOUT: HeaderName = HeaderName::from_static("x-litellm-timeout");
+const X_LITELLM_STREAM_TIMEOUT: HeaderName = HeaderName::from_static("x-litellm-stream-timeout");
+const X_LITELLM_TAGS: HeaderName = HeaderName::from_static("x-litellm-tags");
+const X_LITELLM_NUM_RETRIES: HeaderName = HeaderName::from_static("x-litellm-num-retries");
