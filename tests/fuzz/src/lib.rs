@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+pub mod dialects;
+
 /// Where a stream is cut into reads: the lengths of the pieces, over and over. Without any, every
 /// byte comes alone.
 #[derive(arbitrary::Arbitrary, Clone, Debug)]
