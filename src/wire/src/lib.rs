@@ -7,6 +7,7 @@
 
 pub mod anthropic;
 pub mod client;
+pub mod event_stream;
 pub mod openai;
 pub mod operation;
 pub mod price;
