@@ -7,6 +7,7 @@ use tollway_wire::operation::Operation;
 
 use crate::Provider;
 use crate::anthropic::Anthropic;
+use crate::bedrock::Bedrock;
 
 /// A provider whose API is OpenAI's.
 #[derive(Debug)]
@@ -183,6 +184,7 @@ static PRESETS: &[Preset] = &[
 ];
 
 static ANTHROPIC: Anthropic = Anthropic;
+static BEDROCK: Bedrock = Bedrock;
 
 /// The OpenAI-compatible provider of that name.
 pub fn preset(name: &str) -> Option<&'static Preset> {
@@ -197,7 +199,8 @@ pub fn provider(name: &str) -> Option<&'static dyn Provider> {
 /// Every provider there is.
 pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
     let anthropic: &'static dyn Provider = &ANTHROPIC;
-    PRESETS.iter().map(|preset| preset as &'static dyn Provider).chain([anthropic])
+    let bedrock: &'static dyn Provider = &BEDROCK;
+    PRESETS.iter().map(|preset| preset as &'static dyn Provider).chain([anthropic]).chain([bedrock])
 }
 
 #[cfg(test)]

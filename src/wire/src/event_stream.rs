@@ -277,7 +277,8 @@ mod tests {
             result = result.and_then(|()| {
                 parser.push(piece, |message| {
                     let headers = message.headers();
-                    let headers = headers.map(|(name, value)| (name.to_vec(), format!("{value:?}")));
+                    let headers =
+                        headers.map(|(name, value)| (name.to_vec(), format!("{value:?}")));
                     messages.push((headers.collect(), message.payload.to_vec()));
                     Ok::<_, FrameError>(())
                 })
@@ -362,7 +363,8 @@ mod tests {
         bad[last] ^= 1;
         assert_eq!(read(1000, &[&bad]).1, Err(FrameError::Checksum));
         assert_eq!(read(20, &[&good]).1, Err(FrameError::TooLong { limit: 20 }));
-        for headers in [b"\x00".as_slice(), b"\x05ab", b"\x01a\x0a", b"\x01a\x07\x00\x09x", b"\x01"] {
+        for headers in [b"\x00".as_slice(), b"\x05ab", b"\x01a\x0a", b"\x01a\x07\x00\x09x", b"\x01"]
+        {
             assert_eq!(read(1000, &[&message(headers, b"")]).1, Err(FrameError::Header));
         }
         let lengths = |total: u32, headers: u32| {

@@ -7,12 +7,12 @@ use crate::RequestError;
 use super::messages::invalid;
 
 /// Whether a text is an http URL.
-pub(super) fn is_url(text: &str) -> bool {
+pub(crate) fn is_url(text: &str) -> bool {
     text.starts_with("https://") || text.starts_with("http://")
 }
 
 /// The media type and the base64 of a data URL.
-pub(super) fn parse_data_url(url: &str) -> Option<(&str, &str)> {
+pub(crate) fn parse_data_url(url: &str) -> Option<(&str, &str)> {
     let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
     let mut head = head.split(';');
     let media_type = head.next()?;

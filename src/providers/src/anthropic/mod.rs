@@ -17,13 +17,13 @@ use crate::{
 
 mod betas;
 mod error;
-mod media;
+pub(crate) mod media;
 mod messages;
-mod model;
-mod params;
+pub(crate) mod model;
+pub(crate) mod params;
 mod request;
 mod response;
-mod schema;
+pub(crate) mod schema;
 mod stream;
 mod thinking;
 mod tools;
