@@ -58,12 +58,15 @@ fn from_body(status: u16, kind: Option<&str>, error: ErrorBody) -> UpstreamError
     let kind = kind.and_then(|kind| kind.rsplit('#').next()?.split(':').next());
     let kind = kind.filter(|kind| !kind.is_empty()).map(bounded);
     let told = kind.as_deref().and_then(status_of);
+    let of_model = error.original_status_code.filter(|status| (400..600).contains(status));
     let status = match (status, told) {
         // Quotas are told as bad requests, too.
         (_, Some(429)) => 429,
+        // The model's own server failed, which is no fault of the caller's.
+        (424, _) => of_model.unwrap_or(500),
         (400.., _) => status,
         (_, Some(status)) => status,
-        _ => error.original_status_code.filter(|status| (400..600).contains(status)).unwrap_or(500),
+        _ => of_model.unwrap_or(500),
     };
     let message = [error.message, error.original_message].into_iter().flatten();
     let message = message.into_iter().find(|message| !message.is_empty());

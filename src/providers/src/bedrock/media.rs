@@ -206,7 +206,12 @@ fn document_name(filename: &str) -> String {
     let stem = filename.rsplit_once('.').map_or(filename, |(stem, _)| stem);
     let good =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, ' ' | '-' | '(' | ')' | '[' | ']');
-    let name: String = stem.chars().map(|c| if good(c) { c } else { '-' }).collect();
+    let safe = |c: char| match c {
+        c if good(c) => c,
+        c if c.is_whitespace() => ' ',
+        _ => '-',
+    };
+    let name: String = stem.chars().map(safe).collect();
     let name: Vec<&str> = name.split_ascii_whitespace().collect();
     let name: String = name.join(" ").chars().take(NAME_CHARS_MAX - 8).collect();
     // Bedrock advises neutral names: the model reads them.
@@ -267,7 +272,7 @@ mod tests {
     #[test]
     fn names_follow_the_rules() {
         assert_eq!(document_name("Q3 report (final).v2.pdf"), "Q3 report (final)-v2");
-        assert_eq!(document_name("  a   b\t_ü.txt"), "a b--");
+        assert_eq!(document_name("  a   b\t_ü.txt"), "a b --");
         assert_eq!(document_name(".pdf"), "document");
         assert_eq!(document_name(&"a".repeat(500)).len(), NAME_CHARS_MAX - 8);
         let mut names = DocumentNames::default();

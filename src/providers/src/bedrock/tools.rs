@@ -310,5 +310,7 @@ pub(super) fn write_config(
         }
         lacks.add("parallel_tool_calls");
     }
-    body.tool_choice = choice.filter(|_| !body.tools.is_empty()).map(|choice| choice.to_converse());
+    // `auto` is what happens anyway, and not every model takes the member.
+    let choice = choice.filter(|choice| choice.is_forced() && !body.tools.is_empty());
+    body.tool_choice = choice.map(|choice| choice.to_converse());
 }
