@@ -41,6 +41,9 @@ struct Case {
     model: String,
     #[serde(default)]
     drop_params: bool,
+    /// The request came from another dialect.
+    #[serde(default)]
+    translated: bool,
     max_output_tokens: Option<u64>,
     /// A provider's whole answer.
     answer: Option<Value>,
@@ -180,6 +183,7 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
         let stream = client["stream"] == true;
         let place = case.place(provider, stream);
         let call = Call::new(place.operation, place.dialect, &body, &object).streamed(stream);
+        let call = Call { translated: case.translated, ..call };
         let target = Target {
             model: case.model.clone(),
             drop_params: case.drop_params,

@@ -14,7 +14,7 @@
 //! | a client of Anthropic's API that counts tokens | `/count-tokens` |
 //! | embeddings of Titan and Cohere | `/invoke` |
 //!
-//! Calls carry a bearer key or a signature ([`sigv4`]).
+//! Calls carry a bearer key, or a signature of version 4.
 
 use std::borrow::Cow;
 

@@ -72,7 +72,7 @@ pub(super) fn translate(
     let is_forced = choice.as_ref().is_some_and(Choice::is_forced)
         && !(body.tools.is_empty() && body.claude_tools.is_empty());
     set_max_tokens(&request, &mut body);
-    set_thinking(&mut request, &mut body, model, &all, is_forced, &mut lacks);
+    set_thinking(&mut request, &mut body, model, &all, is_forced, call.translated, &mut lacks);
     let instruction = set_format(request.response_format.take(), model, &mut choice, &mut body);
     write_config(choice, request.parallel_tool_calls, model, &all, &mut body, &mut lacks);
     set_sampling(&mut request, &mut body, model, &mut lacks);

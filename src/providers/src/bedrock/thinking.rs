@@ -21,6 +21,7 @@ pub(super) fn set_thinking(
     model: &Model<'_>,
     all: &Conversation,
     is_forced: bool,
+    translated: bool,
     lacks: &mut Lacks,
 ) {
     let max_tokens = request.max_completion_tokens.or(request.max_tokens);
@@ -34,7 +35,10 @@ pub(super) fn set_thinking(
         },
         _ => None,
     };
+    // What another dialect asks for by habit is no fault of a model that cannot.
+    let by_habit = translated && thinking.is_some();
     match model.family() {
+        Family::Claude if by_habit && !model.abilities().thinking => {}
         Family::Claude => {
             let claude = Claude {
                 abilities: model.abilities(),
@@ -59,7 +63,7 @@ pub(super) fn set_thinking(
         family => {
             let name = if thinking.is_some() { "thinking" } else { "reasoning_effort" };
             let Some(effort) = effort.or_else(|| thinking.as_ref().map(effort_of)) else { return };
-            if !set_level(family, &effort, body) {
+            if !set_level(family, &effort, body) && !by_habit {
                 lacks.add(name);
             }
         }
