@@ -17,6 +17,7 @@ use tollway_wire::usage::Usage;
 
 pub mod anthropic;
 pub mod azure;
+pub mod bedrock;
 pub mod cohere;
 pub mod embeddings;
 pub mod gemini;
@@ -409,6 +410,13 @@ pub trait Provider: fmt::Debug + Send + Sync {
 
     /// Where it lives when the config names no `api_base`.
     fn default_base(&self, access: &Access<'_>) -> Option<Cow<'static, str>>;
+
+    /// The same for one model as the operator named it, where such a name may say where the model
+    /// lives: a region, an ARN. Never asked with a name that came from a client.
+    fn model_base(&self, model: &str, access: &Access<'_>) -> Option<Cow<'static, str>> {
+        let _ = model;
+        self.default_base(access)
+    }
 
     /// What is left of an `api_base` that people wrote when the provider's own paths are taken off
     /// it, or what it lacks is added. No slash at its end.

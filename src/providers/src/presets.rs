@@ -8,6 +8,7 @@ use tollway_wire::operation::Operation;
 use crate::Provider;
 use crate::anthropic::Anthropic;
 use crate::azure::Azure;
+use crate::bedrock::Bedrock;
 use crate::cohere::Cohere;
 use crate::gemini::Gemini;
 use crate::vertex::Vertex;
@@ -556,6 +557,7 @@ static COHERE: [Cohere; 2] = [Cohere::named("cohere"), Cohere::named("cohere_cha
 static AZURES: [Azure; 3] = [Azure::OPENAI, Azure::TEXT, Azure::FOUNDRY];
 static GEMINI: Gemini = Gemini;
 static VERTEX: [Vertex; 2] = [Vertex::new("vertex_ai"), Vertex::new("vertex_ai_beta")];
+static BEDROCK: Bedrock = Bedrock;
 
 /// The OpenAI-compatible provider of that name.
 pub fn preset(name: &str) -> Option<&'static Preset> {
@@ -572,7 +574,7 @@ pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
     let azures = AZURES.iter().map(|azure| azure as &'static dyn Provider);
     let cohere = COHERE.iter().map(|cohere| cohere as &'static dyn Provider);
     let presets = PRESETS.iter().map(|preset| preset as &'static dyn Provider);
-    let own: [&'static dyn Provider; 4] = [&ANTHROPIC, &GEMINI, &VERTEX[0], &VERTEX[1]];
+    let own: [&'static dyn Provider; 5] = [&ANTHROPIC, &BEDROCK, &GEMINI, &VERTEX[0], &VERTEX[1]];
     presets.chain(own).chain(azures).chain(cohere)
 }
 

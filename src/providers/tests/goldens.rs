@@ -9,18 +9,27 @@ use std::path::Path;
 use std::sync::Arc;
 use std::{env, fs};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tollway_providers::presets::provider;
 use tollway_providers::{Asked, Call, DecodeError, Place, Provider, Target};
+use tollway_wire::event_stream::write_message;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 
 /// The folders of cases, each named for its provider, and how many cases it has at least.
-const FOLDERS: &[(&str, usize)] =
-    &[("anthropic", 100), ("cohere", 100), ("gemini", 65), ("mistral", 18), ("vertex_ai", 12)];
+const FOLDERS: &[(&str, usize)] = &[
+    ("anthropic", 100),
+    ("bedrock", 60),
+    ("cohere", 100),
+    ("gemini", 65),
+    ("mistral", 18),
+    ("vertex_ai", 12),
+];
 
 /// One case.
 #[derive(Debug, Deserialize)]
@@ -41,6 +50,9 @@ struct Case {
     model: String,
     #[serde(default)]
     drop_params: bool,
+    /// The request came from another dialect.
+    #[serde(default)]
+    translated: bool,
     max_output_tokens: Option<u64>,
     /// A provider's whole answer.
     answer: Option<Value>,
@@ -48,6 +60,11 @@ struct Case {
     raw: Option<String>,
     /// The events of a provider's stream, by their data.
     events: Option<Vec<Value>>,
+    /// The messages of a provider's binary stream: event type and payload each. A type with a colon
+    /// says what kind of message it is: `exception:throttlingException`, `error:500`; the type
+    /// `chunk` carries its payload in base64, as InvokeModel does, `plain:chunk` does not, and
+    /// `broken` has a wrong checksum.
+    frames: Option<Vec<(String, Value)>>,
     /// A provider's stream that is not made of JSON events, as it is on the wire.
     stream: Option<String>,
     #[serde(default)]
@@ -94,6 +111,11 @@ impl Case {
         if let Some(stream) = &self.stream {
             return Some(stream.clone().into_bytes());
         }
+        if let Some(frames) = &self.frames {
+            let mut stream = Vec::new();
+            frames.iter().for_each(|(kind, payload)| write_frame(&mut stream, kind, payload));
+            return Some(stream);
+        }
         let mut stream = String::new();
         for event in self.events.as_ref()? {
             if let Some(kind) = event["type"].as_str() {
@@ -123,6 +145,41 @@ fn decode(
     (String::from_utf8(out).expect("UTF-8"), result, format!("{:?}", decoder.usage()))
 }
 
+/// Writes one message of a binary stream, with the headers Bedrock gives it.
+fn write_frame(out: &mut Vec<u8>, kind: &str, payload: &Value) {
+    let content = (":content-type", "application/json");
+    let text = payload.to_string();
+    match kind.split_once(':') {
+        Some(("exception", kind)) => {
+            let headers = [(":exception-type", kind), content, (":message-type", "exception")];
+            write_message(out, &headers, text.as_bytes());
+        }
+        Some(("plain", kind)) => {
+            let headers = [(":event-type", kind), content, (":message-type", "event")];
+            write_message(out, &headers, text.as_bytes());
+        }
+        Some((_, code)) => {
+            let message = payload.as_str().unwrap_or_default();
+            let headers =
+                [(":error-code", code), (":error-message", message), (":message-type", "error")];
+            write_message(out, &headers, b"");
+        }
+        None => {
+            let headers = [(":event-type", kind), content, (":message-type", "event")];
+            let payload = match kind {
+                "chunk" => json!({"bytes": STANDARD.encode(&text), "p": "abcdef"}).to_string(),
+                _ => text,
+            };
+            write_message(out, &headers, payload.as_bytes());
+            if kind == "broken"
+                && let Some(last) = out.last_mut()
+            {
+                *last ^= 1;
+            }
+        }
+    }
+}
+
 fn pretty(json: &[u8]) -> String {
     let value: Value = serde_json::from_slice(json).expect("valid JSON");
     serde_json::to_string_pretty(&value).expect("it was read")
@@ -137,7 +194,7 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
         let stream = client["stream"] == true;
         let place = case.place(provider, stream);
         let call = Call::new(place.operation, place.dialect, &body, &object).streamed(stream);
-        let call = Call { betas: case.betas.as_deref(), ..call };
+        let call = Call { betas: case.betas.as_deref(), translated: case.translated, ..call };
         let target = Target {
             model: case.model.clone(),
             drop_params: case.drop_params,

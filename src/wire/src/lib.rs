@@ -8,6 +8,7 @@
 pub mod anthropic;
 pub mod client;
 pub mod count;
+pub mod event_stream;
 pub mod form;
 pub mod gemini;
 pub mod openai;

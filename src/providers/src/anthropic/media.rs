@@ -7,7 +7,7 @@ use crate::RequestError;
 use super::messages::invalid;
 
 /// Whether a text is an http URL.
-pub(super) fn is_url(text: &str) -> bool {
+pub(crate) fn is_url(text: &str) -> bool {
     text.starts_with("https://") || text.starts_with("http://")
 }
 

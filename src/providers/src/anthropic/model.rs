@@ -5,36 +5,36 @@
 
 /// What a model can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Abilities {
+pub(crate) struct Abilities {
     /// It thinks if asked to.
-    pub(super) thinking: bool,
+    pub(crate) thinking: bool,
     /// It takes `thinking: {type: "adaptive"}`.
-    pub(super) adaptive: bool,
+    pub(crate) adaptive: bool,
     /// It takes `thinking: {type: "enabled", budget_tokens}`, which 4.7 and later refuse.
-    pub(super) budget: bool,
+    pub(crate) budget: bool,
     /// It cannot be told not to think.
-    pub(super) always_thinks: bool,
+    pub(crate) always_thinks: bool,
     /// It takes `output_config.effort`.
-    pub(super) effort: bool,
+    pub(crate) effort: bool,
     /// It takes `effort: "xhigh"`.
-    pub(super) xhigh: bool,
+    pub(crate) xhigh: bool,
     /// It takes `temperature`, `top_p` and `top_k`.
-    pub(super) sampling: bool,
+    pub(crate) sampling: bool,
     /// It takes `temperature` or `top_p`, but refuses both together.
-    pub(super) one_sampling: bool,
+    pub(crate) one_sampling: bool,
     /// It can be made to call a tool.
-    pub(super) forced_tools: bool,
+    pub(crate) forced_tools: bool,
     /// It has structured output of its own.
-    pub(super) structured: bool,
+    pub(crate) structured: bool,
     /// Its effort is still behind a beta: Opus 4.5 only.
-    pub(super) effort_beta: bool,
+    pub(crate) effort_beta: bool,
 }
 
 impl Abilities {
     /// Reads them from a name: `claude-opus-4-5-20251101`, `claude-3-7-sonnet-latest`,
     /// `eu.anthropic.claude-sonnet-4.6` … A name that says nothing is taken for an older model that
     /// thinks, which is what every model understands.
-    pub(super) fn of(name: &str) -> Abilities {
+    pub(crate) fn of(name: &str) -> Abilities {
         let Some((family, version)) = family_and_version(name) else {
             return Abilities::at("", (4, 0));
         };

@@ -12,7 +12,7 @@ use crate::{RequestError, Target};
 use super::NAME;
 
 /// Takes out what the client lists in `additional_drop_params`.
-pub(super) fn drop_listed(request: &mut ChatRequest) {
+pub(crate) fn drop_listed(request: &mut ChatRequest) {
     for name in names_in(request.extra.get("additional_drop_params")) {
         match name.as_str() {
             "tools" => request.tools = None,

@@ -18,7 +18,7 @@ const REFUSED: &[&str] = &[
 
 /// Makes a schema one that structured output takes: objects are closed, and refused keywords go
 /// into the description, where the model still reads them.
-pub(super) fn tame(schema: &mut Value) {
+pub(crate) fn tame(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
     let mut told = Vec::new();
     for keyword in REFUSED {
