@@ -97,7 +97,7 @@ impl Exchange {
         let head = upstream.response_header().expect("the head was just read");
         let status = head.status.as_u16();
         if !(200..300).contains(&status) {
-            let retry_after = retry_after(&head.headers);
+            let retry_after = retry_after(head.headers);
             // Boxed, like all that is rare or large here: what a future may hold, every request
             // carries, and moves each time a future is put into another.
             let error = error_of(upstream, endpoint, name, status, retry_after);
@@ -106,7 +106,7 @@ impl Exchange {
         if head.headers.get(CONTENT_ENCODING).is_some_and(|v| v.as_bytes() != b"identity") {
             return Err(Fault::broken(name, "The provider compressed an answer unasked."));
         }
-        let headers = passed_headers(&head.headers, endpoint);
+        let headers = passed_headers(head.headers, endpoint);
         let is_event_stream = head
             .headers
             .get(CONTENT_TYPE)

@@ -18,6 +18,7 @@ use tollway_providers::Provider;
 use tollway_wire::operation::Operation;
 
 use super::cooldown::Cooldown;
+use super::pool::Place;
 use crate::config::{Entry, RouterSettings};
 use crate::scrub;
 
@@ -66,7 +67,7 @@ pub(crate) struct Endpoint {
 struct Resolved {
     /// When to look again; never, where the host is an address.
     until: Option<Instant>,
-    peers: Arc<[Arc<HttpPeer>]>,
+    peers: Arc<[Arc<Place>]>,
 }
 
 impl Endpoint {
@@ -111,7 +112,7 @@ impl Endpoint {
     }
 
     /// The peers to try, best first.
-    pub(super) async fn peers(&self, now: Instant) -> io::Result<Arc<[Arc<HttpPeer>]>> {
+    pub(super) async fn peers(&self, now: Instant) -> io::Result<Arc<[Arc<Place>]>> {
         let known = self.resolved.load();
         match known.as_ref() {
             Some(known) if known.until.is_none_or(|until| now < until) => {
@@ -126,7 +127,7 @@ impl Endpoint {
         &self,
         known: Option<&Arc<Resolved>>,
         now: Instant,
-    ) -> io::Result<Arc<[Arc<HttpPeer>]>> {
+    ) -> io::Result<Arc<[Arc<Place>]>> {
         let found = match tokio::net::lookup_host((self.host.as_str(), self.port)).await {
             Ok(found) => found.take(ADDRESSES_MAX).collect::<Vec<_>>(),
             Err(error) => match known {
@@ -140,7 +141,7 @@ impl Endpoint {
         }
         let is_name = self.host.parse::<IpAddr>().is_err();
         let peers: Arc<[_]> =
-            found.into_iter().map(|address| Arc::new(self.peer(address))).collect();
+            found.into_iter().map(|address| Arc::new(Place::new(self.peer(address)))).collect();
         let until = is_name.then(|| now + RESOLVED_FOR);
         self.resolved.store(Some(Arc::new(Resolved { until, peers: Arc::clone(&peers) })));
         Ok(peers)

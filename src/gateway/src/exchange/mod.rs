@@ -14,9 +14,11 @@ mod answer;
 mod attempt;
 mod codec;
 mod cooldown;
-mod corked;
+
 mod endpoint;
 mod fault;
+mod framing;
+mod http1;
 mod pool;
 mod upstream;
 

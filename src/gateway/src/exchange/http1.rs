@@ -1,0 +1,152 @@
+//! One HTTP/1.1 connection to a provider, for one request after the other.
+//!
+//! Pingora makes the connection; what goes over it is written and read here, because Pingora's own
+//! session has buffers of 64 KiB and a timer for each read, where a gateway has thousands of streams
+//! that say a few words now and then.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use pingora_core::protocols::Stream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::framing::{Answer, Head, Malformed, Piece};
+
+/// How much is read at once.
+const READ_BYTES: usize = 8 * 1024;
+/// A smaller rest of the buffer is not worth a read: it begins anew.
+const READ_BYTES_MIN: usize = 2 * 1024;
+/// How much is read at once where the answer is known to be large.
+const READ_BYTES_MAX: usize = 64 * 1024;
+/// A body up to this size is copied behind its head, so that both leave as one write and one TLS
+/// record.
+const JOINED_BYTES_MAX: usize = 16 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// A connection that carries a request. Dropping it closes the connection.
+pub(super) struct Http1 {
+    stream: Stream,
+    /// What was read and not yet taken.
+    read: BytesMut,
+    answer: Answer,
+    head: Option<Head>,
+    /// What of the request is not written yet.
+    unwritten: Unwritten,
+}
+
+/// A request: its head, or both as one, and its body.
+#[derive(Default)]
+struct Unwritten {
+    head: Bytes,
+    body: Bytes,
+    /// Whether everything was written and flushed.
+    is_done: bool,
+}
+
+impl Http1 {
+    /// Takes a connection on which nothing is under way.
+    pub(super) fn new(stream: Stream) -> Http1 {
+        Http1 {
+            stream,
+            read: BytesMut::new(),
+            answer: Answer::new(),
+            head: None,
+            unwritten: Unwritten::default(),
+        }
+    }
+
+    /// Says what is to be sent. `head` ends with the empty line.
+    pub(super) fn request(&mut self, mut head: Vec<u8>, body: Bytes) {
+        self.unwritten = if body.len() <= JOINED_BYTES_MAX {
+            head.extend_from_slice(&body);
+            Unwritten { head: head.into(), body: Bytes::new(), is_done: false }
+        } else {
+            Unwritten { head: head.into(), body, is_done: false }
+        };
+    }
+
+    /// Sends some of the request; true once all of it is sent.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let Unwritten { head, body, is_done } = &mut self.unwritten;
+        if head.has_remaining() || body.has_remaining() {
+            let mut both = head.chain(body);
+            let written = ready!(pin!(self.stream.write_buf(&mut both)).poll(cx))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            if both.has_remaining() {
+                return Poll::Ready(Ok(false));
+            }
+        }
+        ready!(pin!(self.stream.flush()).poll(cx))?;
+        *is_done = true;
+        // The body may be large: it is not kept until the answer is here.
+        self.unwritten = Unwritten { is_done: true, ..Unwritten::default() };
+        Poll::Ready(Ok(true))
+    }
+
+    /// The head of the answer, once it was read.
+    pub(super) fn head(&self) -> Option<&Head> {
+        self.head.as_ref()
+    }
+
+    /// Reads the next head of the answer; true if it is that of the answer itself.
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Broken>> {
+        loop {
+            if !self.read.is_empty()
+                && let Some(head) = self.answer.head(&mut self.read)?
+            {
+                let is_final = !head.status.is_informational();
+                self.head = is_final.then_some(head);
+                return Poll::Ready(Ok(is_final));
+            }
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+            }
+        }
+    }
+
+    /// The next bytes of the body; `None` at its end.
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, Broken>> {
+        loop {
+            match self.answer.body(&mut self.read)? {
+                Piece::Bytes(bytes) => return Poll::Ready(Ok(Some(bytes))),
+                Piece::End => return Poll::Ready(Ok(None)),
+                Piece::NotYet => {
+                    if ready!(self.poll_read(cx))? == 0 {
+                        self.answer.closed()?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.read.capacity() - self.read.len() < READ_BYTES_MIN {
+            // Takes the old memory where all that was given out of it is gone.
+            let more = self.answer.missing().clamp(READ_BYTES, READ_BYTES_MAX);
+            self.read.reserve(more);
+        }
+        pin!(self.stream.read_buf(&mut self.read)).poll(cx)
+    }
+
+    /// The connection, if the answer was read to its end and another request may follow.
+    pub(super) fn into_reusable(self) -> Option<Stream> {
+        let is_clean = self.read.is_empty() && self.unwritten.is_done;
+        (is_clean && self.answer.keeps_connection()).then_some(self.stream)
+    }
+}
