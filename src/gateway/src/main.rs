@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod connections;
 mod exchange;
+mod http_app;
 mod log;
 mod models;
 mod observe;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorType, Result};
-use pingora_proxy::Session;
 use serde_json::json;
 use tollway_filter_api::{
     Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead, RequestView,
@@ -24,7 +23,7 @@ use crate::{models, observe, random, respond, tunnel};
 const CALL_ID_MAX: usize = 128;
 
 /// Serves a request. False hands it to Pingora's loop, as pass-through.
-pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Result<bool> {
+pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState) -> Result<bool> {
     let gateway = Arc::clone(&state.gateway);
     let generation = Arc::clone(&state.generation);
 
@@ -86,7 +85,7 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
                 refuse(session, &generation, ctx, reject).await
             }
             Route::Call(operation) => {
-                model_call(session.as_mut(), &gateway, &generation, ctx, operation).await
+                model_call(session, &gateway, &generation, ctx, operation).await
             }
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
@@ -276,7 +275,7 @@ async fn relay(
 /// Answers that need no model.
 fn local(
     route: Route,
-    session: &Session,
+    session: &ServerSession,
     gateway: &Gateway,
     generation: &Generation,
     ctx: &RequestCtx,
@@ -394,7 +393,7 @@ fn strange_framing(head: &RequestHead) -> Option<Rejection> {
     Some(Reject::invalid_request(message).with_code("invalid_framing"))
 }
 
-fn unknown_route(session: &Session) -> Rejection {
+fn unknown_route(session: &ServerSession) -> Rejection {
     let head = session.req_header();
     // The path is the caller's own; bounded, because it is repeated.
     let path: String = head.uri.path().chars().take(200).collect();
@@ -487,7 +486,7 @@ const X_LITELLM_END_USER_ID: HeaderName = HeaderName::from_static("x-litellm-end
 const X_LITELLM_CUSTOMER_ID: HeaderName = HeaderName::from_static("x-litellm-customer-id");
 
 /// The caller's own id where it is sane, so that both sides' logs can be joined.
-fn request_id(session: &Session) -> Arc<str> {
+fn request_id(session: &ServerSession) -> Arc<str> {
     let given = session.req_header().headers.get(&X_LITELLM_CALL_ID).map(HeaderValue::as_bytes);
     match given {
         Some(id)
@@ -501,7 +500,7 @@ fn request_id(session: &Session) -> Arc<str> {
     }
 }
 
-fn client_address(session: &Session) -> Option<std::net::IpAddr> {
+fn client_address(session: &ServerSession) -> Option<std::net::IpAddr> {
     session.client_addr()?.as_inet().map(|address| address.ip())
 }
 

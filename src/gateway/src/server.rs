@@ -126,7 +126,8 @@ pub(crate) async fn run(
 
 async fn serve(gateway: Arc<Gateway>, bound: Bound, stopping: watch::Receiver<bool>) {
     let conf = Arc::new(ServerConf { upstream_keepalive_pool_size: 256, ..ServerConf::default() });
-    let connections = Connections::new(pingora_proxy::http_proxy(&conf, Proxy(gateway)));
+    let proxy = pingora_proxy::http_proxy(&conf, Proxy(Arc::clone(&gateway)));
+    let connections = Connections::new(gateway, proxy);
 
     let address = bound.address.to_string();
     let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
@@ -156,7 +157,7 @@ async fn reload(gateway: &Arc<Gateway>, loader: &mut Loader) {
     };
     match loader.generation() {
         Ok(generation) => {
-            gateway.live.store(Arc::new(generation));
+            gateway.replace(generation);
             tracing::info!(file = %file.display(), "config reloaded");
         }
         Err(error) => {
