@@ -7,14 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pingora_http::RequestHeader;
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::{Deployment, ModelGroup};
 use tollway_providers::{Asked, Call as ProviderCall, Decoder, Provider, Target, UpstreamBody};
 use tollway_wire::openai;
 use tollway_wire::operation::Dialect;
-use tollway_wire::scan::{Limits, scan};
-use tollway_wire::splice::{Edits, json_string};
 
 use super::answer::{AnswerStream, Opened, WholeAnswer};
 use super::codec::Codec;
@@ -181,10 +178,7 @@ impl Exchange {
         for peer in peers.iter() {
             match Upstream::connect(&self.pool, Arc::clone(peer), name, deadline, total).await {
                 Ok(mut upstream) => {
-                    let mut head = endpoint.head(operation);
-                    complete(&mut head, body)
-                        .map_err(|error| Fault::broken(name, error.to_string()))?;
-                    match upstream.write(head, body.bytes.clone()).await {
+                    match upstream.write(endpoint.head(operation), body).await {
                         // See `attempt`: a pooled connection may just have been closed.
                         Err(_) if upstream.reused => {
                             last = None;
@@ -198,16 +192,6 @@ impl Exchange {
         }
         Err(last.unwrap_or_else(|| Fault::connect(name, "every pooled connection was closed")))
     }
-}
-
-/// Puts into a head what depends on the body.
-fn complete(head: &mut RequestHeader, body: &UpstreamBody) -> pingora_error::Result<()> {
-    head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.bytes.len()))?;
-    for (name, value) in &body.headers {
-        // Appended: `anthropic-beta` may be there already, from the config.
-        head.append_header(name.clone(), value.clone())?;
-    }
-    Ok(())
 }
 
 /// Reads a body whole.
@@ -285,21 +269,9 @@ fn whole_answer(
     }
     report.usage = openai::usage_of_body(&whole);
     Ok(match alias {
-        Some(alias) => rename_model(&whole, alias),
+        Some(alias) => openai::rename_model(&whole, alias),
         None => whole,
     })
-}
-
-/// Writes the name the client used into an answer.
-fn rename_model(whole: &Bytes, alias: &str) -> Bytes {
-    match scan(whole, &Limits::default()) {
-        Ok(object) if object.get(whole, "model").is_some() => {
-            let mut edits = Edits::new();
-            edits.set("model", json_string(alias));
-            edits.apply(whole, &object)
-        }
-        _ => whole.clone(),
-    }
 }
 
 /// The stream a client asked for, made of an answer that came whole.

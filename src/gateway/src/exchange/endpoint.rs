@@ -19,6 +19,7 @@ use tollway_wire::operation::Operation;
 
 use super::cooldown::Cooldown;
 use super::pool::Place;
+use super::upstream::Prepared;
 use crate::config::{Entry, RouterSettings};
 use crate::scrub;
 
@@ -58,7 +59,7 @@ pub(crate) struct Endpoint {
     host: String,
     port: u16,
     tls: bool,
-    heads: [RequestHeader; 3],
+    heads: [Prepared; 3],
     resolved: ArcSwapOption<Resolved>,
     /// Finds our credential in what comes back.
     secret: Option<memmem::Finder<'static>>,
@@ -78,7 +79,7 @@ impl Endpoint {
             [Operation::ChatCompletions, Operation::Completions, Operation::Embeddings];
         let mut heads = Vec::with_capacity(operations.len());
         for operation in operations {
-            heads.push(head_of(entry, operation)?);
+            heads.push(Prepared::new(head_of(entry, operation)?));
         }
         let heads = heads.try_into().unwrap_or_else(|_| unreachable!("one head an operation"));
         Ok(Endpoint {
@@ -102,13 +103,13 @@ impl Endpoint {
     }
 
     /// The head of a request for `operation`, but for its length.
-    pub(super) fn head(&self, operation: Operation) -> Box<RequestHeader> {
+    pub(super) fn head(&self, operation: Operation) -> &Prepared {
         let at = match operation {
             Operation::ChatCompletions => 0,
             Operation::Completions => 1,
             Operation::Embeddings => 2,
         };
-        Box::new(self.heads[at].clone())
+        &self.heads[at]
     }
 
     /// The peers to try, best first.

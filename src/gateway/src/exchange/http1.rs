@@ -15,15 +15,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::framing::{Answer, Head, Malformed, Piece};
 
-/// How much is read at once.
-const READ_BYTES: usize = 8 * 1024;
+/// How much is read at once. A stream that says a few words at a time never needs more.
+const READ_BYTES: usize = 4 * 1024;
 /// A smaller rest of the buffer is not worth a read: it begins anew.
-const READ_BYTES_MIN: usize = 2 * 1024;
-/// How much is read at once where the answer is known to be large.
+const READ_BYTES_MIN: usize = 1024;
+/// How much is read at once where the last read was full, or the answer is known to be large.
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// A body up to this size is copied behind its head, so that both leave as one write and one TLS
 /// record.
-const JOINED_BYTES_MAX: usize = 16 * 1024;
+pub(super) const JOINED_BYTES_MAX: usize = 16 * 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,8 @@ pub(super) struct Http1 {
     stream: Stream,
     /// What was read and not yet taken.
     read: BytesMut,
+    /// Whether the last read took all the room there was.
+    was_full: bool,
     answer: Answer,
     head: Option<Head>,
     /// What of the request is not written yet.
@@ -60,6 +62,7 @@ impl Http1 {
         Http1 {
             stream,
             read: BytesMut::new(),
+            was_full: false,
             answer: Answer::new(),
             head: None,
             unwritten: Unwritten::default(),
@@ -138,10 +141,12 @@ impl Http1 {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.read.capacity() - self.read.len() < READ_BYTES_MIN {
             // Takes the old memory where all that was given out of it is gone.
-            let more = self.answer.missing().clamp(READ_BYTES, READ_BYTES_MAX);
-            self.read.reserve(more);
+            let least = if self.was_full { READ_BYTES_MAX / 4 } else { READ_BYTES };
+            self.read.reserve(self.answer.missing().clamp(least, READ_BYTES_MAX));
         }
-        pin!(self.stream.read_buf(&mut self.read)).poll(cx)
+        let read = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
+        self.was_full = self.read.len() == self.read.capacity();
+        Poll::Ready(Ok(read))
     }
 
     /// The connection, if the answer was read to its end and another request may follow.

@@ -7,14 +7,16 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_error::ErrorType;
 use pingora_http::RequestHeader;
 use tokio::time::Sleep;
+use tollway_providers::UpstreamBody;
 
 use super::fault::Fault;
-use super::http1::{Broken, Http1};
+use super::http1::{Broken, Http1, JOINED_BYTES_MAX};
 use super::pool::{Connection, Place, Pool};
 
 /// How many informational heads (103 …) may come before the real one.
@@ -112,20 +114,20 @@ impl Upstream {
     /// Writes the request.
     pub(super) async fn write(
         &mut self,
-        head: Box<RequestHeader>,
-        body: Bytes,
+        head: &Prepared,
+        body: &UpstreamBody,
     ) -> Result<(), Fault> {
         let provider = self.provider;
         let timeout = self.place.peer.options.write_timeout.unwrap_or(self.total);
         let (connection, patience) = self.connection();
         let written = match connection {
             Connection::Http1(http1) => {
-                http1.request(head_bytes(&head), body);
+                http1.request(head.http1(body), body.bytes.clone());
                 write_http1(http1, patience, timeout).await
             }
             Connection::Http2(session) => {
                 session.set_write_timeout(Some(timeout));
-                Box::pin(write_http2(session, head, body)).await
+                Box::pin(write_http2(session, head.http2(body), body.bytes.clone())).await
             }
         };
         let Err(failure) = written else { return Ok(()) };
@@ -257,29 +259,63 @@ async fn write_http1(
 
 async fn write_http2(
     session: &mut HttpSession,
-    head: Box<RequestHeader>,
+    head: pingora_error::Result<Box<RequestHeader>>,
     body: Bytes,
 ) -> Result<(), Failure> {
-    session.write_request_header(head).await?;
+    session.write_request_header(head?).await?;
     session.write_request_body(body, true).await?;
     Ok(session.finish_request_body().await?)
 }
 
-/// A request's head as it stands on the wire.
-fn head_bytes(head: &RequestHeader) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(1024);
-    bytes.extend_from_slice(head.method.as_str().as_bytes());
-    bytes.push(b' ');
-    bytes.extend_from_slice(head.raw_path());
-    bytes.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
-        bytes.extend_from_slice(name.as_str().as_bytes());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
+/// The head of the requests to one endpoint, but for what depends on the body.
+pub(super) struct Prepared {
+    head: RequestHeader,
+    /// The same as it stands on the wire, without the empty line.
+    bytes: Vec<u8>,
+}
+
+impl Prepared {
+    pub(super) fn new(head: RequestHeader) -> Prepared {
+        let mut bytes = Vec::with_capacity(512);
+        bytes.extend_from_slice(head.method.as_str().as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(head.raw_path());
+        bytes.extend_from_slice(b" HTTP/1.1\r\n");
+        for (name, value) in &head.headers {
+            push_header(&mut bytes, name.as_str(), value.as_bytes());
+        }
+        Prepared { head, bytes }
     }
+
+    fn http1(&self, body: &UpstreamBody) -> Vec<u8> {
+        let joined = if body.bytes.len() <= JOINED_BYTES_MAX { body.bytes.len() } else { 0 };
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 256 + joined);
+        bytes.extend_from_slice(&self.bytes);
+        let length = HeaderValue::from(body.bytes.len());
+        push_header(&mut bytes, CONTENT_LENGTH.as_str(), length.as_bytes());
+        // After those of the config: `anthropic-beta` may be there already.
+        for (name, value) in &body.headers {
+            push_header(&mut bytes, name.as_str(), value.as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+
+    fn http2(&self, body: &UpstreamBody) -> pingora_error::Result<Box<RequestHeader>> {
+        let mut head = Box::new(self.head.clone());
+        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.bytes.len()))?;
+        for (name, value) in &body.headers {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        Ok(head)
+    }
+}
+
+fn push_header(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(b": ");
+    bytes.extend_from_slice(value);
     bytes.extend_from_slice(b"\r\n");
-    bytes
 }
 
 /// The timer of a connection: one for all of its waits. It is set for the first of them, and moved

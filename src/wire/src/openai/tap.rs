@@ -8,7 +8,8 @@ use memchr::memchr_iter;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::usage::{nested_end, skip_space, string_end, usage_of_object};
+use super::model::{is_top_level, string_at, value_at};
+use super::usage::{nested_end, skip_space, usage_of_object};
 use crate::sse::{self, Block, Splitter, TooLong};
 use crate::usage::Usage;
 
@@ -313,23 +314,10 @@ impl Run {
     }
 }
 
-/// Where the value begins that follows a colon right before `at`.
-fn value_at(json: &[u8], at: usize) -> Option<usize> {
-    let value = skip_space(json, at);
-    (value < json.len()).then_some(value)
-}
-
 /// The object that follows a colon right before `at`.
 fn object_at(json: &[u8], at: usize) -> Option<&[u8]> {
     let object = &json[value_at(json, at)?..];
     (object[0] == b'{').then(|| nested_end(object)).flatten().map(|end| &object[..end])
-}
-
-/// The string that follows a colon right before `at`, with its quotes.
-fn string_at(json: &[u8], at: usize) -> Option<Range<usize>> {
-    let start = value_at(json, at)?;
-    let end = (json[start] == b'"').then(|| string_end(&json[start..])).flatten()?;
-    Some(start..start + end)
 }
 
 /// Whether the value that begins at `open` is an array without anything in it.
@@ -357,25 +345,6 @@ fn reported(json: &[u8]) -> bool {
                 && (suspect.detail.is_some()
                     || suspect.object.is_some_and(|object| object.get() == "\"error\"")))
     })
-}
-
-/// Whether the key at `at` is a member of the outermost object.
-fn is_top_level(data: &[u8], at: usize) -> bool {
-    let mut here = 1;
-    while here < at {
-        here += match data[here] {
-            b'"' => match string_end(&data[here..]) {
-                Some(length) => length,
-                None => return false,
-            },
-            b'{' | b'[' => match nested_end(&data[here..]) {
-                Some(length) => length,
-                None => return false,
-            },
-            _ => 1,
-        };
-    }
-    here == at
 }
 
 #[cfg(test)]
