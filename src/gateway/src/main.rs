@@ -34,5 +34,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub(crate) const USER_AGENT: &str = concat!("tollway/", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
+    // Thousands of streams have sparse buffers: pages of 2 MB under them would be mostly memory
+    // that nobody has touched. Fails where the system knows no such pages.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     cli::run()
 }

@@ -28,7 +28,9 @@ use crate::state::Gateway;
 
 /// Enough for the head and the body of a usual answer, so that both leave in one `write(2)`.
 const WRITE_BUFFER: usize = 8 * 1024;
-const READ_BUFFER: usize = 16 * 1024;
+/// TLS reads in small pieces; without it, Pingora's session has a buffer of its own, and a second
+/// one would only be memory that every connection holds.
+const READ_BUFFER_TLS: usize = 16 * 1024;
 /// How often a config file is looked at for a change.
 const RELOAD_POLL: Duration = Duration::from_secs(1);
 /// After the last answer: time for HTTP/2 connections to write what they hold.
@@ -130,7 +132,8 @@ async fn serve(gateway: Arc<Gateway>, bound: Bound, stopping: watch::Receiver<bo
     let connections = Connections::new(gateway, proxy);
 
     let address = bound.address.to_string();
-    let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
+    let read_buffer = if bound.tls.is_some() { READ_BUFFER_TLS } else { 0 };
+    let buffers = L4BufferSettings::new(read_buffer, WRITE_BUFFER);
     let mut config = ListenerConfig::tcp(address.clone()).l4_buffer(buffers);
     if let Some(tls) = bound.tls {
         config = config.tls(tls);
