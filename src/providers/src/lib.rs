@@ -54,8 +54,10 @@ pub struct Access<'a> {
 /// The body that goes upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamBody {
-    /// The bytes, in one piece.
+    /// The bytes, or the first of them.
     pub bytes: Bytes,
+    /// The others, of a large body that was not put together anew.
+    pub rest: Vec<Bytes>,
     /// Usage is asked for in the stream although the client did not: the extra event is the
     /// gateway's, and must not reach the client.
     pub usage_added: bool,
@@ -67,7 +69,12 @@ pub struct UpstreamBody {
 impl UpstreamBody {
     /// A body that needs nothing else.
     pub fn plain(bytes: Bytes) -> Self {
-        UpstreamBody { bytes, usage_added: false, headers: Vec::new() }
+        UpstreamBody { bytes, rest: Vec::new(), usage_added: false, headers: Vec::new() }
+    }
+
+    /// How many bytes there are.
+    pub fn length(&self) -> usize {
+        self.bytes.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
     }
 }
 

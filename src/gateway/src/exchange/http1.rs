@@ -4,14 +4,16 @@
 //! session has buffers of 64 KiB and a timer for each read, where a gateway has thousands of streams
 //! that say a few words now and then.
 
+use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use pingora_core::protocols::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tollway_providers::UpstreamBody;
 
 use super::framing::{Answer, Head, Malformed, Piece};
 
@@ -47,13 +49,37 @@ pub(super) struct Http1 {
     unwritten: Unwritten,
 }
 
-/// A request: its head, or both as one, and its body.
+/// What is left of a request.
 #[derive(Default)]
 struct Unwritten {
-    head: Bytes,
-    body: Bytes,
+    pieces: VecDeque<Bytes>,
     /// Whether everything was written and flushed.
     is_done: bool,
+}
+
+impl Buf for Unwritten {
+    fn remaining(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| piece)
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while let Some(first) = self.pieces.front_mut() {
+            if written < first.len() {
+                return first.advance(written);
+            }
+            written -= first.len();
+            self.pieces.pop_front();
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let both = slices.iter_mut().zip(&self.pieces);
+        both.map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
+    }
 }
 
 impl Http1 {
@@ -70,32 +96,32 @@ impl Http1 {
     }
 
     /// Says what is to be sent. `head` ends with the empty line.
-    pub(super) fn request(&mut self, mut head: Vec<u8>, body: Bytes) {
-        self.unwritten = if body.len() <= JOINED_BYTES_MAX {
-            head.extend_from_slice(&body);
-            Unwritten { head: head.into(), body: Bytes::new(), is_done: false }
+    pub(super) fn request(&mut self, mut head: Vec<u8>, body: &UpstreamBody) {
+        let mut pieces = VecDeque::with_capacity(1);
+        if body.length() <= JOINED_BYTES_MAX {
+            [&body.bytes].into_iter().chain(&body.rest).for_each(|b| head.extend_from_slice(b));
+            pieces.push_back(head.into());
         } else {
-            Unwritten { head: head.into(), body, is_done: false }
-        };
+            pieces.push_back(head.into());
+            pieces.push_back(body.bytes.clone());
+            pieces.extend(body.rest.iter().cloned());
+        }
+        self.unwritten = Unwritten { pieces, is_done: false };
     }
 
     /// Sends some of the request; true once all of it is sent.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let Unwritten { head, body, is_done } = &mut self.unwritten;
-        if head.has_remaining() || body.has_remaining() {
-            let mut both = head.chain(body);
-            let written = ready!(pin!(self.stream.write_buf(&mut both)).poll(cx))?;
-            if written == 0 {
+        if self.unwritten.has_remaining() {
+            let write = self.stream.write_buf(&mut self.unwritten);
+            if ready!(pin!(write).poll(cx))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            if both.has_remaining() {
+            if self.unwritten.has_remaining() {
                 return Poll::Ready(Ok(false));
             }
         }
         ready!(pin!(self.stream.flush()).poll(cx))?;
-        *is_done = true;
-        // The body may be large: it is not kept until the answer is here.
-        self.unwritten = Unwritten { is_done: true, ..Unwritten::default() };
+        self.unwritten.is_done = true;
         Poll::Ready(Ok(true))
     }
 

@@ -122,12 +122,12 @@ impl Upstream {
         let (connection, patience) = self.connection();
         let written = match connection {
             Connection::Http1(http1) => {
-                http1.request(head.http1(body), body.bytes.clone());
+                http1.request(head.http1(body), body);
                 write_http1(http1, patience, timeout).await
             }
             Connection::Http2(session) => {
                 session.set_write_timeout(Some(timeout));
-                Box::pin(write_http2(session, head.http2(body), body.bytes.clone())).await
+                Box::pin(write_http2(session, head.http2(body), body)).await
             }
         };
         let Err(failure) = written else { return Ok(()) };
@@ -260,10 +260,13 @@ async fn write_http1(
 async fn write_http2(
     session: &mut HttpSession,
     head: pingora_error::Result<Box<RequestHeader>>,
-    body: Bytes,
+    body: &UpstreamBody,
 ) -> Result<(), Failure> {
     session.write_request_header(head?).await?;
-    session.write_request_body(body, true).await?;
+    session.write_request_body(body.bytes.clone(), body.rest.is_empty()).await?;
+    for (at, piece) in body.rest.iter().enumerate() {
+        session.write_request_body(piece.clone(), at + 1 == body.rest.len()).await?;
+    }
     Ok(session.finish_request_body().await?)
 }
 
@@ -288,10 +291,10 @@ impl Prepared {
     }
 
     fn http1(&self, body: &UpstreamBody) -> Vec<u8> {
-        let joined = if body.bytes.len() <= JOINED_BYTES_MAX { body.bytes.len() } else { 0 };
+        let joined = if body.length() <= JOINED_BYTES_MAX { body.length() } else { 0 };
         let mut bytes = Vec::with_capacity(self.bytes.len() + 256 + joined);
         bytes.extend_from_slice(&self.bytes);
-        let length = HeaderValue::from(body.bytes.len());
+        let length = HeaderValue::from(body.length());
         push_header(&mut bytes, CONTENT_LENGTH.as_str(), length.as_bytes());
         // After those of the config: `anthropic-beta` may be there already.
         for (name, value) in &body.headers {
@@ -303,7 +306,7 @@ impl Prepared {
 
     fn http2(&self, body: &UpstreamBody) -> pingora_error::Result<Box<RequestHeader>> {
         let mut head = Box::new(self.head.clone());
-        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.bytes.len()))?;
+        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.length()))?;
         for (name, value) in &body.headers {
             head.append_header(name.clone(), value.clone())?;
         }

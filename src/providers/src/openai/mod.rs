@@ -119,8 +119,9 @@ impl Provider for Preset {
             self.apply_reasoning_rules(call, target, &mut edits)?;
         }
         let usage_added = self.ask_for_usage(call, &mut edits);
-        let bytes = edits.apply(call.body, call.object);
-        Ok(UpstreamBody { usage_added, ..UpstreamBody::plain(bytes) })
+        let mut pieces = edits.pieces(call.body, call.object).into_iter();
+        let bytes = pieces.next().unwrap_or_default();
+        Ok(UpstreamBody { usage_added, rest: pieces.collect(), ..UpstreamBody::plain(bytes) })
     }
 
     fn decoder(&self, _operation: Operation, asked: Asked) -> Box<dyn Decoder> {
