@@ -284,8 +284,11 @@ async fn key_is_asked_for_unless_the_config_says_otherwise() {
 #[tokio::test]
 async fn routes_that_come_with_a_reload_are_served() {
     let upstream = HandMade::start().await;
-    let gateway =
-        Gateway::start(&format!("general_settings: {{ master_key: {MASTER_KEY} }}")).await;
+    let none = format!(
+        "{{ general_settings: {{ master_key: {MASTER_KEY} }}, \
+         model_list: [{{ model_name: m, litellm_params: {{ model: demo/chat }} }}] }}"
+    );
+    let gateway = Gateway::start(&none).await;
     let mut waiting = Connection::open(gateway.address).await;
     waiting.request("GET", "/health/liveliness", &[], b"").await;
     assert_eq!(waiting.response().await.status, 200);

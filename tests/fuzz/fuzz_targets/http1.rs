@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use tollway_fuzz::{Cuts, steer};
 
 #[path = "../../../src/gateway/src/exchange/framing.rs"]
-#[allow(dead_code, reason = "the gateway uses the rest")]
+#[expect(dead_code, reason = "the gateway uses the rest")]
 mod framing;
 
 use framing::{Answer, Malformed, Piece};

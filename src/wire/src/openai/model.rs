@@ -1,9 +1,10 @@
 //! The `model` of an answer: found and replaced without reading the answer.
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 use super::usage::{nested_end, skip_space, string_end};
 use crate::scan::{Limits, scan};
@@ -31,13 +32,13 @@ pub fn rename_model(body: &Bytes, alias: &str) -> Bytes {
 
 /// Where the string that is the object's own `model` stands, with its quotes.
 fn model_in_front(body: &[u8]) -> Option<Range<usize>> {
-    const KEY: &[u8] = b"\"model\"";
+    static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"model\""));
     let front = &body[..body.len().min(IN_FRONT_BYTES)];
     if front.first() != Some(&b'{') {
         return None;
     }
-    memmem::find_iter(front, KEY).find_map(|at| {
-        let colon = skip_space(front, at + KEY.len());
+    KEY.find_iter(front).find_map(|at| {
+        let colon = skip_space(front, at + KEY.needle().len());
         let is_key = front.get(colon) == Some(&b':') && is_top_level(front, at);
         is_key.then(|| string_at(front, colon + 1)).flatten()
     })

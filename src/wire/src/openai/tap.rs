@@ -295,7 +295,9 @@ impl Run {
         if !matches!(self, Run::Made(_)) {
             self.flush(bytes, send);
             // Exactly what is needed where one event came alone, as most do.
-            *self = Run::Made(Vec::with_capacity(bytes.len() - model.len() + alias.len()));
+            // The block may have begun in bytes pushed before, and be the longer of the two.
+            let length = bytes.len().max(block.len()) - model.len() + alias.len();
+            *self = Run::Made(Vec::with_capacity(length));
         }
         if let Run::Made(made) = self {
             made.extend_from_slice(&block[..model.start]);
@@ -391,6 +393,16 @@ mod tests {
     fn a_stream_passes_as_it_is() {
         let all = [": hello", CHUNK, FINISH, USAGE, DONE];
         check(&all, false, None, &all);
+    }
+
+    #[test]
+    fn an_event_is_renamed_whose_last_byte_comes_alone() {
+        let event = format!(r#"data: {{"model":"{}","choices":[]}}"#, "m".repeat(99)) + "\n\n";
+        let (begin, end) = event.as_bytes().split_at(event.len() - 1);
+        let mut tap = StreamTap::new(false, Some("a"));
+        let (sent, result) = run(&mut tap, &[begin, end, b"data: [DONE]\n\n"]);
+        let expect = "data: {\"model\":\"a\",\"choices\":[]}\n\ndata: [DONE]\n\n";
+        assert_eq!((sent.as_str(), result), (expect, Ok(())));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Token usage on the wire, and how to read it from a whole answer without parsing the answer.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, FinderRev};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -234,7 +236,8 @@ pub fn usage_of_body(body: &[u8]) -> Option<Usage> {
 
 /// The `usage` object, if it is provably a top-level member and the last of that name.
 fn tail_usage(body: &[u8]) -> Option<&[u8]> {
-    let at = memmem::rfind(body, b"\"usage\"")?;
+    static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new("\"usage\""));
+    let at = USAGE.rfind(body)?;
     // A raw quote inside a string is escaped, so only a key is followed by a colon. The one
     // exception is a key that itself ends in an escaped quote and the word.
     if at == 0 || body[at - 1] == b'\\' {
