@@ -35,6 +35,10 @@ pub struct RateLimitConfig {
     /// Output tokens to reserve for a request that sets no maximum, unless the model writes fewer
     /// at most. What it really used replaces the reservation at the end.
     pub output_tokens_default: Option<NonZeroU64>,
+    /// Whether answers carry LiteLLM's headers of each limit apart (`x-ratelimit-api_key-…`,
+    /// `x-ratelimit-model-…` …) besides `x-ratelimit-limit-requests` and the others that OpenAI has.
+    /// There may be a dozen of them; refusals have theirs in any case.
+    pub scope_headers: bool,
 }
 
 /// What somebody may use. What is left out is not limited.

@@ -83,8 +83,9 @@ fn common_names(unit: LimitUnit) -> Option<&'static Names> {
     }
 }
 
-/// Puts the state of all limits that apply on an answer.
-pub(super) fn write(held: &[Held], response: &mut ResponseHead) {
+/// Puts the state of the limits that apply on an answer: of those that clients should mind, and of
+/// `each` of them under LiteLLM's names.
+pub(super) fn write(held: &[Held], each: bool, response: &mut ResponseHead) {
     // An upstream may have told of its own limits, which are not the caller's. It is quicker to
     // look for that once than to look for each name.
     let clean = !response.headers.iter().any(|(name, _)| name.as_str().starts_with("x-ratelimit-"));
@@ -98,7 +99,8 @@ pub(super) fn write(held: &[Held], response: &mut ResponseHead) {
     let tightest = [LimitUnit::Requests, LimitUnit::Tokens].map(|unit| tightest(held, unit));
     for (at, held) in held.iter().enumerate() {
         let common = tightest.contains(&Some(at));
-        each_header(held.scope, held.ticket.key.unit, held.remaining, common, &mut set);
+        let scope = each.then_some(held.scope);
+        each_header(scope, held.ticket.key.unit, held.remaining, common, &mut set);
     }
 }
 
@@ -109,7 +111,9 @@ pub(super) fn of_refusal(
     state: Remaining,
 ) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = Vec::with_capacity(5);
-    each_header(scope, unit, state, true, &mut |name, value| headers.push((name.clone(), value)));
+    each_header(Some(scope), unit, state, true, &mut |name, value| {
+        headers.push((name.clone(), value))
+    });
     headers
 }
 
@@ -122,16 +126,16 @@ fn tightest(held: &[Held], unit: LimitUnit) -> Option<usize> {
     tightest.map(|(at, _)| at)
 }
 
-/// The headers of one limit: LiteLLM's, and OpenAI's if this is the one that clients should mind.
+/// The headers of one limit: LiteLLM's of the `scope`, and OpenAI's if this is the one that clients should mind.
 fn each_header(
-    scope: Scope,
+    scope: Option<Scope>,
     unit: LimitUnit,
     state: Remaining,
     common: bool,
     set: &mut impl FnMut(&'static HeaderName, HeaderValue),
 ) {
     let common = if common { common_names(unit) } else { None };
-    let own = own_names(scope).map(|names| &names[unit_index(unit)]);
+    let own = scope.and_then(own_names).map(|names| &names[unit_index(unit)]);
     if common.is_none() && own.is_none() {
         return;
     }

@@ -59,6 +59,7 @@ pub struct RateLimit {
     per_user: RateLimits,
     per_model: RateLimits,
     user_from_request: bool,
+    scope_headers: bool,
     output_tokens_default: u64,
     global_rate: Option<PerSecond<()>>,
     /// `None` is a request without a key: leaving the key out is never a way round the limit.
@@ -113,6 +114,7 @@ impl BuildFilter for RateLimit {
             per_user: config.per_user.into(),
             per_model: config.per_model.into(),
             user_from_request: config.user_from_request,
+            scope_headers: config.scope_headers,
             output_tokens_default: config
                 .output_tokens_default
                 .map_or(OUTPUT_TOKENS_DEFAULT, NonZeroU64::get),
@@ -151,7 +153,7 @@ impl Filter for RateLimit {
 
     fn response(&self, ctx: &mut RequestCtx, _head: &RequestHead, response: &mut ResponseHead) {
         if let Some(reserved) = ctx.slot::<Reserved>(self.slot) {
-            headers::write(reserved, response);
+            headers::write(reserved, self.scope_headers, response);
         }
     }
 

@@ -400,7 +400,7 @@ fn place_is_free_again_when_a_request_ends() {
 #[test]
 fn answer_carries_the_keys_limits_first() {
     let bench = Bench::new(json!({
-        "global": {"rpm": 2, "tpm": 900}, "per_model": {"tpm": 300},
+        "global": {"rpm": 2, "tpm": 900}, "per_model": {"tpm": 300}, "scope_headers": true,
     }));
     let mut ctx = bench.send(Some(&key(1, limits(Some(10), None, Some(4))))).unwrap();
     assert_eq!(
@@ -418,6 +418,23 @@ fn answer_carries_the_keys_limits_first() {
             "x-ratelimit-reset-tokens: 1m0s",
             "x-ratelimit-model-limit-tokens: 300",
             "x-ratelimit-model-remaining-tokens: 200",
+        ]
+    );
+}
+
+#[test]
+fn headers_of_each_limit_are_left_out_unless_they_are_wanted() {
+    let bench = Bench::new(json!({"per_model": {"tpm": 300}}));
+    let mut ctx = bench.send(Some(&key(1, limits(Some(10), None, Some(4))))).unwrap();
+    assert_eq!(
+        bench.headers(&mut ctx),
+        [
+            "x-ratelimit-limit-requests: 10",
+            "x-ratelimit-remaining-requests: 9",
+            "x-ratelimit-reset-requests: 1m0s",
+            "x-ratelimit-limit-tokens: 300",
+            "x-ratelimit-remaining-tokens: 200",
+            "x-ratelimit-reset-tokens: 1m0s",
         ]
     );
 }

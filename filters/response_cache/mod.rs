@@ -16,7 +16,8 @@
 //!
 //! Kept is only what a provider has answered completely with status 200. Not kept are errors,
 //! broken or abandoned streams, answers in which a choice has no `finish_reason`, answers larger
-//! than `entry_bytes_max`, and answers of a group that was fallen back to.
+//! than `entry_bytes_max`, and answers of a group that was fallen back to. Nor are those that come
+//! while the copies of all answers under way take as much as half of the cache.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use tollway_wire::operation::{Dialect, Operation};
 mod control;
 mod key;
 mod meters;
+mod recording;
 mod replay;
 mod settings;
 #[cfg(test)]
@@ -43,6 +45,10 @@ mod tests;
 use control::{Control, Malformed};
 use key::KeyRules;
 use meters::Meters;
+use recording::{Budget, Recording};
+
+/// How much the copies of answers that are passing may take together, at most.
+const RECORDINGS_BYTES_MAX: usize = 64 << 20;
 
 const CACHE_KEY: HeaderName = HeaderName::from_static("x-litellm-cache-key");
 
@@ -175,6 +181,7 @@ pub struct ResponseCache {
     config: ResponseCacheConfig,
     rules: KeyRules,
     meters: Meters,
+    recordings: Arc<Budget>,
 }
 
 impl BuildFilter for ResponseCache {
@@ -193,7 +200,11 @@ impl BuildFilter for ResponseCache {
         let meters = Meters::new(&deps.metrics)
             .map_err(|error| ConfigError::new("", format!("metrics: {error}")))?;
         let rules = KeyRules { scope: config.scope, per_end_user: config.per_end_user };
-        Ok(ResponseCache { slot, clock: deps.clock.clone(), store, config, rules, meters })
+        // More than that would push one another out as soon as they are kept.
+        let half = store.bytes_max().map_or(usize::MAX, |max| (max / 2) as usize);
+        let recordings = Budget::new(half.min(RECORDINGS_BYTES_MAX));
+        let clock = deps.clock.clone();
+        Ok(ResponseCache { slot, clock, store, config, rules, meters, recordings })
     }
 }
 
@@ -210,9 +221,7 @@ struct Passing {
     /// Whether it has turned out to be a good answer.
     good: bool,
     streamed: bool,
-    /// A copy, not the pieces themselves: the small pieces of a stream are parts of large read
-    /// buffers, which they would keep alive until its end.
-    body: Vec<u8>,
+    body: Recording,
 }
 
 impl Filter for ResponseCache {
@@ -250,14 +259,9 @@ impl Filter for ResponseCache {
         if let Some(passing) = ctx.slot_mut::<Passing>(self.slot)
             && passing.good
         {
-            if passing.body.len() + chunk.len() > self.config.entry_bytes_max {
+            let is_small = passing.body.length() + chunk.len() <= self.config.entry_bytes_max;
+            if !is_small || !passing.body.add(chunk, passing.streamed) {
                 ctx.take_slot::<Passing>(self.slot);
-            } else {
-                if passing.body.capacity() == 0 && !passing.streamed {
-                    // The whole body, mostly: the copy that is kept should be no larger.
-                    passing.body.reserve_exact(chunk.len());
-                }
-                passing.body.extend_from_slice(chunk);
             }
         }
         Ok(())
@@ -268,20 +272,20 @@ impl Filter for ResponseCache {
         let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else { return };
         // Without an attempt it is not a provider's answer but, say, another filter's.
         let ours = ctx.report.attempts > 0 && ctx.report.fallbacks == 0;
-        let whole = outcome == Outcome::Done
-            && passing.good
-            && replay::is_complete(view, passing.streamed, &passing.body);
-        if !ours || !whole {
+        if !ours || outcome != Outcome::Done || !passing.good {
             return;
         }
-        let Passing { key, ttl, streamed, mut body, .. } = *passing;
-        body.shrink_to_fit();
+        let Passing { key, ttl, streamed, body, .. } = *passing;
+        let body = body.into_bytes();
+        if !replay::is_complete(view, streamed, &body) {
+            return;
+        }
         let usage = ctx.report.usage;
         let answer = CachedAnswer {
             streamed,
             usage_event: streamed && view.include_usage && usage.is_some(),
             model: Arc::clone(&plan.requested),
-            body: Bytes::from(body),
+            body,
             usage,
             stored: self.clock.unix(),
         };
@@ -343,7 +347,8 @@ impl ResponseCache {
         let key = wanted.key;
         let each_pays = self.config.coalesce_metering == Metering::Each;
         ctx.coalesce = self.config.coalesce.then_some(Coalesce { key, each_pays });
-        let passing = Passing { key, ttl, good: false, streamed: false, body: Vec::new() };
+        let body = Recording::new(&self.recordings);
+        let passing = Passing { key, ttl, good: false, streamed: false, body };
         ctx.set_slot(self.slot, passing);
     }
 }

@@ -15,8 +15,12 @@ const BYTES: u64 = 200 << 20;
 const GROWTH_MAX: u64 = 20 << 20;
 
 async fn gateway(upstream: &HandMade) -> Gateway {
+    Gateway::start(&config(upstream)).await
+}
+
+fn config(upstream: &HandMade) -> String {
     let target = format!("http://{}", upstream.address);
-    Gateway::start(&format!(
+    format!(
         "
 general_settings:
   master_key: {MASTER_KEY}
@@ -25,8 +29,7 @@ general_settings:
     - {{ path: /open, target: '{target}', auth: false }}
     - {{ path: /read-only, target: '{target}', methods: [GET] }}
 "
-    ))
-    .await
+    )
 }
 
 fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
@@ -273,6 +276,27 @@ async fn key_is_asked_for_unless_the_config_says_otherwise() {
         assert!(call.head.starts_with("GET /file HTTP/1.1"), "{}", call.head);
         assert_eq!(header(&call.head, "authorization"), None);
         call.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    });
+    assert_eq!((response.status, response.text().as_str()), (200, "ok"));
+}
+
+/// Without such a route Pingora's loop is not used, so that a connection must be made anew.
+#[tokio::test]
+async fn routes_that_come_with_a_reload_are_served() {
+    let upstream = HandMade::start().await;
+    let none = format!(
+        "{{ general_settings: {{ master_key: {MASTER_KEY} }}, \
+         model_list: [{{ model_name: m, litellm_params: {{ model: demo/chat }} }}] }}"
+    );
+    let gateway = Gateway::start(&none).await;
+    let mut waiting = Connection::open(gateway.address).await;
+    waiting.request("GET", "/health/liveliness", &[], b"").await;
+    assert_eq!(waiting.response().await.status, 200);
+    gateway.reload(&config(&upstream));
+    gateway.stderr_line(|line| line.contains("config reloaded")).await;
+    assert!(waiting.closes(PATIENCE).await);
+    let (response, ()) = tokio::join!(get(gateway.address, "/open/file", &[]), async {
+        upstream.call().await.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
     });
     assert_eq!((response.status, response.text().as_str()), (200, "ok"));
 }

@@ -47,4 +47,9 @@ pub trait CacheStore: Send + Sync {
     /// Stores an entry for `ttl`. Does not wait and cannot fail: a cache that is full or away just
     /// does not keep it.
     fn put(&self, key: CacheKey, answer: CachedAnswer, ttl: Duration);
+
+    /// How many bytes it keeps at most, if it knows.
+    fn bytes_max(&self) -> Option<u64> {
+        None
+    }
 }

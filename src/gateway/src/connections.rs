@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ServerApp};
 use pingora_core::protocols::Stream;
-use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use pingora_proxy::HttpProxy;
 
+use crate::http_app::HttpApp;
 use crate::proxy::Proxy;
+use crate::state::Gateway;
 
 /// How long a fresh connection may take to begin its first request.
 const FIRST_BYTES: Duration = Duration::from_secs(60);
@@ -24,24 +25,18 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Pingora can tell HTTP/2 without TLS by itself, but waits for all 24 bytes of the preface and
 /// without a deadline: a shorter request is never answered, and a silent connection never closed.
 pub(crate) struct Connections {
-    http1_or_tls: Arc<Versioned>,
-    http2: Arc<Versioned>,
-}
-
-/// The proxy, told what to expect.
-struct Versioned {
-    proxy: Arc<HttpProxy<Proxy>>,
-    options: HttpServerOptions,
+    http1_or_tls: Arc<HttpApp>,
+    http2: Arc<HttpApp>,
 }
 
 impl Connections {
-    pub(crate) fn new(proxy: HttpProxy<Proxy>) -> Connections {
+    pub(crate) fn new(gateway: Arc<Gateway>, proxy: HttpProxy<Proxy>) -> Connections {
         let proxy = Arc::new(proxy);
         let versioned = |h2c| {
             let mut options = HttpServerOptions::default();
             options.h2c = h2c;
             options.h2_idle_timeout = Some(H2_IDLE);
-            Arc::new(Versioned { proxy: Arc::clone(&proxy), options })
+            Arc::new(HttpApp::new(Arc::clone(&gateway), Arc::clone(&proxy), options))
         };
         Connections { http1_or_tls: versioned(false), http2: versioned(true) }
     }
@@ -75,6 +70,7 @@ impl ServerApp for Connections {
 
     async fn cleanup(&self) {
         self.http1_or_tls.http_cleanup().await;
+        self.http2.http_cleanup().await;
     }
 }
 
@@ -82,23 +78,4 @@ impl ServerApp for Connections {
 /// the connection then.
 async fn peek(stream: &mut Stream, bytes: &mut [u8]) -> bool {
     matches!(tokio::time::timeout(FIRST_BYTES, stream.try_peek(bytes)).await, Ok(Ok(true)))
-}
-
-#[async_trait]
-impl HttpServerApp for Versioned {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        self.proxy.process_new_http(session, shutdown).await
-    }
-
-    fn server_options(&self) -> Option<&HttpServerOptions> {
-        Some(&self.options)
-    }
-
-    async fn http_cleanup(&self) {
-        self.proxy.http_cleanup().await;
-    }
 }

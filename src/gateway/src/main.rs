@@ -11,6 +11,7 @@ mod config;
 mod connections;
 mod early;
 mod exchange;
+mod http_app;
 mod log;
 mod model_call;
 mod models;
@@ -37,5 +38,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub(crate) const USER_AGENT: &str = concat!("tollway/", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
+    // Thousands of streams have sparse buffers: pages of 2 MB under them would be mostly memory
+    // that nobody has touched. Fails where the system knows no such pages.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     cli::run()
 }

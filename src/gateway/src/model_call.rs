@@ -93,6 +93,7 @@ async fn exchange(
         view: Arc::clone(view),
         translated: Translated::default(),
         history: None,
+        betas: betas(session, ctx.dialect),
         plan: plan.clone(),
         generation: Arc::clone(generation),
         tags: wishes.tags,
@@ -397,6 +398,20 @@ fn view_of(asked: &Asked, body: Bytes) -> Result<RequestView, Rejection> {
             .and_then(|options| scan::members(&body, options.value, &Limits::default()).ok())
             .is_some_and(|options| options.bool(&body, "include_usage") == Some(true));
     Ok(RequestView { operation, dialect, body, object, stream, include_usage })
+}
+
+/// What an Anthropic client lists in `anthropic-beta`, where it is a list of names and nothing else:
+/// it is written into requests of ours.
+fn betas(session: &ServerSession, dialect: Dialect) -> Option<String> {
+    const BYTES_MAX: usize = 2048;
+    if dialect != Dialect::Anthropic {
+        return None;
+    }
+    let values = session.req_header().headers.get_all("anthropic-beta");
+    let lists: Vec<&str> = values.iter().filter_map(|value| value.to_str().ok()).collect();
+    let list = lists.join(",");
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_., ".contains(&b);
+    (!list.is_empty() && list.len() <= BYTES_MAX && list.bytes().all(is_plain)).then_some(list)
 }
 
 const X_LITELLM_END_USER_ID: HeaderName = HeaderName::from_static("x-litellm-end-user-id");

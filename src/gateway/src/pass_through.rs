@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use http::header::HOST;
 use http::{HeaderName, HeaderValue, Method};
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
-use pingora_proxy::Session;
 use tollway_filter_api::ResponseHead;
 
 use crate::config::PassThroughSettings;
@@ -164,7 +164,7 @@ fn interned(path: &str) -> &'static str {
 
 /// Puts what filters say into the head of the upstream's answer.
 pub(crate) fn answer_head(
-    session: &Session,
+    session: &ServerSession,
     upstream: &mut ResponseHeader,
     state: &mut RequestState,
 ) -> Result<()> {

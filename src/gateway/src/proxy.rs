@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -28,13 +29,13 @@ impl ProxyHttp for Proxy {
     /// Pingora would build a compression module for every request; we never compress.
     fn init_downstream_modules(&self, _: &mut pingora_core::modules::http::HttpModules) {}
 
-    /// Everything but pass-through is answered here.
+    /// Everything but pass-through is answered here, where `http_app.rs` has not answered it already.
     async fn request_filter(
         &self,
         session: &mut Session,
         state: &mut RequestState,
     ) -> Result<bool> {
-        serve_request::serve(session, state).await
+        serve_request::serve(session.as_mut(), state).await
     }
 
     // From here on: pass-through only.
@@ -88,22 +89,8 @@ impl ProxyHttp for Proxy {
         error: &Error,
         state: &mut RequestState,
     ) -> FailToProxy {
-        let gone = FailToProxy { error_code: 0, can_reuse_downstream: false };
-        if *error.esource() == ErrorSource::Downstream || session.response_written().is_some() {
-            return gone;
-        }
-        let Some(ctx) = &mut state.ctx else { return gone };
-        let message = "litellm.APIConnectionError: The upstream could not be reached.";
-        let mut reject = Reject::new(502, "internal_server_error", message);
-        reject.code = Some("upstream_error".into());
-        reject.source = Some(error.to_string().into());
-        session.set_keepalive(None);
-        let codes = state.generation.config.error_codes;
-        let chain = &state.generation.chain;
-        if respond::reject(session.as_mut(), chain, ctx, *reject, codes).await.is_ok() {
-            state.outcome = Outcome::Done;
-        }
-        FailToProxy { error_code: 502, can_reuse_downstream: false }
+        let answered = fail(session.as_mut(), error, state).await;
+        FailToProxy { error_code: if answered { 502 } else { 0 }, can_reuse_downstream: false }
     }
 
     /// Our own request log tells failures, with the request's id and without its path.
@@ -129,4 +116,28 @@ impl ProxyHttp for Proxy {
         }
         state.end();
     }
+}
+
+/// Answers a request that failed for a reason of the upstream's, where it still can be answered.
+/// The connection is closed in any case.
+pub(crate) async fn fail(
+    session: &mut ServerSession,
+    error: &Error,
+    state: &mut RequestState,
+) -> bool {
+    if *error.esource() == ErrorSource::Downstream || session.response_written().is_some() {
+        return false;
+    }
+    let Some(ctx) = &mut state.ctx else { return false };
+    let message = "litellm.APIConnectionError: The upstream could not be reached.";
+    let mut reject = Reject::new(502, "internal_server_error", message);
+    reject.code = Some("upstream_error".into());
+    reject.source = Some(error.to_string().into());
+    session.set_keepalive(None);
+    let codes = state.generation.config.error_codes;
+    let chain = &state.generation.chain;
+    if respond::reject(session, chain, ctx, *reject, codes).await.is_ok() {
+        state.outcome = Outcome::Done;
+    }
+    true
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
+use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
-use pingora_proxy::Session;
 use serde_json::json;
 use tollway_filter_api::{
     Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead,
@@ -20,7 +20,7 @@ use crate::{model_call, models, observe, random, tunnel};
 const CALL_ID_MAX: usize = 128;
 
 /// Serves a request. False hands it to Pingora's loop, as pass-through.
-pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Result<bool> {
+pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState) -> Result<bool> {
     let gateway = Arc::clone(&state.gateway);
     let generation = Arc::clone(&state.generation);
 
@@ -88,7 +88,7 @@ pub(crate) async fn serve(session: &mut Session, state: &mut RequestState) -> Re
                 refuse(session, &generation, ctx, reject).await
             }
             Route::Call(asked) => {
-                model_call::serve(session.as_mut(), &gateway, &generation, ctx, &asked).await
+                model_call::serve(session, &gateway, &generation, ctx, &asked).await
             }
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
@@ -126,7 +126,7 @@ fn settle(kept: &mut Outcome, result: Result<Outcome>) -> Result<bool> {
 /// Answers that need no model.
 fn local(
     route: Route,
-    session: &Session,
+    session: &ServerSession,
     gateway: &Gateway,
     generation: &Generation,
     ctx: &RequestCtx,
@@ -171,7 +171,7 @@ fn strange_framing(head: &RequestHead) -> Option<Rejection> {
     Some(Reject::invalid_request(message).with_code("invalid_framing"))
 }
 
-fn unknown_route(session: &Session) -> Rejection {
+fn unknown_route(session: &ServerSession) -> Rejection {
     let head = session.req_header();
     // The path is the caller's own; bounded, because it is repeated.
     let path: String = head.uri.path().chars().take(200).collect();
@@ -190,7 +190,7 @@ fn wrong_method_of<'m>(allowed: impl Iterator<Item = &'m str>) -> Rejection {
 
 const X_LITELLM_CALL_ID: HeaderName = HeaderName::from_static("x-litellm-call-id");
 /// The caller's own id where it is sane, so that both sides' logs can be joined.
-fn request_id(session: &Session) -> Arc<str> {
+fn request_id(session: &ServerSession) -> Arc<str> {
     let given = session.req_header().headers.get(&X_LITELLM_CALL_ID).map(HeaderValue::as_bytes);
     match given {
         Some(id)
@@ -204,6 +204,6 @@ fn request_id(session: &Session) -> Arc<str> {
     }
 }
 
-fn client_address(session: &Session) -> Option<std::net::IpAddr> {
+fn client_address(session: &ServerSession) -> Option<std::net::IpAddr> {
     session.client_addr()?.as_inet().map(|address| address.ip())
 }

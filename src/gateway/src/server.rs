@@ -28,7 +28,9 @@ use crate::state::Gateway;
 
 /// Enough for the head and the body of a usual answer, so that both leave in one `write(2)`.
 const WRITE_BUFFER: usize = 8 * 1024;
-const READ_BUFFER: usize = 16 * 1024;
+/// TLS reads in small pieces; without it, Pingora's session has a buffer of its own, and a second
+/// one would only be memory that every connection holds.
+const READ_BUFFER_TLS: usize = 16 * 1024;
 /// How often a config file is looked at for a change.
 const RELOAD_POLL: Duration = Duration::from_secs(1);
 /// After the last answer: time for HTTP/2 connections to write what they hold.
@@ -126,10 +128,12 @@ pub(crate) async fn run(
 
 async fn serve(gateway: Arc<Gateway>, bound: Bound, stopping: watch::Receiver<bool>) {
     let conf = Arc::new(ServerConf { upstream_keepalive_pool_size: 256, ..ServerConf::default() });
-    let connections = Connections::new(pingora_proxy::http_proxy(&conf, Proxy(gateway)));
+    let proxy = pingora_proxy::http_proxy(&conf, Proxy(Arc::clone(&gateway)));
+    let connections = Connections::new(gateway, proxy);
 
     let address = bound.address.to_string();
-    let buffers = L4BufferSettings::new(READ_BUFFER, WRITE_BUFFER);
+    let read_buffer = if bound.tls.is_some() { READ_BUFFER_TLS } else { 0 };
+    let buffers = L4BufferSettings::new(read_buffer, WRITE_BUFFER);
     let mut config = ListenerConfig::tcp(address.clone()).l4_buffer(buffers);
     if let Some(tls) = bound.tls {
         config = config.tls(tls);
@@ -156,7 +160,7 @@ async fn reload(gateway: &Arc<Gateway>, loader: &mut Loader) {
     };
     match loader.generation() {
         Ok(generation) => {
-            gateway.live.store(Arc::new(generation));
+            gateway.replace(generation);
             tracing::info!(file = %file.display(), "config reloaded");
         }
         Err(error) => {

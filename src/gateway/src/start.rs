@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::limits::LimitStore;
@@ -117,6 +118,7 @@ async fn serve_on(
         metrics,
         clock,
         in_flight: InFlight::default(),
+        wake_waiting: Notify::new(),
     });
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     log.flush();

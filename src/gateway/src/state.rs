@@ -56,6 +56,20 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     pub(crate) in_flight: InFlight,
+    /// Ends connections that wait for a request.
+    pub(crate) wake_waiting: Notify,
+}
+
+impl Gateway {
+    /// Puts a new generation in place of the live one.
+    pub(crate) fn replace(&self, generation: Generation) {
+        let passes_through = !generation.pass_through.is_empty();
+        self.live.store(Arc::new(generation));
+        // They are served by Pingora's loop, which must then read the head itself.
+        if passes_through {
+            self.wake_waiting.notify_waiters();
+        }
+    }
 }
 
 /// Requests that are being served, and whether new ones should still come.

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderName, HeaderValue};
+use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
-use pingora_proxy::Session;
 use tokio::time::timeout;
 use tollway_filter_api::Outcome;
 
@@ -40,7 +40,7 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 /// # Errors
 /// When the upstream cannot be reached or a side breaks the connection.
 pub(crate) async fn carry(
-    session: &mut Session,
+    session: &mut ServerSession,
     state: &mut RequestState,
     pool: &Pool,
 ) -> Result<Outcome> {
@@ -61,7 +61,7 @@ pub(crate) async fn carry(
     } else if !answer.headers.contains_key(CONTENT_LENGTH) {
         answer.insert_header(TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
     }
-    session.as_mut().write_response_header(answer).await?;
+    session.write_response_header(answer).await?;
     session.set_read_timeout(Some(SILENCE));
     let ctx = state.ctx.as_mut();
     let mut nothing = 0;
@@ -108,13 +108,13 @@ fn no_answer() -> Box<Error> {
 
 /// Carries bytes until a side closes.
 async fn both_ways(
-    session: &mut Session,
+    session: &mut ServerSession,
     upstream: &mut Http1Session,
     sent: &mut u64,
 ) -> Result<()> {
     loop {
         let step = tokio::select! {
-            down = session.as_mut().read_request_body() => Side::Client(down),
+            down = session.read_request_body() => Side::Client(down),
             up = upstream.read_body_bytes() => Side::Upstream(up),
             () = tokio::time::sleep(SILENCE) => return Ok(()),
         };
@@ -124,7 +124,7 @@ async fn both_ways(
             }
             Side::Upstream(Ok(Some(bytes))) => {
                 *sent += bytes.len() as u64;
-                session.as_mut().write_response_body(bytes, false).await?;
+                session.write_response_body(bytes, false).await?;
             }
             // A side has closed, in order or not: a tunnel ends as a whole.
             Side::Client(_) | Side::Upstream(_) => return Ok(()),
@@ -138,11 +138,15 @@ enum Side {
 }
 
 /// Passes an answer on that is no upgrade.
-async fn refused(session: &mut Session, upstream: &mut Http1Session, sent: &mut u64) -> Result<()> {
+async fn refused(
+    session: &mut ServerSession,
+    upstream: &mut Http1Session,
+    sent: &mut u64,
+) -> Result<()> {
     upstream.read_timeout = Some(ANSWER);
     while let Some(bytes) = upstream.read_body_bytes().await.map_err(Error::into_up)? {
         *sent += bytes.len() as u64;
-        session.as_mut().write_response_body(bytes, false).await?;
+        session.write_response_body(bytes, false).await?;
     }
-    session.as_mut().write_response_body(Bytes::new(), true).await
+    session.write_response_body(Bytes::new(), true).await
 }

@@ -279,8 +279,10 @@ impl Token {
 /// The body that goes upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamBody {
-    /// The bytes, in one piece.
+    /// The bytes, or the first of them.
     pub bytes: Bytes,
+    /// The others, of a large body that was not put together anew.
+    pub rest: Vec<Bytes>,
     /// Usage is asked for in the stream although the client did not: the extra event is the
     /// gateway's, and must not reach the client.
     pub usage_added: bool,
@@ -294,7 +296,25 @@ pub struct UpstreamBody {
 impl UpstreamBody {
     /// A body that needs nothing else.
     pub fn plain(bytes: Bytes) -> Self {
-        UpstreamBody { bytes, usage_added: false, headers: Vec::new(), content_type: None }
+        UpstreamBody {
+            bytes,
+            rest: Vec::new(),
+            usage_added: false,
+            headers: Vec::new(),
+            content_type: None,
+        }
+    }
+
+    /// All of it in one piece.
+    pub fn joined(&self) -> Bytes {
+        let pieces: Vec<&[u8]> =
+            [&self.bytes].into_iter().chain(&self.rest).map(|piece| &**piece).collect();
+        pieces.concat().into()
+    }
+
+    /// How many bytes there are.
+    pub fn length(&self) -> usize {
+        self.bytes.len() + self.rest.iter().map(Bytes::len).sum::<usize>()
     }
 }
 

@@ -50,6 +50,10 @@ impl CacheStore for MemoryCache {
             self.entries.insert(key, Entry { answer, ttl });
         }
     }
+
+    fn bytes_max(&self) -> Option<u64> {
+        self.entries.policy().max_capacity()
+    }
 }
 
 fn weight(answer: &CachedAnswer) -> u32 {

@@ -147,7 +147,15 @@ pub fn tap(dialect: Dialect, usage_added: bool, alias: Option<&str>) -> Box<dyn 
 /// The usage in a whole answer of `dialect`.
 pub fn usage_of_body(dialect: Dialect, operation: Operation, body: &[u8]) -> Option<Usage> {
     match dialect {
-        Dialect::OpenAi => openai::usage_of_body(body),
+        Dialect::OpenAi => match operation {
+            Operation::ImageGeneration | Operation::ImageEdit | Operation::ImageVariation => {
+                openai::media::usage_of_images(body)
+            }
+            Operation::Transcription | Operation::Translation => {
+                openai::media::usage_of_transcript(body)
+            }
+            _ => openai::usage_of_body(body),
+        },
         Dialect::Anthropic => anthropic::usage_of_body(body),
         Dialect::Gemini => gemini::usage_of_body(body),
         Dialect::Responses => responses::usage_of_body(body),

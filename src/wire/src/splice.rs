@@ -85,6 +85,24 @@ impl<'a> Edits<'a> {
         Bytes::from(pieces.concat())
     }
 
+    /// As [`Edits::apply`], but a large body that changes comes in pieces, most of which are parts of
+    /// the old one: nothing large is copied. There is always one piece at least.
+    pub fn pieces(&self, body: &Bytes, object: &Object) -> Vec<Bytes> {
+        if body.len() < PIECES_FROM_BYTES {
+            return vec![self.apply(body, object)];
+        }
+        let mut pieces = Vec::new();
+        let mut done = 0;
+        for change in self.changes(body, object) {
+            pieces.push(body.slice(done..change.from));
+            pieces.push(Bytes::copy_from_slice(&change.with));
+            done = change.to;
+        }
+        pieces.push(body.slice(done..));
+        pieces.retain(|piece| !piece.is_empty());
+        pieces
+    }
+
     /// The places where the new body differs, in the order of the body.
     fn changes(&self, body: &[u8], object: &Object) -> SmallVec<[Change<'_>; 4]> {
         let mut changes = SmallVec::new();
@@ -140,6 +158,9 @@ struct Change<'a> {
     to: usize,
     with: Cow<'a, [u8]>,
 }
+
+/// From which size on a body is changed in pieces: below it, one copy is cheaper than many parts.
+const PIECES_FROM_BYTES: usize = 32 * 1024;
 
 const NOTHING: Cow<'static, [u8]> = Cow::Borrowed(b"");
 
@@ -293,6 +314,22 @@ mod tests {
             ".{0,8}".prop_map(Value::from),
             prop::collection::vec(any::<u8>(), 0..3).prop_map(Value::from),
         ]
+    }
+
+    #[test]
+    fn large_bodies_change_in_pieces_of_the_old_one() {
+        let text = "x".repeat(PIECES_FROM_BYTES);
+        let body = Bytes::from(format!(r#"{{"model":"fast","user":"u","text":"{text}"}}"#));
+        let object = scan(&body, &Limits::default()).expect("the body is valid");
+        let mut edits = Edits::new();
+        edits.set("model", json_string("gpt-4o"));
+        edits.remove("user");
+        edits.set("stream", &b"true"[..]);
+        let pieces = edits.pieces(&body, &object);
+        assert_eq!(pieces.concat(), edits.apply(&body, &object));
+        let largest = pieces.iter().max_by_key(|piece| piece.len()).expect("there are some");
+        assert!(body.as_ptr_range().contains(&largest.as_ptr()), "it is no copy");
+        assert_eq!(Edits::new().pieces(&body, &object), [body]);
     }
 
     proptest! {

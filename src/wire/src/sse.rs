@@ -261,6 +261,9 @@ fn without_bom<'a>(block: &'a [u8], first: &mut bool) -> &'a [u8] {
 /// Reads one block. `None` where it has no `data`, which the specification does not dispatch.
 /// `joined` is where several data lines are put together.
 pub fn read_block<'a>(block: &'a [u8], joined: &'a mut Vec<u8>) -> Option<Event<'a>> {
+    if let Some(data) = only_data(block) {
+        return Some(Event { name: b"", data });
+    }
     let mut name: &[u8] = b"";
     let mut data: Option<&[u8]> = None;
     let mut several = false;
@@ -286,6 +289,14 @@ pub fn read_block<'a>(block: &'a [u8], joined: &'a mut Vec<u8>) -> Option<Event<
     }
     let data = if several { joined.as_slice() } else { data? };
     Some(Event { name, data })
+}
+
+/// The data of a block that is one line of it and the blank line, as nearly all are.
+fn only_data(block: &[u8]) -> Option<&[u8]> {
+    let value = block.strip_prefix(b"data:")?;
+    let end = memchr2(b'\n', b'\r', value)?;
+    let value = matches!(&value[end..], b"\n\n" | b"\r\n\r\n").then_some(&value[..end])?;
+    Some(value.strip_prefix(b" ").unwrap_or(value))
 }
 
 /// Whether every line of a block is something the specification knows: a comment or one of its

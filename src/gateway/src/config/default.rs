@@ -22,14 +22,22 @@ static PRESET: Preset = Preset {
     base_variables: &[],
     free: true,
     quirks: Quirks {
-        operations: &[Operation::ChatCompletions, Operation::Completions, Operation::Embeddings],
-        stream_options: true,
-        reasoning_rules: false,
-        tool_choice_required: None,
-        renames: &[],
-        removes: &[],
+        operations: &[
+            Operation::ChatCompletions,
+            Operation::Completions,
+            Operation::Embeddings,
+            Operation::Moderations,
+            Operation::Rerank,
+            Operation::ImageGeneration,
+            Operation::ImageEdit,
+            Operation::ImageVariation,
+            Operation::Speech,
+            Operation::Transcription,
+            Operation::Translation,
+        ],
         responses: true,
-        base_lacks_v1: false,
+        middle_form: true,
+        ..Quirks::NONE
     },
 };
 

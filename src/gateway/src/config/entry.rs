@@ -69,6 +69,8 @@ pub(crate) struct EntryAccess {
     api_key: Option<SecretString>,
     organization: Option<String>,
     api_version: Option<String>,
+    /// As it was written, before the provider made a base of it.
+    api_base: Option<String>,
     /// By the names of [`Provider::settings`].
     settings: BTreeMap<&'static str, SecretString>,
 }
@@ -80,6 +82,7 @@ impl EntryAccess {
             api_key: self.api_key.as_ref().map(|key| key.expose_secret()),
             organization: self.organization.as_deref(),
             api_version: self.api_version.as_deref(),
+            api_base: self.api_base.as_deref(),
             settings: self,
         }
     }
@@ -229,7 +232,8 @@ impl Context<'_> {
             }
         }
         let access = EntryAccess {
-            settings: self.settings(params, provider),
+            settings: self.settings(params, &at, provider, report),
+            api_base: self.written_base(params, provider),
             api_key: secret,
             organization: params.organization.clone(),
             api_version: params.api_version.clone(),
@@ -238,7 +242,7 @@ impl Context<'_> {
         if let Err(error) = &headers {
             report.mistake(&format!("{at}.{}", error.setting), error.message.clone());
         }
-        let base = self.base(params, &at, provider, &access, report);
+        let base = self.base(params, &at, provider, model, &access, report);
         let (base, mut headers) = (base?, headers.ok()?);
         for (name, value) in &params.extra_headers {
             headers.retain(|(have, _)| have != name);
@@ -271,15 +275,41 @@ impl Context<'_> {
     fn settings(
         &self,
         params: &FileParams,
+        path: &str,
         provider: &dyn Provider,
+        report: &mut Report,
     ) -> BTreeMap<&'static str, SecretString> {
-        let of = |setting: &Setting| {
-            let variable = || setting.variables.iter().find_map(|name| self.environment.get(name));
-            let written = params.settings.get(setting.name).cloned();
-            let value = written.or_else(|| variable().map(SecretString::from))?;
-            Some((setting.name, value))
+        let mut settings = BTreeMap::new();
+        for Setting { name, variables, .. } in provider.settings() {
+            let variable = || variables.iter().find_map(|name| self.environment.get(name));
+            let written = params.settings.get(name).cloned();
+            let Some(mut value) = written.or_else(|| variable().map(SecretString::from)) else {
+                continue;
+            };
+            // Credentials are JSON, or name a file of it, as Google's own libraries take them.
+            let text = value.expose_secret().trim();
+            if name.ends_with("_credentials") && !text.is_empty() && !text.starts_with('{') {
+                match std::fs::read_to_string(text) {
+                    Ok(json) => value = json.into(),
+                    Err(error) => {
+                        let message = format!("names a file that cannot be read: {error}");
+                        report.mistake(&format!("{path}.{name}"), message);
+                        continue;
+                    }
+                }
+            }
+            settings.insert(*name, value);
+        }
+        settings
+    }
+
+    /// The base as the entry or the environment has it.
+    fn written_base(&self, params: &FileParams, provider: &dyn Provider) -> Option<String> {
+        let variable = || {
+            let mut names = provider.base_variables().iter();
+            names.find_map(|name| self.environment.get(name)).map(str::to_owned)
         };
-        provider.settings().iter().filter_map(of).collect()
+        params.api_base.as_ref().map(Base::to_string).or_else(variable)
     }
 
     fn base(
@@ -287,6 +317,7 @@ impl Context<'_> {
         params: &FileParams,
         path: &str,
         provider: &'static dyn Provider,
+        model: &str,
         access: &EntryAccess,
         report: &mut Report,
     ) -> Option<Base> {
@@ -308,7 +339,7 @@ impl Context<'_> {
             };
         }
         let demo = || (name == default::DEMO).then_some(self.simulator_base);
-        let own = provider.default_base(&access.expose()).map(Cow::into_owned);
+        let own = provider.model_base(model, &access.expose()).map(Cow::into_owned);
         let base = own.as_deref().or_else(demo).and_then(|base| base.parse().ok());
         if base.is_none() {
             let message = format!("is missing: `{name}` has no address of its own");

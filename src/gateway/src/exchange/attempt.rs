@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tollway_filter_api::{Deployment, ModelGroup};
-use tollway_providers::{Asked, Call as ProviderCall, Place, Provider, Target, UpstreamBody};
+use tollway_filter_api::{Deployment, ModelGroup, RequestView};
+use tollway_providers::{
+    Asked, Call as ProviderCall, Place, Provider, Target, UpstreamBody, embeddings,
+};
 use tollway_wire::client::{self, Encoder};
-use tollway_wire::openai;
 use tollway_wire::operation::{Dialect, Operation};
-use tollway_wire::scan::{Limits, scan};
-use tollway_wire::splice::{Edits, json_string};
 use tollway_wire::usage::Usage;
+use tollway_wire::{count, openai};
 
 use super::answer::{Beginning, Opened, WholeAnswer};
 use super::codec::Codec;
@@ -38,6 +38,35 @@ pub(super) fn exception_name(provider: &dyn Provider) -> &'static str {
         "openai" => "OpenAI",
         "anthropic" => "Anthropic",
         other => other,
+    }
+}
+
+/// The answer to a count that the provider cannot make: ours.
+fn estimated(view: &RequestView) -> WholeAnswer {
+    let body = count::answer(view.dialect, count::input_tokens(&view.body));
+    WholeAnswer { headers: Vec::new(), body: body.into(), usage: None }
+}
+
+/// Puts a whole answer from OpenAI's form into the client's dialect.
+fn encoded(
+    answer: Bytes,
+    view: &RequestView,
+    lane: &Lane,
+    encoder: Option<&mut Box<dyn Encoder>>,
+    name: &'static str,
+) -> Result<Bytes, Fault> {
+    if lane.translated && view.operation == Operation::CountTokens {
+        let counted: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+        let tokens = counted["input_tokens"].as_u64();
+        let tokens = tokens.ok_or_else(|| Fault::broken(name, "The answer is not a count."))?;
+        return Ok(count::answer(view.dialect, tokens).into());
+    }
+    match encoder {
+        Some(encoder) => encoder
+            .whole(&answer)
+            .map(Bytes::from)
+            .map_err(|error| Fault::broken(name, error.to_string())),
+        None => Ok(answer),
     }
 }
 
@@ -67,6 +96,9 @@ impl Exchange {
         let view = &*call.view;
 
         let Some(lane) = Lane::of(provider, view, &deployment.model) else {
+            if view.operation == Operation::CountTokens {
+                return Ok(Opened::Whole(estimated(view)));
+            }
             let path = view.operation.path_in(view.dialect);
             return Err(Fault::not_served(name, path, &group.name));
         };
@@ -105,7 +137,7 @@ impl Exchange {
         let head = upstream.response_header().expect("the head was just read");
         let status = head.status.as_u16();
         if !(200..300).contains(&status) {
-            let retry_after = retry_after(&head.headers);
+            let retry_after = retry_after(head.headers);
             if status == 401 {
                 endpoint.token.forget();
             }
@@ -117,7 +149,7 @@ impl Exchange {
         if head.headers.get(CONTENT_ENCODING).is_some_and(|v| v.as_bytes() != b"identity") {
             return Err(Fault::broken(name, "The provider compressed an answer unasked."));
         }
-        let headers = passed_headers(&head.headers, endpoint);
+        let headers = passed_headers(head.headers, endpoint);
         let kind = Kind::of(head.headers.get(CONTENT_TYPE));
         let length =
             head.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
@@ -166,13 +198,7 @@ impl Exchange {
                 };
                 Opened::Stream(Box::new(beginning.of_events(events, usage)))
             } else {
-                let body = match &mut encoder {
-                    Some(encoder) => encoder
-                        .whole(&answer)
-                        .map(Bytes::from)
-                        .map_err(|error| Fault::broken(name, error.to_string()))?,
-                    None => answer,
-                };
+                let body = encoded(answer, view, &lane, encoder.as_mut(), name)?;
                 Opened::Whole(WholeAnswer { headers, body, usage })
             }
         };
@@ -212,6 +238,7 @@ impl Exchange {
             stream: view.stream,
             translated: lane.translated,
             form: None,
+            betas: call.betas.as_deref(),
         };
         endpoint.provider.request(&provider_call, &target).map_err(Fault::request)
     }
@@ -272,7 +299,14 @@ impl Exchange {
         let lane = &wanted.lane;
         if let Some(mut decoder) = endpoint.provider.decoder(&wanted.place, self.asked(call, lane))
         {
-            let answer = decoder.whole(&whole).map_err(|error| Fault::decode(name, error))?;
+            let mut answer = decoder.whole(&whole).map_err(|error| Fault::decode(name, error))?;
+            // Decoders make numbers; what the client wants to have of them, it says here.
+            let view = &call.view;
+            if lane.operation == Operation::Embeddings
+                && view.object.str(&view.body, "encoding_format").as_deref() == Some("base64")
+            {
+                answer = embeddings::to_base64(&answer).unwrap_or(answer);
+            }
             return Ok((answer.into(), decoder.usage()));
         }
         let trimmed = whole.trim_ascii();
@@ -282,7 +316,7 @@ impl Exchange {
         let usage = client::usage_of_body(lane.dialect, lane.operation, &whole);
         // An encoder writes the client's name of the model itself.
         let answer = match wanted.alias.filter(|_| !lane.translated) {
-            Some(alias) => rename_model(&whole, alias),
+            Some(alias) => openai::rename_model(&whole, alias),
             None => whole,
         };
         Ok((answer, usage))
@@ -305,7 +339,7 @@ impl Exchange {
             match Upstream::connect(&self.pool, Arc::clone(peer), name, deadline, total).await {
                 Ok(mut upstream) => {
                     let head = endpoint.head(&sending.place, body, token.as_ref(), &self.clock)?;
-                    match upstream.write(head, body.bytes.clone()).await {
+                    match upstream.write(&head, body).await {
                         // See `attempt`: a pooled connection may just have been closed.
                         Err(_) if upstream.reused => {
                             last = None;
@@ -420,20 +454,9 @@ async fn error_of(
         }
         Err(_) => Bytes::new(),
     };
+    let retry_after = retry_after.or_else(|| endpoint.provider.retry_after(&body));
     let error = endpoint.provider.error(status, &endpoint.scrub(body));
     Fault::status(name, error, retry_after)
-}
-
-/// Writes the name the client used into an answer.
-fn rename_model(whole: &Bytes, alias: &str) -> Bytes {
-    match scan(whole, &Limits::default()) {
-        Ok(object) if object.get(whole, "model").is_some() => {
-            let mut edits = Edits::new();
-            edits.set("model", json_string(alias));
-            edits.apply(whole, &object)
-        }
-        _ => whole.clone(),
-    }
 }
 
 /// The stream a client asked for, made of an answer that came whole.

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Uri};
+use http::{HeaderName, HeaderValue, Method, Uri};
 use memchr::memmem;
 use pingora_core::protocols::tls::ALPN;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -22,8 +22,10 @@ use tollway_wire::operation::{Dialect, Operation};
 use super::attempt::exception_name;
 use super::cooldown::Cooldown;
 use super::fault::Fault;
+use super::pool::Address;
 use super::routing::Traffic;
 use super::token::TokenCache;
+use super::upstream::Prepared;
 use crate::config::{Entry, EntryAccess, RouterSettings};
 use crate::scrub;
 
@@ -95,11 +97,13 @@ pub(crate) struct Endpoint {
     host: String,
     port: u16,
     tls: bool,
+    /// What the `host` header says.
+    authority: String,
     base_path: String,
     /// The head of every request, but for its path and length.
     head: RequestHeader,
     /// The paths of the calls that were made: a deployment mostly has one or two.
-    paths: ArcSwap<Vec<(PathKey, Uri)>>,
+    paths: ArcSwap<Vec<(PathKey, Arc<Prepared>)>>,
     signs: bool,
     needs_token: bool,
     resolved: ArcSwapOption<Resolved>,
@@ -110,7 +114,7 @@ pub(crate) struct Endpoint {
 struct Resolved {
     /// When to look again; never, where the host is an address.
     until: Option<Instant>,
-    peers: Arc<[Arc<HttpPeer>]>,
+    peers: Arc<[Arc<Address>]>,
 }
 
 impl Endpoint {
@@ -141,6 +145,7 @@ impl Endpoint {
             host: base.host.clone(),
             port: base.port,
             tls: base.tls,
+            authority: base.authority(),
             base_path: base.path.clone(),
             head: head_of(entry)?,
             paths: ArcSwap::default(),
@@ -166,54 +171,52 @@ impl Endpoint {
         body: &UpstreamBody,
         token: Option<&HeaderValue>,
         clock: &Clock,
-    ) -> Result<Box<RequestHeader>, Fault> {
-        let broken = |error: &dyn std::fmt::Display| {
-            Fault::connect(exception_name(self.provider), error.to_string())
+    ) -> std::result::Result<Arc<Prepared>, Fault> {
+        let prepared = self.prepared(place)?;
+        if !self.signs && token.is_none() && body.content_type.is_none() {
+            return Ok(prepared);
+        }
+        // What differs from call to call replaces what was prepared.
+        let mut head = prepared.head().clone();
+        let mut set = |name: HeaderName, value: HeaderValue| {
+            head.insert_header(name, value).map_err(|error| self.unusable(&error))
         };
-        let mut head = Box::new(self.head.clone());
-        let path = self.path(place).map_err(|error| broken(&error))?;
         if self.signs {
-            let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+            let path = prepared.head().uri.path_and_query();
+            let whole = (!body.rest.is_empty()).then(|| body.joined());
             let unsigned = Unsigned {
-                host: host.unwrap_or_default(),
-                path_and_query: path.path_and_query().map_or("/", PathAndQuery::as_str),
-                body: &body.bytes,
+                host: &self.authority,
+                path_and_query: path.map_or("/", PathAndQuery::as_str),
+                body: whole.as_ref().unwrap_or(&body.bytes),
                 now: clock.unix(),
             };
             let signed = self.provider.sign(&unsigned, &self.access.expose());
-            let signed = signed
-                .map_err(|error| Fault::credentials(exception_name(self.provider), &error))?;
-            for (name, value) in signed {
-                head.insert_header(name, value).map_err(|error| broken(&error))?;
+            let name = exception_name(self.provider);
+            for (name, value) in signed.map_err(|error| Fault::credentials(name, &error))? {
+                set(name, value)?;
             }
         }
-        head.set_uri(path);
-        let mut complete = || {
-            if let Some(token) = token {
-                head.insert_header(AUTHORIZATION, token.clone())?;
-            }
-            if let Some(content_type) = &body.content_type {
-                head.insert_header(CONTENT_TYPE, content_type.clone())?;
-            }
-            head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.bytes.len()))?;
-            for (name, value) in &body.headers {
-                // Appended: `anthropic-beta` may be there already, from the config.
-                head.append_header(name.clone(), value.clone())?;
-            }
-            Ok::<_, Box<Error>>(())
-        };
-        complete().map_err(|error| broken(&error))?;
-        Ok(head)
+        if let Some(token) = token {
+            set(AUTHORIZATION, token.clone())?;
+        }
+        if let Some(content_type) = &body.content_type {
+            set(CONTENT_TYPE, content_type.clone())?;
+        }
+        Ok(Arc::new(Prepared::new(head)))
     }
 
-    /// Path and query of a call.
-    fn path(&self, place: &Place<'_>) -> std::result::Result<Uri, http::uri::InvalidUri> {
+    /// The head of a call, but for what depends on the request.
+    fn prepared(&self, place: &Place<'_>) -> std::result::Result<Arc<Prepared>, Fault> {
         let kept = self.paths.load();
-        if let Some((_, path)) = kept.iter().find(|(key, _)| key.is(place)) {
-            return Ok(path.clone());
+        if let Some((_, prepared)) = kept.iter().find(|(key, _)| key.is(place)) {
+            return Ok(Arc::clone(prepared));
         }
         let own = self.provider.path(place, &self.access.expose());
-        let path: Uri = format!("{}{own}", self.base_path).parse()?;
+        let path: Uri =
+            format!("{}{own}", self.base_path).parse().map_err(|error| self.unusable(&error))?;
+        let mut head = self.head.clone();
+        head.set_uri(path);
+        let prepared = Arc::new(Prepared::new(head));
         if kept.len() < PATHS_MAX {
             let key = PathKey {
                 operation: place.operation,
@@ -222,15 +225,19 @@ impl Endpoint {
                 model: place.model.into(),
             };
             let mut paths = Vec::clone(&kept);
-            paths.push((key, path.clone()));
+            paths.push((key, Arc::clone(&prepared)));
             // Two that do this at once: one of them is forgotten, and made again.
             self.paths.store(Arc::new(paths));
         }
-        Ok(path)
+        Ok(prepared)
+    }
+
+    fn unusable(&self, error: &dyn std::fmt::Display) -> Fault {
+        Fault::connect(exception_name(self.provider), error.to_string())
     }
 
     /// The peers to try, best first.
-    pub(super) async fn peers(&self, now: Instant) -> io::Result<Arc<[Arc<HttpPeer>]>> {
+    pub(super) async fn peers(&self, now: Instant) -> io::Result<Arc<[Arc<Address>]>> {
         let known = self.resolved.load();
         match known.as_ref() {
             Some(known) if known.until.is_none_or(|until| now < until) => {
@@ -245,7 +252,7 @@ impl Endpoint {
         &self,
         known: Option<&Arc<Resolved>>,
         now: Instant,
-    ) -> io::Result<Arc<[Arc<HttpPeer>]>> {
+    ) -> io::Result<Arc<[Arc<Address>]>> {
         let found = match tokio::net::lookup_host((self.host.as_str(), self.port)).await {
             Ok(found) => found.take(ADDRESSES_MAX).collect::<Vec<_>>(),
             Err(error) => match known {
@@ -259,7 +266,7 @@ impl Endpoint {
         }
         let is_name = self.host.parse::<IpAddr>().is_err();
         let peers: Arc<[_]> =
-            found.into_iter().map(|address| Arc::new(self.peer(address))).collect();
+            found.into_iter().map(|address| Arc::new(Address::new(self.peer(address)))).collect();
         let until = is_name.then(|| now + RESOLVED_FOR);
         self.resolved.store(Some(Arc::new(Resolved { until, peers: Arc::clone(&peers) })));
         Ok(peers)

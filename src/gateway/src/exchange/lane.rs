@@ -29,7 +29,10 @@ impl Lane {
         if let Some(dialect) = provider.dialect(operation, view.dialect, model) {
             let translated = dialect != view.dialect;
             // Only what has a middle form can be translated.
-            let has_form = matches!(operation, Operation::ChatCompletions | Operation::Embeddings);
+            let has_form = matches!(
+                operation,
+                Operation::ChatCompletions | Operation::Embeddings | Operation::CountTokens
+            );
             return (!translated || has_form).then_some(Lane { operation, dialect, translated });
         }
         // A legacy completion is a chat of one turn.

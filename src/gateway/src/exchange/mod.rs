@@ -14,9 +14,11 @@ mod answer;
 mod attempt;
 mod codec;
 mod cooldown;
-mod corked;
+
 mod endpoint;
 mod fault;
+mod framing;
+mod http1;
 mod lane;
 mod pool;
 mod retry_budget;
@@ -64,6 +66,8 @@ pub(crate) struct Call {
     pub(crate) translated: Translated,
     /// What came before, where the request refers to it: the items of a stored response.
     pub(crate) history: Option<Bytes>,
+    /// The features of Anthropic's that the client asks for by header.
+    pub(crate) betas: Option<String>,
     /// Where it goes.
     pub(crate) plan: Plan,
     /// The config this request began with: its endpoints, groups, and rules for retries.

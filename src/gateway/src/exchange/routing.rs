@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use smallvec::{SmallVec, smallvec};
 use tollway_filter_api::limits::{LimitKey, LimitUnit};
 use tollway_filter_api::{Deployment, ModelGroup};
+use tollway_wire::count;
 use tollway_wire::price::{Tier, cost};
 use tollway_wire::usage::Usage;
 
@@ -231,7 +232,7 @@ impl Exchange {
 impl Call {
     /// About how many tokens the request has.
     pub(super) fn input_tokens(&self) -> u64 {
-        *self.input_tokens.get_or_init(|| self.view.body.len() as u64 / 4)
+        *self.input_tokens.get_or_init(|| count::input_tokens(&self.view.body))
     }
 
     /// What the request is taken to use, to compare prices.

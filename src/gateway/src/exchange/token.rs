@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use tokio::sync::Mutex;
 use tollway_filter_api::Clock;
-use tollway_providers::{Token, TokenRequest};
+use tollway_providers::{Token, TokenRequest, UpstreamBody};
 
 use super::attempt::{exception_name, read_whole};
 use super::endpoint::Endpoint;
 use super::fault::Fault;
-use super::pool::Pool;
-use super::upstream::Upstream;
+use super::pool::{Address, Pool};
+use super::upstream::{Prepared, Upstream};
 use crate::config::Base;
 
 /// How long a token server may take.
@@ -102,9 +102,11 @@ async fn fetch(
     peer.options.total_connection_timeout = Some(WAIT);
     peer.options.write_timeout = Some(WAIT);
     let now = clock.now();
-    let mut upstream = Upstream::connect(pool, Arc::new(peer), name, now + WAIT, WAIT).await?;
-    let head = head(&place, &path, request).map_err(|error| failed(error.to_string()))?;
-    upstream.write(Box::new(head), request.body.clone().into()).await?;
+    let mut upstream =
+        Upstream::connect(pool, Arc::new(Address::new(peer)), name, now + WAIT, WAIT).await?;
+    let head = head(&place, &path).map_err(|error| failed(error.to_string()))?;
+    let body = UpstreamBody::plain(request.body.clone().into());
+    upstream.write(&Prepared::new(head), &body).await?;
     upstream.head(None, now).await?;
     let status = upstream.response_header().map_or(0, |head| head.status.as_u16());
     let answer = read_whole(&mut upstream, None, ANSWER_BYTES_MAX, name, WAIT).await?;
@@ -123,11 +125,7 @@ fn split(url: &str) -> Option<(Base, PathAndQuery)> {
     Some((origin.parse().ok()?, uri.path_and_query()?.clone()))
 }
 
-fn head(
-    place: &Base,
-    path: &PathAndQuery,
-    request: &TokenRequest,
-) -> pingora_error::Result<RequestHeader> {
+fn head(place: &Base, path: &PathAndQuery) -> pingora_error::Result<RequestHeader> {
     let mut head = RequestHeader::build_no_case(Method::POST, path.as_str().as_bytes(), Some(6))?;
     head.insert_header(HOST, place.authority())?;
     head.insert_header(
@@ -136,6 +134,5 @@ fn head(
     )?;
     head.insert_header(ACCEPT, HeaderValue::from_static("application/json"))?;
     head.insert_header(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT))?;
-    head.insert_header(CONTENT_LENGTH, HeaderValue::from(request.body.len()))?;
     Ok(head)
 }

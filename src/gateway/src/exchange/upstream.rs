@@ -1,16 +1,23 @@
 //! One upstream connection in use: written once, read under deadlines, given back or closed.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::ErrorType;
-use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_http::RequestHeader;
+use tokio::time::Sleep;
+use tollway_providers::UpstreamBody;
 
 use super::fault::Fault;
-use super::pool::Pool;
+use super::http1::{Broken, Http1, JOINED_BYTES_MAX};
+use super::pool::{Address, Connection, Pool};
 
 /// How many informational heads (103 …) may come before the real one.
 const INFORMATIONAL_MAX: usize = 8;
@@ -21,8 +28,8 @@ const EARLY_ANSWER: Duration = Duration::from_millis(500);
 /// the stream (HTTP/2), which is how a provider learns that nobody waits any more.
 pub(super) struct Upstream {
     /// `None` once it has been given back.
-    session: Option<HttpSession>,
-    peer: Arc<HttpPeer>,
+    connection: Option<Connection>,
+    place: Arc<Address>,
     pool: Arc<Pool>,
     provider: &'static str,
     /// When the whole answer must be here.
@@ -31,71 +38,113 @@ pub(super) struct Upstream {
     total: Duration,
     /// Whether the connection had been used before.
     pub(super) reused: bool,
+    patience: Patience,
+}
+
+/// The head of an answer.
+pub(super) struct AnswerHead<'a> {
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+}
+
+/// Why nothing came.
+enum Failure {
+    TimedOut,
+    Broken(String),
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Failure {
+        Failure::Broken(broken.to_string())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::Broken(error.to_string())
+    }
+}
+
+impl From<Box<pingora_error::Error>> for Failure {
+    fn from(error: Box<pingora_error::Error>) -> Failure {
+        match error.etype() {
+            ErrorType::ReadTimedout => Failure::TimedOut,
+            _ => Failure::Broken(error.to_string()),
+        }
+    }
 }
 
 impl Upstream {
     /// Takes a connection from the pool or opens one.
     pub(super) async fn connect(
         pool: &Arc<Pool>,
-        peer: Arc<HttpPeer>,
+        place: Arc<Address>,
         provider: &'static str,
         deadline: Instant,
         total: Duration,
     ) -> Result<Upstream, Fault> {
-        let opened = pool.take(&peer).await;
-        let (mut session, reused) = opened.map_err(|error| match error.etype() {
+        let opened = pool.take(&place).await;
+        let (connection, reused) = opened.map_err(|error| match error.etype() {
             ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Fault::timeout(
                 provider,
                 "no connection",
-                peer.options.connection_timeout.unwrap_or_default(),
+                place.peer.options.connection_timeout.unwrap_or_default(),
             )
             .with_detail(error.to_string()),
             _ => Fault::connect(provider, error.to_string()),
         })?;
-        session.set_write_timeout(peer.options.write_timeout);
         Ok(Upstream {
-            session: Some(session),
-            peer,
+            connection: Some(connection),
+            place,
             pool: Arc::clone(pool),
             provider,
             deadline,
             total,
             reused,
+            patience: Patience::default(),
         })
     }
 
-    fn session(&mut self) -> &mut HttpSession {
-        self.session.as_mut().expect("a connection is given back only when it is consumed")
+    fn connection(&mut self) -> (&mut Connection, &mut Patience) {
+        let connection = self.connection.as_mut();
+        let given_back = "a connection is given back only when it is consumed";
+        (connection.expect(given_back), &mut self.patience)
     }
 
     /// Writes the request.
     pub(super) async fn write(
         &mut self,
-        head: Box<RequestHeader>,
-        body: Bytes,
+        head: &Prepared,
+        body: &UpstreamBody,
     ) -> Result<(), Fault> {
         let provider = self.provider;
-        let session = self.session();
-        let written = async {
-            session.write_request_header(head).await?;
-            session.write_request_body(body, true).await?;
-            session.finish_request_body().await
-        };
-        match written.await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                // A provider may refuse a request (413, 401) before it has read it whole, and
-                // close: what it said is then still there to be read.
-                session.set_read_timeout(Some(EARLY_ANSWER));
-                let answered = session.read_response_header().await.is_ok()
-                    && session.response_header().is_some_and(|head| head.status.as_u16() >= 400);
-                if answered {
-                    return Ok(());
-                }
-                Err(Fault::broken(provider, "Connection lost while the request was sent.")
-                    .with_detail(error.to_string()))
+        let timeout = self.place.peer.options.write_timeout.unwrap_or(self.total);
+        let (connection, patience) = self.connection();
+        let written = match connection {
+            Connection::Http1(http1) => {
+                http1.request(head.http1(body), body);
+                write_http1(http1, patience, timeout).await
             }
+            Connection::Http2(session) => {
+                session.set_write_timeout(Some(timeout));
+                Box::pin(write_http2(session, head.http2(body), body)).await
+            }
+        };
+        let Err(failure) = written else { return Ok(()) };
+        // A provider may refuse a request (413, 401) before it has read it whole, and close: what
+        // it said is then still there to be read.
+        let early = Instant::now() + EARLY_ANSWER;
+        if self.read_head(early).await.is_ok()
+            && self.response_header().is_some_and(|head| head.status.as_u16() >= 400)
+        {
+            return Ok(());
         }
+        let detail = match failure {
+            Failure::TimedOut => "it took no more of the request".to_owned(),
+            Failure::Broken(why) => why,
+        };
+        Err(Fault::broken(provider, "Connection lost while the request was sent.")
+            .with_detail(detail))
     }
 
     /// Waits for the head of the answer, `within` at most, and never past the deadline.
@@ -104,57 +153,214 @@ impl Upstream {
         within: Option<Duration>,
         now: Instant,
     ) -> Result<(), Fault> {
-        if self.session().response_header().is_some() {
+        if self.response_header().is_some() {
             return Ok(());
         }
         let left = self.deadline.saturating_duration_since(now);
         let wait = within.map_or(left, |within| within.min(left));
+        let read = self.read_head(now + wait).await;
+        read.map_err(|failure| self.read_fault(failure, "no answer", wait))
+    }
+
+    /// Reads the head of the answer, and those that come before it.
+    async fn read_head(&mut self, until: Instant) -> Result<(), Failure> {
+        let (connection, patience) = self.connection();
         for _ in 0..INFORMATIONAL_MAX {
-            self.session().set_read_timeout(Some(wait));
-            if let Err(error) = self.session().read_response_header().await {
-                return Err(self.read_fault(&error, "no answer", wait));
-            }
-            let informational =
-                self.response_header().is_none_or(|head| head.status.is_informational());
-            if !informational {
+            let is_final = match connection {
+                Connection::Http1(http1) => {
+                    patience.wait(until, |cx| http1.poll_head(cx)).await??
+                }
+                Connection::Http2(session) => {
+                    let wait = until.saturating_duration_since(Instant::now());
+                    session.set_read_timeout(Some(wait));
+                    session.read_response_header().await?;
+                    session.response_header().is_some_and(|head| !head.status.is_informational())
+                }
+            };
+            if is_final {
                 return Ok(());
             }
         }
-        Err(Fault::broken(self.provider, "The provider sent no final answer."))
+        Err(Failure::Broken("The provider sent no final answer.".to_owned()))
     }
 
     /// The head of the answer, once it is there.
-    pub(super) fn response_header(&self) -> Option<&ResponseHeader> {
-        self.session.as_ref().and_then(HttpSession::response_header)
+    pub(super) fn response_header(&self) -> Option<AnswerHead<'_>> {
+        match self.connection.as_ref()? {
+            Connection::Http1(http1) => {
+                http1.head().map(|head| AnswerHead { status: head.status, headers: &head.headers })
+            }
+            Connection::Http2(session) => session
+                .response_header()
+                .map(|head| AnswerHead { status: head.status, headers: &head.headers }),
+        }
     }
 
     /// The next bytes of the answer; `None` at its end. `idle` is how long they may take.
     pub(super) async fn chunk(&mut self, idle: Duration) -> Result<Option<Bytes>, Fault> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let left = self.deadline.saturating_duration_since(now);
         if left.is_zero() {
             return Err(Fault::timeout(self.provider, "the answer was not complete", self.total));
         }
         let wait = idle.min(left);
-        self.session().set_read_timeout(Some(wait));
-        let read = self.session().read_response_body().await;
-        read.map_err(|error| {
-            let what =
-                if wait < left { "nothing more came" } else { "the answer was not complete" };
-            self.read_fault(&error, what, if wait < left { idle } else { self.total })
+        let (connection, patience) = self.connection();
+        let read = match connection {
+            Connection::Http1(http1) => {
+                let read = patience.wait(now + wait, |cx| http1.poll_body(cx)).await;
+                read.and_then(|read| read.map_err(Failure::from))
+            }
+            Connection::Http2(session) => {
+                session.set_read_timeout(Some(wait));
+                session.read_response_body().await.map_err(Failure::from)
+            }
+        };
+        read.map_err(|failure| {
+            let (what, after) = match wait < left {
+                true => ("nothing more came", idle),
+                false => ("the answer was not complete", self.total),
+            };
+            self.read_fault(failure, what, after)
         })
     }
 
-    fn read_fault(&self, error: &pingora_error::Error, what: &str, after: Duration) -> Fault {
-        match error.etype() {
-            ErrorType::ReadTimedout => Fault::timeout(self.provider, what, after),
-            _ => Fault::broken(self.provider, "Connection lost while the answer was read.")
-                .with_detail(error.to_string()),
+    fn read_fault(&self, failure: Failure, what: &str, after: Duration) -> Fault {
+        match failure {
+            Failure::TimedOut => Fault::timeout(self.provider, what, after),
+            Failure::Broken(why) => {
+                Fault::broken(self.provider, "Connection lost while the answer was read.")
+                    .with_detail(why)
+            }
         }
     }
 
-    /// Gives the connection back to the pool: the answer was read to its end. Pingora itself closes
-    /// it where that is not so.
+    /// Gives the connection back to the pool: the answer was read to its end. It is closed where
+    /// that is not so.
     pub(super) async fn release(&mut self) {
-        self.pool.release(&mut self.session, &self.peer).await;
+        if let Some(connection) = self.connection.take() {
+            self.pool.release(connection, &self.place);
+        }
+    }
+}
+
+/// Writes a request that was handed over. `timeout` is how long a provider may take none of it.
+async fn write_http1(
+    http1: &mut Http1,
+    patience: &mut Patience,
+    timeout: Duration,
+) -> Result<(), Failure> {
+    loop {
+        let until = Instant::now() + timeout;
+        if patience.wait(until, |cx| http1.poll_write(cx)).await?? {
+            return Ok(());
+        }
+    }
+}
+
+async fn write_http2(
+    session: &mut HttpSession,
+    head: pingora_error::Result<Box<RequestHeader>>,
+    body: &UpstreamBody,
+) -> Result<(), Failure> {
+    session.write_request_header(head?).await?;
+    session.write_request_body(body.bytes.clone(), body.rest.is_empty()).await?;
+    for (at, piece) in body.rest.iter().enumerate() {
+        session.write_request_body(piece.clone(), at + 1 == body.rest.len()).await?;
+    }
+    Ok(session.finish_request_body().await?)
+}
+
+/// The head of the requests to one endpoint, but for what depends on the body.
+pub(super) struct Prepared {
+    head: RequestHeader,
+    /// The same as it stands on the wire, without the empty line.
+    bytes: Vec<u8>,
+}
+
+impl Prepared {
+    pub(super) fn new(head: RequestHeader) -> Prepared {
+        let mut bytes = Vec::with_capacity(512);
+        bytes.extend_from_slice(head.method.as_str().as_bytes());
+        bytes.push(b' ');
+        bytes.extend_from_slice(head.raw_path());
+        bytes.extend_from_slice(b" HTTP/1.1\r\n");
+        for (name, value) in &head.headers {
+            push_header(&mut bytes, name.as_str(), value.as_bytes());
+        }
+        Prepared { head, bytes }
+    }
+
+    pub(super) fn head(&self) -> &RequestHeader {
+        &self.head
+    }
+
+    fn http1(&self, body: &UpstreamBody) -> Vec<u8> {
+        let joined = if body.length() <= JOINED_BYTES_MAX { body.length() } else { 0 };
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 256 + joined);
+        bytes.extend_from_slice(&self.bytes);
+        let length = HeaderValue::from(body.length());
+        push_header(&mut bytes, CONTENT_LENGTH.as_str(), length.as_bytes());
+        // After those of the config: `anthropic-beta` may be there already.
+        for (name, value) in &body.headers {
+            push_header(&mut bytes, name.as_str(), value.as_bytes());
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+
+    fn http2(&self, body: &UpstreamBody) -> pingora_error::Result<Box<RequestHeader>> {
+        let mut head = Box::new(self.head.clone());
+        head.insert_header(CONTENT_LENGTH, HeaderValue::from(body.length()))?;
+        for (name, value) in &body.headers {
+            head.append_header(name.clone(), value.clone())?;
+        }
+        Ok(head)
+    }
+}
+
+fn push_header(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(b": ");
+    bytes.extend_from_slice(value);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+/// The timer of a connection: one for all of its waits. It is set for the first of them, and moved
+/// only when it goes off too early, so that a stream that never stalls costs it nothing.
+#[derive(Default)]
+struct Patience {
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Waits for `what`, but not longer than `until`.
+    async fn wait<T>(
+        &mut self,
+        until: Instant,
+        mut what: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, Failure> {
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = what(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            ready!(self.poll_passed(until, cx));
+            Poll::Ready(Err(Failure::TimedOut))
+        })
+        .await
+    }
+
+    fn poll_passed(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let until = tokio::time::Instant::from_std(until);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if timer.deadline() > until {
+            timer.as_mut().reset(until);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= until {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(until);
+        }
     }
 }

@@ -174,8 +174,9 @@ impl Preset {
             self.rename_members(call, target, &mut edits);
         }
         let usage_added = self.ask_for_usage(call, &mut edits);
-        let bytes = edits.apply(call.body, call.object);
-        Ok(UpstreamBody { usage_added, ..UpstreamBody::plain(bytes) })
+        let mut pieces = edits.pieces(call.body, call.object).into_iter();
+        let bytes = pieces.next().unwrap_or_default();
+        Ok(UpstreamBody { usage_added, rest: pieces.collect(), ..UpstreamBody::plain(bytes) })
     }
 
     /// The members to take out: what is the gateway's, what the client wants dropped, and what this

@@ -4,6 +4,8 @@
 //! from what LiteLLM accepts beyond it; both read 2026-11. A request to a provider of the same
 //! dialect never becomes one of these types: [`tap`] and [`usage`] look at the bytes as they pass.
 
+pub mod media;
+pub mod model;
 pub mod replay;
 pub mod request;
 pub mod response;
@@ -11,6 +13,7 @@ pub mod tap;
 pub mod text;
 pub mod usage;
 
+pub use model::rename_model;
 pub use replay::{
     add_usage_event, completion_from_events, events_from_completion, strip_usage_event,
 };

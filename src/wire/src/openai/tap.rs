@@ -2,23 +2,17 @@
 //! the few things that matter are seen. No event is parsed unless it carries usage or an error.
 
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use bytes::Bytes;
-use memchr::memmem::Finder;
+use memchr::memchr_iter;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::usage::{member_object, nested_end, skip_space, string_end, usage_of_object};
+use super::model::{is_top_level, string_at, value_at};
+use super::usage::{nested_end, skip_space, usage_of_object};
 use crate::sse::{self, Block, Splitter};
 pub use crate::tap::TapError;
 use crate::usage::Usage;
-
-static CHOICES: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"choices\""));
-static ERROR: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"error\""));
-static FINISH: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"finish_reason\""));
-static MODEL: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"model\""));
-static USAGE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
 
 /// Watches one stream of chat or legacy completion chunks as it passes.
 ///
@@ -163,36 +157,67 @@ impl StreamTap {
         if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
             return Err(TapError::Malformed("an event is not a JSON object"));
         }
-        let choices = CHOICES.find(data);
-        let maybe_error = choices.is_none()
-            || event.name == b"error"
-            || ERROR.find_iter(data).any(|at| value_at(data, at + 7).is_some());
+        let keys = Keys::find(data, renames);
+        let maybe_error = keys.choices.is_none() || keys.error || event.name == b"error";
         if maybe_error && (reported(data) || event.name == b"error") {
             return Err(TapError::Reported(Bytes::copy_from_slice(data)));
         }
-        if !self.finished {
-            self.finished = FINISH
-                .find_iter(data)
-                .any(|at| value_at(data, at + 15).is_some_and(|value| data[value] != b'n'));
-        }
-        let mut verdict = Verdict::Pass;
-        if let Some(usage) = USAGE
-            .find_iter(data)
-            .filter_map(|at| member_object(data, at + 7))
-            .find_map(|(object, _)| usage_of_object(object))
-        {
+        self.finished |= keys.finished;
+        if let Some(usage) = keys.usage {
             self.usage = Some(usage);
-            if self.usage_added && choices.is_some_and(|at| is_empty_array(data, at + 9)) {
+            if self.usage_added && keys.choices.is_some_and(|value| is_empty_array(data, value)) {
                 return Ok(Verdict::Drop);
             }
         }
-        if renames
-            && let Some(model) = top_level_model(data, choices)
-            && let Some(place) = place_in(block, &data[model])
-        {
-            verdict = Verdict::Rename(place);
+        let model = keys.model.and_then(|model| place_in(block, &data[model]));
+        Ok(model.map_or(Verdict::Pass, Verdict::Rename))
+    }
+}
+
+/// What the keys of an event tell, found in one pass over its colons.
+#[derive(Default)]
+struct Keys {
+    /// Where the value of `choices` begins.
+    choices: Option<usize>,
+    error: bool,
+    /// A `finish_reason` that is not null.
+    finished: bool,
+    usage: Option<Usage>,
+    /// The value of the event's own `model`, if it was asked for.
+    model: Option<Range<usize>>,
+}
+
+impl Keys {
+    fn find(data: &[u8], with_model: bool) -> Keys {
+        let mut keys = Keys::default();
+        for colon in memchr_iter(b':', data) {
+            let before = data[..colon].trim_ascii_end();
+            // Only keys stand before a colon, and text that ends in a quote does not: the quote is
+            // escaped there, so that the name is never followed by the quote itself.
+            let Some(name) = before.strip_suffix(b"\"") else { continue };
+            match name.last() {
+                Some(b's') if keys.choices.is_none() && name.ends_with(b"\"choices") => {
+                    keys.choices = value_at(data, colon + 1);
+                }
+                Some(b'r') if name.ends_with(b"\"error") => keys.error = true,
+                Some(b'n') if !keys.finished && name.ends_with(b"\"finish_reason") => {
+                    keys.finished = value_at(data, colon + 1).is_some_and(|v| data[v] != b'n');
+                }
+                Some(b'e') if keys.usage.is_none() && name.ends_with(b"\"usage") => {
+                    keys.usage = object_at(data, colon + 1).and_then(usage_of_object);
+                }
+                Some(b'l') if with_model && keys.model.is_none() && name.ends_with(b"\"model") => {
+                    // Most providers put it before `choices`, where nothing nested has a member of
+                    // that name.
+                    let key = name.len() - b"\"model".len();
+                    if keys.choices.is_none() || is_top_level(data, key) {
+                        keys.model = string_at(data, colon + 1);
+                    }
+                }
+                _ => {}
+            }
         }
-        Ok(verdict)
+        keys
     }
 }
 
@@ -267,7 +292,10 @@ impl Run {
     ) {
         if !matches!(self, Run::Made(_)) {
             self.flush(bytes, send);
-            *self = Run::Made(Vec::with_capacity(bytes.len() + alias.len() * 4));
+            // Exactly what is needed where one event came alone, as most do.
+            // The block may have begun in bytes pushed before, and be the longer of the two.
+            let length = bytes.len().max(block.len()) - model.len() + alias.len();
+            *self = Run::Made(Vec::with_capacity(length));
         }
         if let Run::Made(made) = self {
             made.extend_from_slice(&block[..model.start]);
@@ -286,21 +314,15 @@ impl Run {
     }
 }
 
-/// Where the value of a member begins whose key ends at `at`; `None` if there is no colon, which
-/// means that the word was a value and not a key.
-fn value_at(json: &[u8], at: usize) -> Option<usize> {
-    let colon = skip_space(json, at);
-    if json.get(colon) != Some(&b':') {
-        return None;
-    }
-    let value = skip_space(json, colon + 1);
-    (value < json.len()).then_some(value)
+/// The object that follows a colon right before `at`.
+fn object_at(json: &[u8], at: usize) -> Option<&[u8]> {
+    let object = &json[value_at(json, at)?..];
+    (object[0] == b'{').then(|| nested_end(object)).flatten().map(|end| &object[..end])
 }
 
-fn is_empty_array(json: &[u8], at: usize) -> bool {
-    value_at(json, at).is_some_and(|open| {
-        json[open] == b'[' && json.get(skip_space(json, open + 1)) == Some(&b']')
-    })
+/// Whether the value that begins at `open` is an array without anything in it.
+fn is_empty_array(json: &[u8], open: usize) -> bool {
+    json[open] == b'[' && json.get(skip_space(json, open + 1)) == Some(&b']')
 }
 
 /// Whether an event is an error. Only asked where something hints at it.
@@ -323,39 +345,6 @@ fn reported(json: &[u8]) -> bool {
                 && (suspect.detail.is_some()
                     || suspect.object.is_some_and(|object| object.get() == "\"error\"")))
     })
-}
-
-/// The value of the event's own `model`, not of something nested in it.
-fn top_level_model(data: &[u8], choices: Option<usize>) -> Option<Range<usize>> {
-    MODEL.find_iter(data).find_map(|at| {
-        // Most providers put it before `choices`, where nothing nested has a member of that name.
-        if choices.is_some_and(|choices| choices < at) && !is_top_level(data, at) {
-            return None;
-        }
-        let start = value_at(data, at + 7)?;
-        let end =
-            if data[start] == b'"' { start + string_end(&data[start..])? } else { return None };
-        Some(start..end)
-    })
-}
-
-/// Whether the key at `at` is a member of the outermost object.
-fn is_top_level(data: &[u8], at: usize) -> bool {
-    let mut here = 1;
-    while here < at {
-        here += match data[here] {
-            b'"' => match string_end(&data[here..]) {
-                Some(length) => length,
-                None => return false,
-            },
-            b'{' | b'[' => match nested_end(&data[here..]) {
-                Some(length) => length,
-                None => return false,
-            },
-            _ => 1,
-        };
-    }
-    here == at
 }
 
 #[cfg(test)]
@@ -402,6 +391,16 @@ mod tests {
     fn a_stream_passes_as_it_is() {
         let all = [": hello", CHUNK, FINISH, USAGE, DONE];
         check(&all, false, None, &all);
+    }
+
+    #[test]
+    fn an_event_is_renamed_whose_last_byte_comes_alone() {
+        let event = format!(r#"data: {{"model":"{}","choices":[]}}"#, "m".repeat(99)) + "\n\n";
+        let (begin, end) = event.as_bytes().split_at(event.len() - 1);
+        let mut tap = StreamTap::new(false, Some("a"));
+        let (sent, result) = run(&mut tap, &[begin, end, b"data: [DONE]\n\n"]);
+        let expect = "data: {\"model\":\"a\",\"choices\":[]}\n\ndata: [DONE]\n\n";
+        assert_eq!((sent.as_str(), result), (expect, Ok(())));
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Token usage on the wire, and how to read it from a whole answer without parsing the answer.
 
-use memchr::memmem;
+use std::sync::LazyLock;
+
+use memchr::memmem::{self, FinderRev};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::usage::Usage;
+
+mod counts;
 
 /// OpenAI's `usage` object, with what LiteLLM adds for Anthropic models.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -184,7 +188,11 @@ impl From<Counts> for Usage {
 
 /// Reads a `usage` object. `None` where it is not one, or counts nothing.
 pub fn usage_of_object(json: &[u8]) -> Option<Usage> {
-    let counts: Counts = serde_json::from_slice(json).ok()?;
+    // What nearly all providers write is read by hand, in a fifth of the time.
+    let counts = match counts::read(json) {
+        Some(counts) => counts,
+        None => serde_json::from_slice(json).ok()?,
+    };
     let usage = Usage::from(counts);
     (usage != Usage::default()).then_some(usage)
 }
@@ -236,7 +244,8 @@ pub fn usage_of_body(body: &[u8]) -> Option<Usage> {
 
 /// The `usage` object, if it is provably a top-level member and the last of that name.
 fn tail_usage(body: &[u8]) -> Option<&[u8]> {
-    let at = memmem::rfind(body, b"\"usage\"")?;
+    static USAGE: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new("\"usage\""));
+    let at = USAGE.rfind(body)?;
     // A raw quote inside a string is escaped, so only a key is followed by a colon. The one
     // exception is a key that itself ends in an escaped quote and the word.
     if at == 0 || body[at - 1] == b'\\' {
