@@ -106,6 +106,7 @@ pub(crate) async fn run(
             }
         }
     }
+    gateway.in_flight.begin_draining();
     tracing::info!(in_flight = gateway.in_flight.count(), "stopping: no new requests are taken");
     let _ = stop.send(true);
     let drained = async {

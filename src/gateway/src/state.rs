@@ -99,9 +99,14 @@ impl InFlight {
         self.draining.load(Ordering::Acquire)
     }
 
+    /// Marks the process as ending: from now on it says that it is not ready.
+    pub(crate) fn begin_draining(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
     /// Marks the process as ending and waits until nothing is served any more.
     pub(crate) async fn drained(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.begin_draining();
         loop {
             let empty = self.empty.notified();
             tokio::pin!(empty);

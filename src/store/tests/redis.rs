@@ -213,7 +213,9 @@ async fn values_of_somebody_else_are_misses() {
     let server = Server::start().await;
     let cache = server.cache().await;
     let mut connection = server.connection().await;
-    for value in [&b""[..], b"{\"response\": 1}", b"TWA\x01", b"TWA\x02\x00\x00\x00\x00"] {
+    for value in
+        [&b""[..], b"{\"response\": 1}", b"TWA\x01", b"TWA\x02\x00", b"TWA\x03\x00\x00\x00\x00"]
+    {
         let mut set = redis::cmd("SET");
         set.arg(redis_key(1)).arg(value).exec_async(&mut connection).await.expect("it is set");
         assert_eq!(get(&cache, key(1)).await, None);

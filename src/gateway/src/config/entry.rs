@@ -159,11 +159,8 @@ fn names() -> impl Iterator<Item = &'static str> {
 /// Providers that LiteLLM has and we do not yet: those of its table, and those it prices otherwise.
 fn is_known_elsewhere(name: &str) -> bool {
     let more =
-        ["azure", "azure_ai", "bedrock", "cohere", "gemini", "replicate", "sagemaker", "triton"];
-    more.contains(&name)
-        || ["vertex_ai", "predibase", "watsonx", "snowflake", "databricks", "voyage"]
-            .contains(&name)
-        || prices::models_of(name).next().is_some()
+        ["databricks", "predibase", "replicate", "sagemaker", "snowflake", "triton", "watsonx"];
+    more.contains(&name) || prices::models_of(name).next().is_some()
 }
 
 fn provider(name: &str, path: &str, report: &mut Report) -> Option<&'static dyn Provider> {

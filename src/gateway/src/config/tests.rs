@@ -24,6 +24,9 @@ const FILTERS: &[&str] = &[
 fn environment() -> Environment {
     [
         ("OPENAI_API_KEY", "sk-openai-secret"),
+        ("AZURE_API_KEY", "azure-secret-1234"),
+        ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),
+        ("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG"),
         ("ANTHROPIC_API_KEY", "sk-ant-secret"),
         ("LITELLM_MASTER_KEY", "sk-master-secret"),
         ("CI_KEY", "sk-ci-secret"),
@@ -180,7 +183,7 @@ mod providers {
             &with_params("model: x, custom_llm_provider: anthropc"),
             &["custom_llm_provider: there is no provider `anthropc`; did you mean `anthropic`?"],
         );
-        mistakes(&with_params("model: bedrock/x"), &["`bedrock` is not supported yet"]);
+        mistakes(&with_params("model: sagemaker/x"), &["`sagemaker` is not supported yet"]);
         mistakes(&with_params("model: openai/"), &["names the provider `openai` and no model"]);
         mistakes(&with_params("rpm: 1"), &["litellm_params.model: is missing"]);
     }
