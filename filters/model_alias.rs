@@ -228,6 +228,7 @@ mod tests {
         ctx.view = Some(Arc::new(RequestView {
             operation: Operation::ChatCompletions,
             dialect: Dialect::OpenAi,
+            form: None,
             body: Bytes::copy_from_slice(body.as_bytes()),
             object,
             stream: false,

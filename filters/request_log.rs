@@ -334,6 +334,7 @@ mod tests {
         ctx.view = Some(Arc::new(RequestView {
             operation: Operation::ChatCompletions,
             dialect: Dialect::OpenAi,
+            form: None,
             object: scan(body.as_bytes(), &Limits::default()).expect("the body is valid"),
             body: Bytes::from_static(body.as_bytes()),
             stream: true,

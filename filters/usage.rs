@@ -480,6 +480,7 @@ mod tests {
             ctx.view = Some(Arc::new(RequestView {
                 operation: Operation::ChatCompletions,
                 dialect: Dialect::OpenAi,
+                form: None,
                 body: Bytes::copy_from_slice(body.as_bytes()),
                 stream: object.bool(body.as_bytes(), "stream") == Some(true),
                 object,

@@ -499,6 +499,7 @@ mod tests {
         let view = RequestView {
             operation,
             dialect: Dialect::OpenAi,
+            form: None,
             body,
             object,
             stream,

@@ -148,6 +148,7 @@ fn group(name: &str) -> ModelGroup {
 fn view(operation: Operation, body: &str) -> RequestView {
     RequestView {
         dialect: Dialect::OpenAi,
+        form: None,
         operation,
         body: body.to_owned().into(),
         object: scan(body.as_bytes(), &Limits::default()).unwrap(),

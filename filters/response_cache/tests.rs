@@ -175,6 +175,7 @@ impl Gateway {
         ctx.view = Some(Arc::new(RequestView {
             operation: call.operation,
             dialect: Dialect::OpenAi,
+            form: None,
             body,
             object,
             stream,

@@ -1,6 +1,9 @@
 //! The request's body, read whole and scanned once.
 
+use std::ops::Range;
+
 use bytes::Bytes;
+use http::HeaderValue;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::Object;
 
@@ -22,4 +25,18 @@ pub struct RequestView {
     pub stream: bool,
     /// Whether `stream_options.include_usage` is true.
     pub include_usage: bool,
+    /// The body as it came, where it is a form with files.
+    pub form: Option<Box<Form>>,
+}
+
+/// A `multipart/form-data` body.
+#[derive(Clone, Debug)]
+pub struct Form {
+    /// Its `content-type`, boundary included.
+    pub content_type: HeaderValue,
+    /// The whole body.
+    pub bytes: Bytes,
+    /// Where the value of the field `model` is in `bytes`; none, where only the path names the
+    /// model.
+    pub model: Option<Range<usize>>,
 }

@@ -4,12 +4,15 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorType, Result};
 use tollway_filter_api::ctx::Report;
+use tollway_filter_api::view::Form;
 use tollway_filter_api::{Flow, Outcome, Reject, Rejection, RequestCtx, RequestView};
-use tollway_wire::operation::Dialect;
+use tollway_wire::form;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{self, Limits};
 use tollway_wire::splice::{Edits, json_string};
 
@@ -42,7 +45,8 @@ pub(crate) async fn serve(
         Err(BodyError::Rejected(reject)) => return refuse(session, generation, ctx, reject).await,
         Err(BodyError::Gone(error)) => return Err(error),
     };
-    ctx.view = match view_of(asked, body) {
+    let content_type = session.req_header().headers.get(CONTENT_TYPE);
+    ctx.view = match view_of(asked, content_type, body) {
         Ok(view) => Some(Arc::new(view)),
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
@@ -366,8 +370,16 @@ async fn broken_stream(
 }
 
 /// Reads the body once.
-fn view_of(asked: &Asked, body: Bytes) -> Result<RequestView, Rejection> {
+fn view_of(
+    asked: &Asked,
+    content_type: Option<&HeaderValue>,
+    body: Bytes,
+) -> Result<RequestView, Rejection> {
     let &Asked { operation, dialect, .. } = asked;
+    let (mut body, form) = match takes_forms(operation) {
+        true => form_of(content_type, body)?,
+        false => (body, None),
+    };
     let scanned = |body: &Bytes| {
         scan::scan(body, &Limits::default()).map_err(|error| {
             Reject::invalid_request(format!("Invalid JSON payload: {error}"))
@@ -375,7 +387,6 @@ fn view_of(asked: &Asked, body: Bytes) -> Result<RequestView, Rejection> {
                 .with_code("invalid_json")
         })
     };
-    let mut body = body;
     if asked.model.is_some() || asked.stream.is_some() {
         // What the path says wins, as it does at Azure and Google.
         let mut edits = Edits::new();
@@ -397,7 +408,38 @@ fn view_of(asked: &Asked, body: Bytes) -> Result<RequestView, Rejection> {
             .get(&body, "stream_options")
             .and_then(|options| scan::members(&body, options.value, &Limits::default()).ok())
             .is_some_and(|options| options.bool(&body, "include_usage") == Some(true));
-    Ok(RequestView { operation, dialect, body, object, stream, include_usage })
+    Ok(RequestView { operation, dialect, body, object, stream, include_usage, form })
+}
+
+/// Whether a call comes as a form with files. Image edits come as JSON as well, with files by id.
+fn takes_forms(operation: Operation) -> bool {
+    matches!(
+        operation,
+        Operation::ImageEdit
+            | Operation::ImageVariation
+            | Operation::Transcription
+            | Operation::Translation
+    )
+}
+
+/// The text fields of a form as JSON, and the form itself; a body that is no form stays as it is.
+fn form_of(
+    content_type: Option<&HeaderValue>,
+    body: Bytes,
+) -> Result<(Bytes, Option<Box<Form>>), Rejection> {
+    let Some((value, text)) = content_type
+        .and_then(|value| Some((value, value.to_str().ok()?)))
+        .filter(|(_, text)| form::is_form(text))
+    else {
+        return Ok((body, None));
+    };
+    let found = form::scan(text, &body, &form::Limits::default()).map_err(|error| {
+        Reject::invalid_request(format!("Invalid form: {error}."))
+            .with_param("request_body")
+            .with_code("invalid_form")
+    })?;
+    let form = Form { content_type: value.clone(), bytes: body, model: found.model };
+    Ok((found.fields.into(), Some(Box::new(form))))
 }
 
 /// What an Anthropic client lists in `anthropic-beta`, where it is a list of names and nothing else:

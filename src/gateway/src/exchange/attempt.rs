@@ -9,7 +9,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tollway_filter_api::{Deployment, ModelGroup, RequestView};
 use tollway_providers::{
-    Asked, Call as ProviderCall, Place, Provider, Target, UpstreamBody, embeddings,
+    Asked, Call as ProviderCall, Form, Place, Provider, RequestError, Target, UpstreamBody,
+    embeddings,
 };
 use tollway_wire::client::{self, Encoder};
 use tollway_wire::operation::{Dialect, Operation};
@@ -39,6 +40,14 @@ pub(super) fn exception_name(provider: &dyn Provider) -> &'static str {
         "anthropic" => "Anthropic",
         other => other,
     }
+}
+
+/// The path names the model, as at Azure, and the form does not: it has no place for it.
+fn no_model_in_form() -> Fault {
+    Fault::request(RequestError::Invalid {
+        message: "The form must have a field `model`.".into(),
+        param: Some("model".into()),
+    })
 }
 
 /// The answer to a count that the provider cannot make: ours.
@@ -230,6 +239,14 @@ impl Exchange {
             drop_params: endpoint.drop_params,
             max_output_tokens: deployment.max_output_tokens,
         };
+        let form = match view.form.as_deref() {
+            Some(form) => Some(Form {
+                content_type: form.content_type.clone(),
+                bytes: form.bytes.clone(),
+                model: form.model.clone().ok_or_else(no_model_in_form)?,
+            }),
+            None => None,
+        };
         let provider_call = ProviderCall {
             operation: lane.operation,
             dialect: lane.dialect,
@@ -237,7 +254,7 @@ impl Exchange {
             object,
             stream: view.stream,
             translated: lane.translated,
-            form: None,
+            form: form.as_ref(),
             betas: call.betas.as_deref(),
         };
         endpoint.provider.request(&provider_call, &target).map_err(Fault::request)
