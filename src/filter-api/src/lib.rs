@@ -13,6 +13,7 @@ pub mod identity;
 pub mod limits;
 pub mod model;
 pub mod reject;
+pub mod responses;
 pub mod view;
 
 pub use clock::Clock;

@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` tells how the parts fit; `proxy.rs` and `serve_request.rs` what happens to a
 //! request, in order.
 
+mod background;
 mod body;
 mod chain;
 mod cli;
@@ -20,6 +21,7 @@ mod pass_through;
 mod proxy;
 mod random;
 mod respond;
+mod responses;
 mod routes;
 mod scrub;
 mod serve_request;

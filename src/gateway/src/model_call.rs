@@ -16,14 +16,16 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{self, Limits};
 use tollway_wire::splice::{Edits, json_string};
 
+use crate::background::Job;
 use crate::body::{self, BodyError};
 use crate::coalesce::{FlightKey, Follower, Lead, Next, Opening, Rest, Seat};
 use crate::early::{finish, refuse};
 use crate::exchange::{self, AnswerStream, Opened, Translated};
+use crate::responses::Turn;
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation};
 use crate::wishes::Wishes;
-use crate::{models, observe, respond};
+use crate::{background, models, observe, random, respond, responses};
 
 /// Serves a model call.
 pub(crate) async fn serve(
@@ -88,6 +90,14 @@ async fn exchange(
         }
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
+    let id = responses::concerns(view).then(random::unguessable);
+    let turn = match &id {
+        Some(id) => match Turn::read(view, ctx, &*gateway.responses, id) {
+            Ok(turn) => Some(turn),
+            Err(reject) => return refuse(session, generation, ctx, reject).await,
+        },
+        None => None,
+    };
     let key = ctx.coalesce.filter(|_| wishes.are_usual()).map(|coalesce| FlightKey {
         request: coalesce.key,
         form: (view.stream, view.include_usage),
@@ -96,7 +106,10 @@ async fn exchange(
     let call = exchange::Call {
         view: Arc::clone(view),
         translated: Translated::default(),
-        history: None,
+        history: turn.as_ref().and_then(|turn| turn.history.clone()),
+        expanded: turn.as_ref().and_then(|turn| turn.expanded.clone()),
+        prefers: turn.as_ref().and_then(|turn| turn.deployment.clone()),
+        id,
         betas: betas(session, ctx.dialect),
         plan: plan.clone(),
         generation: Arc::clone(generation),
@@ -108,8 +121,14 @@ async fn exchange(
         deadline: wishes.timeout.map(|timeout| ctx.arrived + timeout),
         report: Arc::default(),
     };
+    if let Some(turn) = turn {
+        if background::is_wanted(&call.view) {
+            return in_background(session, gateway, ctx, call, turn).await;
+        }
+        return alone(session, gateway, ctx, call, Some(&turn)).await;
+    }
     match key.map(|key| gateway.flights.board(key)) {
-        None => alone(session, gateway, ctx, call).await,
+        None => alone(session, gateway, ctx, call, None).await,
         Some(Seat::Lead(lead)) => leading(session, gateway, ctx, call, lead).await,
         Some(Seat::Follow(follower)) => following(session, generation, ctx, follower).await,
     }
@@ -121,6 +140,7 @@ async fn alone(
     gateway: &Gateway,
     ctx: &mut RequestCtx,
     call: exchange::Call,
+    turn: Option<&Turn>,
 ) -> Result<Outcome> {
     let opened = {
         let open = gateway.exchange.open(&call);
@@ -136,14 +156,79 @@ async fn alone(
         Ok(Opened::Stream(mut stream)) => {
             let result = relay(session, &call.generation, ctx, &mut stream, None).await;
             settle(gateway, ctx, &mut stream, &result);
+            if let (Some(turn), Some(response)) = (turn, stream.response()) {
+                let knows = deployment_of(ctx).filter(|_| stream.is_native());
+                turn.keep(&*gateway.responses, response, knows);
+            }
             result
         }
         Ok(Opened::Whole(answer)) => {
             ctx.report.upstream_ended = Some(gateway.clock.now());
+            if let Some(turn) = turn {
+                let knows = deployment_of(ctx).filter(|_| answer.is_native);
+                let response = answer.kept.as_ref().unwrap_or(&answer.body);
+                turn.keep(&*gateway.responses, response, knows);
+            }
             whole(session, &call.generation, ctx, answer.headers, answer.body).await
         }
         Err(reject) => refuse(session, &call.generation, ctx, reject).await,
     }
+}
+
+/// Answers at once, and leaves the call to be made afterwards.
+async fn in_background(
+    session: &mut ServerSession,
+    gateway: &Arc<Gateway>,
+    ctx: &mut RequestCtx,
+    mut call: exchange::Call,
+    turn: Turn,
+) -> Result<Outcome> {
+    let generation = Arc::clone(&call.generation);
+    let refused = match (turn.keeps(), gateway.background.has_room()) {
+        (false, _) => Some(Reject::invalid_request(
+            "Background mode requires store=true: there would be nothing to ask for later.",
+        )),
+        (true, false) => Some(Reject::too_many_requests(
+            "Too many responses are being made in the background.",
+            std::time::Duration::from_secs(1),
+        )),
+        (true, true) => None,
+    };
+    if let Some(reject) = refused {
+        return refuse(session, &generation, ctx, reject).await;
+    }
+    let id = call.id.clone().unwrap_or_default();
+    let queued = background::queued(&tollway_wire::client::Asked {
+        operation: call.view.operation,
+        model: &call.plan.requested,
+        stream: false,
+        body: &call.view.body,
+        id: &id,
+        created: gateway.clock.unix().as_secs(),
+    });
+    // To the provider it is a call like any other.
+    call.view = match without_background(&call.view) {
+        Ok(view) => Arc::new(view),
+        Err(reject) => return refuse(session, &generation, ctx, reject).await,
+    };
+    let outcome = whole(session, &generation, ctx, Vec::new(), queued.clone().into()).await?;
+    ctx.held = Some(Box::new(Job { id: format!("resp_{id}"), call, turn, queued }));
+    Ok(outcome)
+}
+
+/// The request without `background`.
+fn without_background(view: &RequestView) -> Result<RequestView, Rejection> {
+    let mut edits = Edits::new();
+    edits.remove("background");
+    let body = edits.apply(&view.body, &view.object);
+    let object = scan::scan(&body, &Limits::default())
+        .map_err(|error| Reject::internal("The request cannot be read again.", error))?;
+    Ok(RequestView { body, object, ..view.clone() })
+}
+
+/// The id of the deployment that answered.
+fn deployment_of(ctx: &RequestCtx) -> Option<Arc<str>> {
+    ctx.report.deployment.as_ref().map(|deployment| Arc::clone(&deployment.id))
 }
 
 /// A call that other requests may come to share.
@@ -253,7 +338,7 @@ async fn following(
 }
 
 /// Takes over what the exchange tells of a call.
-fn told(report: &mut Report, of_call: &mut Report) {
+pub(crate) fn told(report: &mut Report, of_call: &mut Report) {
     report.attempts = of_call.attempts;
     report.fallbacks = of_call.fallbacks;
     report.deployment = of_call.deployment.take();

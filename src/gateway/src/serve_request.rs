@@ -11,10 +11,11 @@ use tollway_filter_api::{
 };
 use tollway_wire::operation::Dialect;
 
+use crate::background::Job;
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{model_call, models, observe, random, tunnel};
+use crate::{background, model_call, models, observe, random, responses, tunnel};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -106,6 +107,13 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         Flow::Answer(answer) => finish(session, &generation, ctx, Ok(answer)).await,
         Flow::Reject(reject) => refuse(session, &generation, ctx, reject).await,
     };
+    if let Some(job) = ctx.held.take_if(|held| held.is::<Job>())
+        && let Ok(job) = job.downcast::<Job>()
+        && let Some(ctx) = state.ctx.take()
+    {
+        // The answer is still to be made: the request ends when it is there.
+        background::begin(&gateway, ctx, *job);
+    }
     settle(&mut state.outcome, result)
 }
 
@@ -150,7 +158,10 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
-        Route::Response(_) | Route::Stored | Route::Realtime | Route::Health => {
+        Route::Response(route) => {
+            responses::serve(route, session, ctx, &*gateway.responses, &gateway.background)
+        }
+        Route::Stored | Route::Realtime | Route::Health => {
             Err(Reject::new(501, "not_implemented_error", "Not served yet."))
         }
         Route::Call(_) | Route::Metrics | Route::PassThrough(_) | Route::Unknown => {

@@ -15,7 +15,9 @@ use tollway_simulator::Simulator;
 use tollway_store::cache_memory::MemoryCache;
 use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
+use tollway_store::responses_memory::MemoryResponses;
 
+use crate::background::Background;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::cli::{CheckArgs, ServeArgs, say};
@@ -30,6 +32,8 @@ use crate::state::{Gateway, Generation, InFlight};
 
 /// How many connections to upstreams are kept for the next request.
 const POOL: usize = 4096;
+/// How much memory the state of the Responses API may take.
+const RESPONSE_BYTES_MAX: u64 = 64 << 20;
 /// Where `tollway check` supposes the simulated provider; nothing is called there.
 const NO_SIMULATOR: &str = "http://127.0.0.1:1";
 
@@ -114,6 +118,8 @@ async fn serve_on(
         exchange: Exchange::new(Arc::clone(&pool), limits, clock.clone()),
         pool,
         flights: Arc::default(),
+        responses: Arc::new(MemoryResponses::new(RESPONSE_BYTES_MAX)),
+        background: Background::default(),
         body_memory,
         metrics,
         clock,

@@ -8,6 +8,9 @@ use tokio::sync::Notify;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::{Clock, ModelDirectory, Plan, Reject, Rejection, RequestCtx, RequestView};
 
+use tollway_filter_api::responses::ResponseStore;
+
+use crate::background::Background;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::coalesce::Flights;
@@ -52,6 +55,10 @@ pub(crate) struct Gateway {
     pub(crate) pool: Arc<Pool>,
     /// Calls that several requests share.
     pub(crate) flights: Arc<Flights>,
+    /// The state of the Responses API.
+    pub(crate) responses: Arc<dyn ResponseStore>,
+    /// Responses that are being made in the background.
+    pub(crate) background: Background,
     pub(crate) body_memory: Arc<BodyMemory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,

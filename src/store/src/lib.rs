@@ -1,9 +1,10 @@
 //! The store traits of `tollway-filter-api` made real.
 //!
 //! [`limits`] counts rates and parallel requests in this process, [`cache_memory`] keeps answers in
-//! it, and [`cache_redis`] keeps answers in a Redis or Valkey that several nodes share. None of
-//! them can make a request fail: a store that is full or away just knows nothing.
+//! it, [`cache_redis`] keeps answers in a Redis or Valkey that several nodes share, and
+//! [`responses_memory`] keeps the state of the Responses API. None of them can make a request fail: a store that is full or away just knows nothing.
 
 pub mod cache_memory;
 pub mod cache_redis;
 pub mod limits;
+pub mod responses_memory;

@@ -140,7 +140,7 @@ pub fn tap(dialect: Dialect, usage_added: bool, alias: Option<&str>) -> Box<dyn 
         Dialect::OpenAi => Box::new(openai::StreamTap::new(usage_added, alias)),
         Dialect::Anthropic => Box::new(anthropic::MessagesTap::new(alias)),
         Dialect::Gemini => Box::new(gemini::GeminiTap::new(alias)),
-        Dialect::Responses => Box::new(responses::StreamTap::new(alias)),
+        Dialect::Responses => Box::new(responses::StreamTap::new(alias).keeping()),
     }
 }
 

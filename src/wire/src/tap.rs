@@ -48,6 +48,12 @@ pub trait Tap: Send {
     /// The last usage the provider reported.
     fn usage(&self) -> Option<Usage>;
 
+    /// The answer in its whole form, once the stream has ended with it, for dialects that keep
+    /// answers.
+    fn response(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// How many events with content have passed, which is about a token each.
     fn events(&self) -> u64;
 }

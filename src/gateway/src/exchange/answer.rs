@@ -37,6 +37,10 @@ pub(crate) struct WholeAnswer {
     pub(crate) body: Bytes,
     /// What the provider counted.
     pub(crate) usage: Option<Usage>,
+    /// The same with all that the next turn needs, for dialects that keep answers.
+    pub(crate) kept: Option<Bytes>,
+    /// It is the provider's own, in its own words, and known to it.
+    pub(crate) is_native: bool,
 }
 
 /// A stream of server-sent events in the client's dialect, or of a file's bytes. Dropping it cancels
@@ -62,6 +66,8 @@ pub(crate) struct AnswerStream {
     usage: Option<Usage>,
     /// How many events have come.
     events: u64,
+    /// The provider's own whole form of it, for dialects that keep answers.
+    response: Option<Bytes>,
 }
 
 /// One attempt's side of a stream.
@@ -95,6 +101,7 @@ impl Beginning {
             _in_flight: in_flight,
             usage: None,
             events: 0,
+            response: None,
         }
     }
 
@@ -227,7 +234,15 @@ impl AnswerStream {
 
     /// The answer in its whole form, once it is complete, for dialects that keep answers.
     pub(crate) fn response(&self) -> Option<&[u8]> {
-        self.encoder.as_ref()?.response()
+        match &self.encoder {
+            Some(encoder) => encoder.response(),
+            None => self.response.as_deref(),
+        }
+    }
+
+    /// Whether it is the provider's own, in its own words, and known to it.
+    pub(crate) fn is_native(&self) -> bool {
+        self.encoder.is_none()
     }
 
     /// Closes the source, and keeps what it has counted.
@@ -235,6 +250,7 @@ impl AnswerStream {
         if let Some(source) = self.source.take() {
             self.usage = source.codec.usage();
             self.events = source.codec.events();
+            self.response = source.codec.response().map(Bytes::copy_from_slice);
         }
     }
 

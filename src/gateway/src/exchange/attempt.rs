@@ -53,7 +53,13 @@ fn no_model_in_form() -> Fault {
 /// The answer to a count that the provider cannot make: ours.
 fn estimated(view: &RequestView) -> WholeAnswer {
     let body = count::answer(view.dialect, count::input_tokens(&view.body));
-    WholeAnswer { headers: Vec::new(), body: body.into(), usage: None }
+    WholeAnswer {
+        headers: Vec::new(),
+        body: body.into(),
+        usage: None,
+        kept: None,
+        is_native: false,
+    }
 }
 
 /// Puts a whole answer from OpenAI's form into the client's dialect.
@@ -208,7 +214,15 @@ impl Exchange {
                 Opened::Stream(Box::new(beginning.of_events(events, usage)))
             } else {
                 let body = encoded(answer, view, &lane, encoder.as_mut(), name)?;
-                Opened::Whole(WholeAnswer { headers, body, usage })
+                let kept = encoder.as_ref().and_then(|encoder| encoder.response());
+                let kept = kept.map(Bytes::copy_from_slice);
+                Opened::Whole(WholeAnswer {
+                    headers,
+                    body,
+                    usage,
+                    kept,
+                    is_native: encoder.is_none(),
+                })
             }
         };
         endpoint.cooldown.succeeded();
@@ -232,7 +246,13 @@ impl Exchange {
         let view = &*call.view;
         let (body, object) = match lane.translated {
             true => call.translated.of(view, call.history.as_deref())?,
-            false => (&view.body, &view.object),
+            false => match &call.expanded {
+                // A provider that does not know what the request goes on from is told all of it.
+                Some((body, object)) if call.prefers.as_ref() != Some(&deployment.id) => {
+                    (body, object)
+                }
+                _ => (&view.body, &view.object),
+            },
         };
         let target = Target {
             model: deployment.model.to_string(),
@@ -291,7 +311,7 @@ impl Exchange {
         if !lane.translated {
             return None;
         }
-        let id = random::unguessable();
+        let id = call.id.clone().unwrap_or_else(random::unguessable);
         let asked = client::Asked {
             operation: call.view.operation,
             model: &call.plan.requested,

@@ -109,6 +109,14 @@ impl Codec {
         }
     }
 
+    /// The answer in its whole form, where the stream has ended with it.
+    pub(super) fn response(&self) -> Option<&[u8]> {
+        match self {
+            Codec::Tap { tap, .. } => tap.response(),
+            Codec::Decode { .. } | Codec::Raw => None,
+        }
+    }
+
     /// How many events have come so far, which is about a token each.
     pub(super) fn events(&self) -> u64 {
         match self {

@@ -45,6 +45,8 @@ pub(crate) use lane::Translated;
 pub(crate) use pool::Pool;
 use retry_budget::RetryBudget;
 
+use tollway_wire::scan::Object;
+
 use crate::config::RouterSettings;
 use crate::random;
 use crate::state::Generation;
@@ -66,6 +68,12 @@ pub(crate) struct Call {
     pub(crate) translated: Translated,
     /// What came before, where the request refers to it: the items of a stored response.
     pub(crate) history: Option<Bytes>,
+    /// The request with that written out, for a provider that has the dialect but not the response.
+    pub(crate) expanded: Option<(Bytes, Object)>,
+    /// The deployment that has it.
+    pub(crate) prefers: Option<Arc<str>>,
+    /// What ids of the answer are made of, where they are decided on before it.
+    pub(crate) id: Option<String>,
     /// The features of Anthropic's that the client asks for by header.
     pub(crate) betas: Option<String>,
     /// Where it goes.

@@ -145,6 +145,12 @@ impl Exchange {
         }
         if order.len() > 1 {
             self.arrange(call, &mut order, now);
+            // The one that has what the request goes on from, whatever its load.
+            if let Some(at) =
+                order.iter().position(|deployment| call.prefers.as_ref() == Some(&deployment.id))
+            {
+                order[..=at].rotate_right(1);
+            }
         }
         Ok(order)
     }

@@ -249,6 +249,10 @@ impl Tap for StreamTap {
         Err(TapError::Truncated)
     }
 
+    fn response(&self) -> Option<&[u8]> {
+        StreamTap::response(self)
+    }
+
     fn is_done(&self) -> bool {
         self.seen.done
     }
