@@ -16,7 +16,8 @@
 
 use smallvec::SmallVec;
 use tollway_filter_api::cache::CacheKey;
-use tollway_filter_api::{RequestCtx, RequestView, VirtualKey};
+use tollway_filter_api::{Plan, RequestCtx, RequestView, VirtualKey};
+use tollway_wire::operation::{Dialect, Operation};
 
 use super::Scope;
 
@@ -70,7 +71,7 @@ impl KeyRules {
         &self,
         ctx: &RequestCtx,
         view: &RequestView,
-        group: &str,
+        plan: &Plan,
         namespace: &str,
     ) -> CacheKey {
         // Put together first: hashing many small pieces costs more than copying them.
@@ -78,8 +79,15 @@ impl KeyRules {
         text.extend_from_slice(VERSION);
         self.put_tenant(&mut text, ctx.identity.as_deref());
         let end_user = ctx.end_user.as_deref().filter(|_| self.per_end_user);
+        let group = &*plan.group.name;
         for part in [end_user.unwrap_or_default(), view.operation.name(), group, namespace] {
             put_apart(&mut text, part.as_bytes());
+        }
+        if is_kept_as_it_is(view) {
+            let form = if view.stream { "stream" } else { "whole" };
+            for part in [view.dialect.name(), form, &plan.requested] {
+                put_apart(&mut text, part.as_bytes());
+            }
         }
         put_members(&mut text, view);
         CacheKey(*blake3::hash(&text).as_bytes())
@@ -101,6 +109,12 @@ impl KeyRules {
         text.push(kind);
         put_apart(text, name);
     }
+}
+
+/// Whether answers are given out just as they came: to requests in the same dialect for the same
+/// form under the same name. Those of OpenAI's chat can be put into another form and name.
+pub(super) fn is_kept_as_it_is(view: &RequestView) -> bool {
+    view.dialect != Dialect::OpenAi || view.operation == Operation::Rerank
 }
 
 /// Adds something so that it cannot be taken for a part of its neighbours.

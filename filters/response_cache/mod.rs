@@ -153,10 +153,10 @@ pub enum CallType {
     /// Transcriptions; not cached.
     #[serde(alias = "atranscription")]
     Transcription,
-    /// Rerankings; not cached.
+    /// Rerankings.
     #[serde(alias = "arerank")]
     Rerank,
-    /// Responses; not cached.
+    /// Responses that are not stored.
     #[serde(alias = "aresponses")]
     Responses,
 }
@@ -165,9 +165,15 @@ impl CallType {
     /// The kind of a call; `None` for what is never kept.
     fn of(view: &RequestView) -> Option<CallType> {
         match (view.operation, view.dialect) {
-            (Operation::ChatCompletions, Dialect::OpenAi) => Some(CallType::ChatCompletions),
-            (Operation::Completions, Dialect::OpenAi) => Some(CallType::Completions),
-            (Operation::Embeddings, Dialect::OpenAi) => Some(CallType::Embeddings),
+            // What a provider or we keep under an id must not be given out twice.
+            (Operation::ChatCompletions, Dialect::Responses) => {
+                let is_kept = view.object.bool(&view.body, "store") != Some(false);
+                (!is_kept).then_some(CallType::Responses)
+            }
+            (Operation::ChatCompletions, _) => Some(CallType::ChatCompletions),
+            (Operation::Completions, _) => Some(CallType::Completions),
+            (Operation::Embeddings, _) => Some(CallType::Embeddings),
+            (Operation::Rerank, _) => Some(CallType::Rerank),
             _ => None,
         }
     }
@@ -312,7 +318,7 @@ impl ResponseCache {
             return Ok(None);
         }
         let namespace = control.namespace.as_deref().unwrap_or(&self.config.namespace);
-        let key = self.rules.key(ctx, view, &plan.group.name, namespace);
+        let key = self.rules.key(ctx, view, plan, namespace);
         Ok(Some(Wanted { key, control }))
     }
 

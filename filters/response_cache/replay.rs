@@ -15,6 +15,8 @@ use tollway_wire::scan::{self, Limits};
 use tollway_wire::splice::{Edits, json_string};
 use tollway_wire::sse;
 
+use super::key;
+
 /// How many bytes of a replayed stream are written at once. Flushing each event apart would cost
 /// more than all the rest, and no client can tell.
 const PIECE_BYTES_MAX: usize = 16 << 10;
@@ -28,6 +30,10 @@ static EMBEDDING: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"em
 /// Whether an answer of status 200 is a whole and good one: each of its choices has come to its end,
 /// and a stream to its `[DONE]`. Some providers report errors under status 200 as well.
 pub(super) fn is_complete(view: &RequestView, streamed: bool, body: &[u8]) -> bool {
+    if key::is_kept_as_it_is(view) {
+        // A stream that was not announced to be over does not end as done.
+        return !body.is_empty();
+    }
     if view.operation == Operation::Embeddings {
         return !streamed && EMBEDDING.find(body).is_some();
     }
@@ -61,6 +67,18 @@ pub(super) fn replay(
     view: &RequestView,
     requested: &str,
 ) -> Option<AnswerBody> {
+    if key::is_kept_as_it_is(view) {
+        return Some(match answer.streamed {
+            false => {
+                AnswerBody::Full { content_type: "application/json", bytes: answer.body.clone() }
+            }
+            true => {
+                let mut pieces = Vec::new();
+                cut(answer.body.clone(), &mut pieces);
+                AnswerBody::Events(pieces)
+            }
+        });
+    }
     let wants_stream = view.stream && view.operation != Operation::Embeddings;
     let rename = (*answer.model != *requested).then_some(requested);
     if !wants_stream {

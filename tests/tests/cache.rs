@@ -386,3 +386,36 @@ async fn without_a_cache_nothing_is_cached() {
     let simulator: &Simulator = &setup.simulator;
     assert_eq!(simulator.requests().len(), 2);
 }
+
+/// In dialects that are not OpenAI's an answer is given out just as it came: to the same form, under
+/// the same name.
+#[tokio::test]
+async fn other_dialects_are_cached_by_their_form() {
+    let setup = Setup::with(CACHE).await;
+    let address = setup.gateway.address;
+    let messages = |stream: bool| json!({"model": "claude", "max_tokens": 9, "stream": stream, "messages": [{"role": "user", "content": "Hi"}]});
+    let contents = json!({"contents": [{"parts": [{"text": "Hi"}]}]});
+    let ask = [
+        ("/v1/messages", messages(false)),
+        ("/v1/messages", messages(true)),
+        ("/v1beta/models/gpt-4o-mini:generateContent", contents.clone()),
+        ("/v1beta/models/claude:streamGenerateContent?alt=sse", contents),
+        ("/v1/responses", json!({"model": "claude", "input": "Hi", "store": false})),
+    ];
+    for (path, body) in &ask {
+        let first = post(address, path, body).await;
+        assert_eq!((first.status, is_hit(&first)), (200, false), "{path}: {}", first.text());
+        setup.settled(&first).await;
+        let second = post(address, path, body).await;
+        assert!(is_hit(&second), "{path}");
+        assert_eq!(second.body, first.body, "{path}");
+        assert_eq!(second.header("content-type"), first.header("content-type"));
+    }
+    assert_eq!(setup.asked().len(), ask.len());
+
+    // One that is kept for later turns has an id of its own.
+    let kept = json!({"model": "claude", "input": "Hi"});
+    let (first, second) =
+        (post(address, "/v1/responses", &kept).await, post(address, "/v1/responses", &kept).await);
+    assert_ne!(first.json()["id"], second.json()["id"]);
+}

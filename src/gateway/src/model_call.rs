@@ -154,12 +154,9 @@ async fn alone(
     told(&mut ctx.report, &mut call.report.lock());
     match opened? {
         Ok(Opened::Stream(mut stream)) => {
-            let result = relay(session, &call.generation, ctx, &mut stream, None).await;
+            let keep = turn.map(|turn| (turn, gateway));
+            let result = relay(session, &call.generation, ctx, &mut stream, None, keep).await;
             settle(gateway, ctx, &mut stream, &result);
-            if let (Some(turn), Some(response)) = (turn, stream.response()) {
-                let knows = deployment_of(ctx).filter(|_| stream.is_native());
-                turn.keep(&*gateway.responses, response, knows);
-            }
             result
         }
         Ok(Opened::Whole(answer)) => {
@@ -263,7 +260,7 @@ async fn leading(
     lead.opened(&opened, ctx.report.deployment.as_ref());
     let result = match opened {
         Ok(Opened::Stream(mut stream)) => {
-            let result = relay(session, &generation, ctx, &mut stream, Some(&lead)).await;
+            let result = relay(session, &generation, ctx, &mut stream, Some(&lead), None).await;
             if result.is_err() && lead.is_followed() && !lead.has_ended() {
                 lead.hand_over(Rest::Stream(stream));
                 return result;
@@ -391,6 +388,7 @@ async fn relay(
     ctx: &mut RequestCtx,
     stream: &mut AnswerStream,
     lead: Option<&Lead>,
+    mut keep: Option<(&Turn, &Gateway)>,
 ) -> Result<Outcome> {
     let headers = stream.take_headers();
     let content_type = stream.content_type().cloned();
@@ -412,6 +410,14 @@ async fn relay(
             Some(Ok(mut events)) => {
                 if let Some(lead) = lead {
                     lead.sent(&events);
+                }
+                // Before the client knows that it is complete, and asks for it.
+                if let Some((turn, gateway)) = keep
+                    && let Some(response) = stream.response()
+                {
+                    let knows = deployment_of(ctx).filter(|_| stream.is_native());
+                    turn.keep(&*gateway.responses, response, knows);
+                    keep = None;
                 }
                 match generation.chain.chunk(ctx, &mut events) {
                     Ok(()) => {
@@ -547,6 +553,17 @@ const X_LITELLM_CUSTOMER_ID: HeaderName = HeaderName::from_static("x-litellm-cus
 fn end_user(session: &ServerSession, ctx: &RequestCtx) -> Option<Arc<str>> {
     const MAX: usize = 256;
     let view = ctx.view.as_ref()?;
+    // Anthropic's word for it.
+    let of_metadata = || {
+        let metadata = view.object.get(&view.body, "metadata")?;
+        let members = scan::members(&view.body, metadata.value, &Limits::default()).ok()?;
+        members.str(&view.body, "user_id").map(|id| id.into_owned())
+    };
+    if view.dialect == Dialect::Anthropic
+        && let Some(user) = of_metadata()
+    {
+        return (user.len() <= MAX).then(|| user.into());
+    }
     if let Some(user) = view.object.str(&view.body, "user") {
         return (user.len() <= MAX).then(|| user.as_ref().into());
     }

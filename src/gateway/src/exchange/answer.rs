@@ -236,7 +236,10 @@ impl AnswerStream {
     pub(crate) fn response(&self) -> Option<&[u8]> {
         match &self.encoder {
             Some(encoder) => encoder.response(),
-            None => self.response.as_deref(),
+            None => match &self.source {
+                Some(source) => source.codec.response(),
+                None => self.response.as_deref(),
+            },
         }
     }
 
