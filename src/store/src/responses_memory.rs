@@ -14,7 +14,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 512;
 
 /// Keeps responses in memory, the most useful ones when not all fit. They end with the process.
 pub struct MemoryResponses {
-    entries: Cache<Box<str>, Arc<StoredResponse>>,
+    entries: Cache<String, Arc<StoredResponse>>,
 }
 
 impl MemoryResponses {
@@ -23,7 +23,7 @@ impl MemoryResponses {
     pub fn new(bytes_max: u64) -> MemoryResponses {
         let entries = Cache::builder()
             .max_capacity(bytes_max)
-            .weigher(|id: &Box<str>, kept: &Arc<StoredResponse>| {
+            .weigher(|id: &String, kept: &Arc<StoredResponse>| {
                 let bytes = id.len() + kept.response.len() + kept.items.len();
                 u32::try_from(bytes + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
             })
@@ -39,7 +39,7 @@ impl ResponseStore for MemoryResponses {
     }
 
     fn put(&self, id: &str, response: StoredResponse) {
-        self.entries.insert(id.into(), Arc::new(response));
+        self.entries.insert(id.to_owned(), Arc::new(response));
     }
 
     fn remove(&self, id: &str) {

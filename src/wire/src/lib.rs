@@ -1,7 +1,8 @@
 //! The dialects on the wire, and what can be read from them without any I/O.
 //!
-//! This crate knows bytes, not connections: the OpenAI and Anthropic types, the framing of
-//! server-sent events, the byte scanner that finds the few members of a request that matter, token
+//! This crate knows bytes, not connections: the types of OpenAI, Anthropic and Gemini and what puts
+//! one into the other ([`client`] is the way in), the framing of server-sent events and of Amazon's
+//! event stream, forms, the byte scanner that finds the few members of a request that matter, token
 //! usage, and what that usage costs. Everything here is pure, so that the exchange, the agent loop
 //! and the tests share it as it is.
 

@@ -70,8 +70,8 @@ pub enum Rate {
     AudioInput,
     /// Audio output.
     AudioOutput,
-    /// Audio input read from the cache. Kept for whoever counts it: [`Usage`] does not, and
-    /// [`cost`] bills cached audio as any cached input.
+    /// Audio input read from the cache. Kept for whoever counts it: [`Usage`](crate::usage::Usage) does not, and
+    /// [`cost`](super::cost) bills cached audio as any cached input.
     CachedAudioInput,
     /// Output spent on thinking.
     Reasoning,

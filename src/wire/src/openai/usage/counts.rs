@@ -32,6 +32,7 @@ fn prompt(counts: &mut PromptCounts, reader: &mut Reader<'_>, name: &[u8]) -> Op
         b"audio_tokens" => reader.count(&mut counts.audio_tokens),
         b"cache_creation_tokens" => reader.count(&mut counts.cache_creation_tokens),
         b"cache_write_tokens" => reader.count(&mut counts.cache_write_tokens),
+        b"image_tokens" => reader.count(&mut counts.image_tokens),
         _ => reader.skip(),
     }
 }
@@ -40,6 +41,7 @@ fn completion(counts: &mut CompletionCounts, reader: &mut Reader<'_>, name: &[u8
     match name {
         b"reasoning_tokens" => reader.count(&mut counts.reasoning_tokens),
         b"audio_tokens" => reader.count(&mut counts.audio_tokens),
+        b"image_tokens" => reader.count(&mut counts.image_tokens),
         _ => reader.skip(),
     }
 }
@@ -225,7 +227,7 @@ mod tests {
                     ]),
                     prop::sample::select(vec![
                         "0", "7", "31", "null", "1.5", "{}", r#"{"cached_tokens":2}"#,
-                        r#"{"reasoning_tokens":3,"audio_tokens":1}"#, "\"x\"", "[1]",
+                        r#"{"reasoning_tokens":3,"audio_tokens":1}"#, r#"{"image_tokens":2}"#, "\"x\"", "[1]",
                     ]),
                 ),
                 0..6,
