@@ -15,6 +15,7 @@ mod http_app;
 mod log;
 mod model_call;
 mod models;
+mod named;
 mod observe;
 mod pass_through;
 mod proxy;
@@ -26,6 +27,7 @@ mod serve_request;
 mod server;
 mod start;
 mod state;
+mod stored;
 mod tunnel;
 mod wishes;
 

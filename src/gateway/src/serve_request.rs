@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
-use pingora_error::Result;
+use pingora_error::{ErrorSource, Result};
 use serde_json::json;
 use tollway_filter_api::{
     Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead,
@@ -14,7 +14,7 @@ use tollway_wire::operation::Dialect;
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{model_call, models, observe, random, tunnel};
+use crate::{model_call, models, observe, random, stored, tunnel};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -90,6 +90,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Call(asked) => {
                 model_call::serve(session, &gateway, &generation, ctx, &asked).await
             }
+            Route::Stored => stored::serve(session, &gateway, &generation, ctx).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
                 // Many keys make megabytes of text: that must not hold up the other requests.
@@ -117,7 +118,10 @@ fn settle(kept: &mut Outcome, result: Result<Outcome>) -> Result<bool> {
             Ok(true)
         }
         Err(error) => {
-            *kept = Outcome::ClientGone;
+            *kept = match error.esource() {
+                ErrorSource::Upstream => Outcome::Broken,
+                _ => Outcome::ClientGone,
+            };
             Err(error.into_down())
         }
     }
@@ -150,12 +154,14 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
-        Route::Response(_) | Route::Stored | Route::Realtime | Route::Health => {
+        Route::Response(_) | Route::Realtime | Route::Health => {
             Err(Reject::new(501, "not_implemented_error", "Not served yet."))
         }
-        Route::Call(_) | Route::Metrics | Route::PassThrough(_) | Route::Unknown => {
-            Err(Reject::internal("no such route", "a route without an answer"))
-        }
+        Route::Call(_)
+        | Route::Stored
+        | Route::Metrics
+        | Route::PassThrough(_)
+        | Route::Unknown => Err(Reject::internal("no such route", "a route without an answer")),
     }
 }
 

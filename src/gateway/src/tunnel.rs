@@ -15,7 +15,7 @@ use pingora_http::RequestHeader;
 use tokio::time::timeout;
 use tollway_filter_api::Outcome;
 
-use crate::exchange::Pool;
+use crate::exchange::{Pool, final_head, no_answer};
 use crate::pass_through::{self, PassThrough};
 use crate::state::RequestState;
 
@@ -23,8 +23,6 @@ use crate::state::RequestState;
 const SILENCE: Duration = Duration::from_secs(600);
 /// How long the upstream may take to answer the upgrade.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How many interim answers may come before the real one.
-const INTERIM_MAX: usize = 8;
 /// What belongs to the client's own connection and not to what is carried.
 const HOP_BY_HOP: [HeaderName; 6] = [
     http::header::TE,
@@ -88,22 +86,6 @@ fn request_head(route: &PassThrough, asked: &RequestHeader) -> Result<RequestHea
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "an upgrade to nothing");
     }
     Ok(head)
-}
-
-/// Reads heads until one is final.
-async fn final_head(upstream: &mut Http1Session) -> Result<()> {
-    for _ in 0..INTERIM_MAX {
-        upstream.read_response().await.map_err(Error::into_up)?;
-        let status = upstream.resp_header().map(|head| head.status);
-        if status.is_some_and(|status| !status.is_informational() || status == 101) {
-            return Ok(());
-        }
-    }
-    Err(no_answer())
-}
-
-fn no_answer() -> Box<Error> {
-    Error::explain(ErrorType::InvalidHTTPHeader, "the upstream sent no final answer").into_up()
 }
 
 /// Carries bytes until a side closes.

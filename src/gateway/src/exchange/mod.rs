@@ -20,6 +20,7 @@ mod fault;
 mod framing;
 mod http1;
 mod lane;
+mod line;
 mod pool;
 mod retry_budget;
 mod routing;
@@ -42,6 +43,7 @@ pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
 pub(crate) use lane::Translated;
+pub(crate) use line::{Line, Upgraded, final_head, no_answer};
 pub(crate) use pool::Pool;
 use retry_budget::RetryBudget;
 
