@@ -20,6 +20,7 @@ mod observe;
 mod pass_through;
 mod proxy;
 mod random;
+mod realtime;
 mod respond;
 mod routes;
 mod scrub;

@@ -9,12 +9,12 @@ use serde_json::json;
 use tollway_filter_api::{
     Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead,
 };
-use tollway_wire::operation::Dialect;
+use tollway_wire::operation::{Dialect, Operation};
 
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{model_call, models, observe, random, stored, tunnel};
+use crate::{model_call, models, observe, random, realtime, stored, tunnel};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -48,6 +48,8 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             ctx.dialect = asked.dialect;
         }
         Route::Response(_) => ctx.dialect = Dialect::Responses,
+        // It counts as a call, of the kind that has no body of its own.
+        Route::Realtime => ctx.operation = Some(Operation::ChatCompletions),
         _ => {}
     }
     let ctx = state.ctx.insert(ctx);
@@ -90,6 +92,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Call(asked) => {
                 model_call::serve(session, &gateway, &generation, ctx, &asked).await
             }
+            Route::Realtime => realtime::serve(session, &gateway, &generation, ctx).await,
             Route::Stored => stored::serve(session, &gateway, &generation, ctx).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
@@ -154,11 +157,12 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
-        Route::Response(_) | Route::Realtime | Route::Health => {
+        Route::Response(_) | Route::Health => {
             Err(Reject::new(501, "not_implemented_error", "Not served yet."))
         }
         Route::Call(_)
         | Route::Stored
+        | Route::Realtime
         | Route::Metrics
         | Route::PassThrough(_)
         | Route::Unknown => Err(Reject::internal("no such route", "a route without an answer")),

@@ -18,7 +18,7 @@ use tollway_providers::Access;
 use super::attempt::{exception_name, passed_headers, retry_after};
 use super::endpoint::{Endpoint, WRITE_TIMEOUT};
 use super::fault::Fault;
-use super::routing::Traffic;
+use super::routing::{InFlight, Traffic};
 use super::{Admission, Call, Exchange};
 
 /// How many interim answers may come before the real one.
@@ -39,8 +39,8 @@ pub(crate) struct Upgraded {
     pub(crate) session: Http1Session,
     /// The deployment's place among its own limits, until the socket closes.
     pub(crate) admission: Admission,
-    /// Counts as a call in flight.
-    pub(crate) in_flight: Box<dyn Send + Sync>,
+    /// It counts as a call in flight.
+    _in_flight: InFlight,
 }
 
 impl Endpoint {
@@ -162,8 +162,8 @@ impl Exchange {
             match self.ask_upgrade(endpoint, &path, offers).await {
                 Ok(session) => {
                     endpoint.cooldown.succeeded();
-                    let in_flight = Box::new(Traffic::enter(endpoint));
-                    return Ok(Upgraded { session, admission, in_flight });
+                    let in_flight = Traffic::enter(endpoint);
+                    return Ok(Upgraded { session, admission, _in_flight: in_flight });
                 }
                 Err(fault) => {
                     endpoint.cooldown.failed(&fault, self.clock.now());
