@@ -11,6 +11,7 @@ mod config;
 mod connections;
 mod early;
 mod exchange;
+mod health;
 mod http_app;
 mod log;
 mod model_call;

@@ -14,7 +14,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{model_call, models, observe, random, realtime, stored, tunnel};
+use crate::{health, model_call, models, observe, random, realtime, stored, tunnel};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -92,6 +92,13 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Call(asked) => {
                 model_call::serve(session, &gateway, &generation, ctx, &asked).await
             }
+            Route::Health => {
+                let query = session.req_header().uri.query().unwrap_or_default().to_owned();
+                let key = ctx.identity.clone();
+                let health = health::answer(&gateway, &generation, key.as_deref(), &query);
+                let answer = json_answer(&Box::pin(health).await);
+                finish(session, &generation, ctx, Ok(answer)).await
+            }
             Route::Realtime => realtime::serve(session, &gateway, &generation, ctx).await,
             Route::Stored => stored::serve(session, &gateway, &generation, ctx).await,
             Route::Metrics => {
@@ -130,6 +137,12 @@ fn settle(kept: &mut Outcome, result: Result<Outcome>) -> Result<bool> {
     }
 }
 
+fn json_answer(value: &serde_json::Value) -> Answer {
+    let body =
+        AnswerBody::Full { content_type: "application/json", bytes: value.to_string().into() };
+    Answer { status: 200, headers: Vec::new(), body }
+}
+
 /// Answers that need no model.
 fn local(
     route: Route,
@@ -138,14 +151,7 @@ fn local(
     generation: &Generation,
     ctx: &RequestCtx,
 ) -> Result<Answer, Rejection> {
-    let json = |value: serde_json::Value| Answer {
-        status: 200,
-        headers: Vec::new(),
-        body: AnswerBody::Full {
-            content_type: "application/json",
-            bytes: value.to_string().into(),
-        },
-    };
+    let json = |value: serde_json::Value| json_answer(&value);
     match route {
         Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref()))),
         Route::Model => {
@@ -157,12 +163,11 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
-        Route::Response(_) | Route::Health => {
-            Err(Reject::new(501, "not_implemented_error", "Not served yet."))
-        }
+        Route::Response(_) => Err(Reject::new(501, "not_implemented_error", "Not served yet.")),
         Route::Call(_)
         | Route::Stored
         | Route::Realtime
+        | Route::Health
         | Route::Metrics
         | Route::PassThrough(_)
         | Route::Unknown => Err(Reject::internal("no such route", "a route without an answer")),

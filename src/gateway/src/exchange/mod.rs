@@ -12,6 +12,7 @@
 
 mod answer;
 mod attempt;
+mod check;
 mod codec;
 mod cooldown;
 
@@ -40,6 +41,7 @@ use tollway_filter_api::{
 };
 
 pub(crate) use answer::{AnswerStream, Opened};
+pub(crate) use check::{CHECK_WAIT, Condition, can_be_checked};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
 pub(crate) use lane::Translated;
