@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
-use pingora_error::Result;
+use pingora_error::{ErrorSource, Result};
 use serde_json::json;
 use tollway_filter_api::{
     Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead,
 };
-use tollway_wire::operation::Dialect;
+use tollway_wire::operation::{Dialect, Operation};
 
 use crate::background::Job;
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{background, model_call, models, observe, random, responses, tunnel};
+use crate::{
+    background, health, model_call, models, observe, random, realtime, responses, stored, tunnel,
+};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -49,6 +51,8 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             ctx.dialect = asked.dialect;
         }
         Route::Response(_) => ctx.dialect = Dialect::Responses,
+        // It counts as a call, of the kind that has no body of its own.
+        Route::Realtime => ctx.operation = Some(Operation::ChatCompletions),
         _ => {}
     }
     let ctx = state.ctx.insert(ctx);
@@ -91,6 +95,15 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Call(asked) => {
                 model_call::serve(session, &gateway, &generation, ctx, &asked).await
             }
+            Route::Health => {
+                let query = session.req_header().uri.query().unwrap_or_default().to_owned();
+                let key = ctx.identity.clone();
+                let health = health::answer(&gateway, &generation, key.as_deref(), &query);
+                let answer = json_answer(&Box::pin(health).await);
+                finish(session, &generation, ctx, Ok(answer)).await
+            }
+            Route::Realtime => realtime::serve(session, &gateway, &generation, ctx).await,
+            Route::Stored => stored::serve(session, &gateway, &generation, ctx).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
                 // Many keys make megabytes of text: that must not hold up the other requests.
@@ -125,10 +138,19 @@ fn settle(kept: &mut Outcome, result: Result<Outcome>) -> Result<bool> {
             Ok(true)
         }
         Err(error) => {
-            *kept = Outcome::ClientGone;
+            *kept = match error.esource() {
+                ErrorSource::Upstream => Outcome::Broken,
+                _ => Outcome::ClientGone,
+            };
             Err(error.into_down())
         }
     }
+}
+
+fn json_answer(value: &serde_json::Value) -> Answer {
+    let body =
+        AnswerBody::Full { content_type: "application/json", bytes: value.to_string().into() };
+    Answer { status: 200, headers: Vec::new(), body }
 }
 
 /// Answers that need no model.
@@ -139,14 +161,7 @@ fn local(
     generation: &Generation,
     ctx: &RequestCtx,
 ) -> Result<Answer, Rejection> {
-    let json = |value: serde_json::Value| Answer {
-        status: 200,
-        headers: Vec::new(),
-        body: AnswerBody::Full {
-            content_type: "application/json",
-            bytes: value.to_string().into(),
-        },
-    };
+    let json = |value: serde_json::Value| json_answer(&value);
     match route {
         Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref()))),
         Route::Model => {
@@ -161,12 +176,13 @@ fn local(
         Route::Response(route) => {
             responses::serve(route, session, ctx, &*gateway.responses, &gateway.background)
         }
-        Route::Stored | Route::Realtime | Route::Health => {
-            Err(Reject::new(501, "not_implemented_error", "Not served yet."))
-        }
-        Route::Call(_) | Route::Metrics | Route::PassThrough(_) | Route::Unknown => {
-            Err(Reject::internal("no such route", "a route without an answer"))
-        }
+        Route::Call(_)
+        | Route::Stored
+        | Route::Realtime
+        | Route::Health
+        | Route::Metrics
+        | Route::PassThrough(_)
+        | Route::Unknown => Err(Reject::internal("no such route", "a route without an answer")),
     }
 }
 
