@@ -14,7 +14,7 @@ use tollway_wire::scan::{self, Limits};
 use tollway_wire::splice::{Edits, json_string};
 
 use crate::body::{self, BodyError};
-use crate::coalesce::{FlightKey, Follower, Lead, Next, Opening, Rest, Seat};
+use crate::coalesce::{Begun, FlightKey, Follower, Lead, Next, Opening, Rest, Seat};
 use crate::early::{finish, refuse};
 use crate::exchange::{self, AnswerStream, Opened, Translated};
 use crate::routes::Asked;
@@ -150,6 +150,7 @@ async fn leading(
     call: exchange::Call,
     lead: Lead,
 ) -> Result<Outcome> {
+    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
     let generation = Arc::clone(&call.generation);
     let report = Arc::clone(&call.report);
     let mut opening: Opening = {
@@ -160,7 +161,7 @@ async fn leading(
         biased;
         opened = &mut opening => opened,
         gone = session.read_body_or_idle(true) => {
-            if lead.is_followed() {
+            if lead.leaves(each_pays) {
                 // What it costs is theirs.
                 lead.hand_over(Rest::Opening(opening, report));
             } else {
@@ -175,7 +176,11 @@ async fn leading(
     let result = match opened {
         Ok(Opened::Stream(mut stream)) => {
             let result = relay(session, &generation, ctx, &mut stream, Some(&lead)).await;
-            if result.is_err() && lead.is_followed() && !lead.has_ended() {
+            if result.is_err() && lead.leaves(each_pays) {
+                if each_pays {
+                    stream.report_so_far(&mut ctx.report);
+                    estimate_prompt(ctx);
+                }
                 lead.hand_over(Rest::Stream(stream));
                 return result;
             }
@@ -219,6 +224,25 @@ async fn following(
         follower.report(&mut ctx.report, each_pays);
         return whole(session, generation, ctx, begun.headers, body).await;
     }
+    let result = share(session, generation, ctx, &mut follower, begun).await;
+    if result.is_err() {
+        follower.leaves(&mut ctx.report, each_pays);
+        if ctx.report.usage_estimated {
+            estimate_prompt(ctx);
+        }
+    }
+    result
+}
+
+/// Passes on a stream that another request gets.
+async fn share(
+    session: &mut ServerSession,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    follower: &mut Follower,
+    begun: Begun,
+) -> Result<Outcome> {
+    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
     let (chain, content_type) = (&generation.chain, begun.content_type);
     respond::begin_stream(session, chain, ctx, begun.headers, content_type).await?;
     loop {

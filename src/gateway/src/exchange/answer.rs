@@ -238,6 +238,18 @@ impl AnswerStream {
         }
     }
 
+    /// Writes down what has come so far, for one who leaves while others still read.
+    pub(crate) fn report_so_far(&self, report: &mut Report) {
+        let codec = self.source.as_ref().map(|source| &source.codec);
+        let (usage, events) = match codec {
+            Some(codec) => (codec.usage(), codec.events()),
+            None => (self.usage, self.events),
+        };
+        let usage = report.usage.insert(usage.unwrap_or_default());
+        usage.completion_tokens = usage.completion_tokens.max(events);
+        report.usage_estimated = true;
+    }
+
     /// Writes down what is known in the end. Of a stream that was not `complete`, the output is
     /// counted by its events, which is about a token each, where that is more than the provider had
     /// said until then.
