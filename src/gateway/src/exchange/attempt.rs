@@ -176,6 +176,7 @@ impl Exchange {
                 endpoint: Arc::clone(endpoint),
                 admission,
                 in_flight: Some(in_flight),
+                patience: call.deadline,
             };
             let stream = Box::pin(beginning.read(upstream, codec)).await?;
             Opened::Stream(Box::new(stream))
@@ -195,6 +196,7 @@ impl Exchange {
                     endpoint: Arc::clone(endpoint),
                     admission,
                     in_flight: None,
+                    patience: call.deadline,
                 };
                 Opened::Stream(Box::new(beginning.of_events(events, usage)))
             } else {

@@ -97,6 +97,12 @@ impl Call {
         &self.generation.endpoints[deployment.entry]
     }
 
+    /// Whether the caller's own patience is at its end. What fails then is nobody else's fault, and
+    /// there is no time for another try.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
     /// How many tries may follow the first one after this fault: the request's own number, else
     /// that of the retry policy for this kind of fault, the deployment's, the router's.
     fn retries_after(&self, fault: &Fault, deployment: &Deployment) -> usize {
@@ -155,7 +161,7 @@ impl Exchange {
         };
         for name in fallbacks.iter().take(call.router().max_fallbacks) {
             let is_special = fault.is_context_window() || fault.is_content_policy();
-            if !fault.falls_back() && !is_special {
+            if (!fault.falls_back() && !is_special) || call.is_overdue(self.clock.now()) {
                 break;
             }
             let directory = &call.generation.config.directory;
@@ -185,7 +191,8 @@ impl Exchange {
             // Whoever was asked least, in their order.
             let candidates = asked.iter().enumerate().filter_map(|(at, n)| Some(((*n)?, at)));
             let Some((times, at)) = candidates.min() else { break };
-            if last.is_some()
+            // One whose limits are used up was not called: to ask the next one is no retry.
+            if last.as_ref().is_some_and(|fault| fault.cause != Cause::Full)
                 && !self.retry_budget.take(&call.router().retry_budget, self.clock.now())
             {
                 break;
@@ -214,8 +221,11 @@ impl Exchange {
                     return Ok(opened);
                 }
                 Err(fault) => {
-                    let endpoint = call.endpoint(deployment);
-                    endpoint.cooldown.failed(&fault, self.clock.now());
+                    let now = self.clock.now();
+                    if fault.cause == Cause::Timeout && call.is_overdue(now) {
+                        return Err(fault);
+                    }
+                    call.endpoint(deployment).cooldown.failed(&fault, now);
                     if !fault.retries() {
                         return Err(fault);
                     }
