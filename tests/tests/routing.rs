@@ -251,7 +251,7 @@ async fn request_too_large_for_the_window_goes_to_the_larger_group() {
             (model == "small").then_some(refuses)
         })
         .await;
-        let mut body = chat("small", &long);
+        let mut body = chat("small", "Hi");
         body["stream"] = streamed.into();
         let response = setup.chat(&body).await;
         assert_eq!(response.status, 200, "{}", response.text());
@@ -259,9 +259,12 @@ async fn request_too_large_for_the_window_goes_to_the_larger_group() {
         let expect = [("large".to_owned(), 1), ("small".to_owned(), 1)];
         assert_eq!(counts, BTreeMap::from(expect));
     }
-    // Without a larger group it is the caller's mistake, and no reason to ask others.
+    // Without a larger group the usual one is asked, and without that one nobody.
     let text = windows("fallbacks: [{small: [other]}]");
     let setup = scripted(&text, move |_, model| (model == "small").then_some(refuses)).await;
+    assert_eq!(setup.chat(&chat("small", &long)).await.status, 200);
+    assert_eq!((count(&setup, "small"), count(&setup, "other")), (1, 1));
+    let setup = scripted(&windows("fallbacks: []"), move |_, _| Some(refuses)).await;
     let response = setup.chat(&chat("small", &long)).await;
     assert_eq!(response.status, 400, "{}", response.text());
     assert_eq!(response.error("code"), "context_length_exceeded");
