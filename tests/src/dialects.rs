@@ -144,7 +144,9 @@ impl Client {
             let data: Vec<&str> =
                 event.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
             if data.is_empty() {
-                assert!(event.lines().all(|line| line.starts_with([':', 'e'])), "{event}");
+                let fields = [":", "event:", "id:", "retry:"];
+                let is_field = |line: &str| fields.iter().any(|field| line.starts_with(field));
+                assert!(event.lines().all(is_field), "{event}");
                 continue;
             }
             seen.error_is_last = false;

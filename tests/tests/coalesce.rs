@@ -271,7 +271,8 @@ async fn requests_with_other_betas_do_not_share() {
         let body = &body;
         async move { post_with(address, "/v1/messages", &[("anthropic-beta", beta)], body).await }
     };
-    let (one, other) = tokio::join!(ask("context-1m-2025-08-07"), ask("interleaved-thinking-2025-05-14"));
+    let (one, other) =
+        tokio::join!(ask("context-1m-2025-08-07"), ask("interleaved-thinking-2025-05-14"));
     assert_eq!((one.status, other.status), (200, 200), "{} {}", one.text(), other.text());
     let mut betas: Vec<_> = setup
         .asked()

@@ -43,10 +43,8 @@ async fn scripted(
     };
     let options = Options { journal: 10_000, ..Options::default() }.with_script(script);
     let simulator = Simulator::start(options).await.expect("a port is free");
-    let options = gateway::Options {
-        config: Some(config(text, &simulator)),
-        ..gateway::Options::default()
-    };
+    let options =
+        gateway::Options { config: Some(config(text, &simulator)), ..gateway::Options::default() };
     Setup { gateway: Gateway::start_with(options).await, simulator }
 }
 
@@ -151,7 +149,8 @@ async fn latency_based_prefers_the_fast_one() {
 #[tokio::test]
 async fn cost_based_takes_the_cheapest() {
     let rest = "router_settings: { routing_strategy: cost-based-routing }";
-    let price = |input, output| format!("input_cost_per_token: {input}, output_cost_per_token: {output}");
+    let price =
+        |input, output| format!("input_cost_per_token: {input}, output_cost_per_token: {output}");
     let (dear, cheap) = (price("0.00001", "0.00001"), price("0.000001", "0.000001"));
     let dearest_out = price("0.0000001", "0.0001");
     let setup = scripted(&pool(&[&dear, &cheap, &dearest_out], rest), |_, _| None).await;
@@ -247,10 +246,9 @@ async fn request_too_large_for_the_window_goes_to_the_larger_group() {
     // By the provider's word.
     let refuses = "status=400 code=context_length_exceeded message=Long";
     for streamed in [false, true] {
-        let setup = scripted(&windows(fallbacks), move |_, model| {
-            (model == "small").then_some(refuses)
-        })
-        .await;
+        let setup =
+            scripted(&windows(fallbacks), move |_, model| (model == "small").then_some(refuses))
+                .await;
         let mut body = chat("small", "Hi");
         body["stream"] = streamed.into();
         let response = setup.chat(&body).await;
@@ -293,10 +291,9 @@ async fn refused_content_goes_to_the_group_for_it() {
             "content_filter" => "status=400 code=content_filter message=No",
             _ => "status=400 code=content_policy_violation message=No",
         };
-        let setup = scripted(&windows(fallbacks), move |_, model| {
-            (model == "small").then_some(refuses)
-        })
-        .await;
+        let setup =
+            scripted(&windows(fallbacks), move |_, model| (model == "small").then_some(refuses))
+                .await;
         let response = setup.chat(&chat("small", "Hi")).await;
         assert_eq!(response.status, 200, "{code}: {}", response.text());
         assert_eq!(counts(&setup).keys().collect::<Vec<_>>(), ["large", "small"], "{code}");
@@ -306,10 +303,8 @@ async fn refused_content_goes_to_the_group_for_it() {
 #[tokio::test]
 async fn default_fallbacks_serve_groups_that_have_none() {
     let settings = "fallbacks: [{small: [large]}], default_fallbacks: [other]";
-    let setup = scripted(&windows(settings), |_, model| {
-        (model != "other").then_some("status=500")
-    })
-    .await;
+    let setup =
+        scripted(&windows(settings), |_, model| (model != "other").then_some("status=500")).await;
     let response = setup.chat(&chat("large", "Hi")).await;
     assert_eq!(response.status, 200, "{}", response.text());
     assert_eq!(counts(&setup).keys().collect::<Vec<_>>(), ["large", "other"]);
@@ -319,8 +314,7 @@ async fn default_fallbacks_serve_groups_that_have_none() {
     assert_eq!((count(&setup, "small"), count(&setup, "other")), (1, 1));
 }
 
-const NO_BUDGET: &str =
-    "router_settings: { num_retries: 1, disable_cooldowns: true, retry_budget: { percent: 0, min_per_second: 0 } }";
+const NO_BUDGET: &str = "router_settings: { num_retries: 1, disable_cooldowns: true, retry_budget: { percent: 0, min_per_second: 0 } }";
 
 #[tokio::test]
 async fn retries_end_with_their_budget() {
@@ -415,7 +409,8 @@ async fn callers_own_impatience_rests_no_deployment() {
 
 #[tokio::test]
 async fn configured_timeout_rests_a_deployment() {
-    let rest = "router_settings: { num_retries: 0, allowed_fails: 0, cooldown_time: 1h, timeout: 0.2 }";
+    let rest =
+        "router_settings: { num_retries: 0, allowed_fails: 0, cooldown_time: 1h, timeout: 0.2 }";
     let setup = scripted(&pool(&["order: 1", "order: 2"], rest), |_, model| {
         (model == "a").then_some("hang")
     })

@@ -397,7 +397,8 @@ impl Follower {
                 report.usage = *usage;
                 return;
             }
-            let had = if is_last { &state.log[..] } else { state.log.get(..self.at).unwrap_or(&[]) };
+            let had =
+                if is_last { &state.log[..] } else { state.log.get(..self.at).unwrap_or(&[]) };
             // About a token each.
             let events = memmem::find_iter(had, b"\n\n").count() as u64;
             let usage = report.usage.get_or_insert_default();
