@@ -134,6 +134,19 @@ impl Gateway {
             .unwrap_or_else(|_| panic!("no {count} such lines on stderr:\n{}", self.stderr()));
     }
 
+    /// Waits until so many lines on stdout are wanted.
+    ///
+    /// # Panics
+    /// When they do not come.
+    pub async fn stdout_lines(&self, count: usize, wanted: impl Fn(&str) -> bool) {
+        let look = self.stdout.wait_until(|seen| {
+            (seen.iter().filter(|line| wanted(line)).count() >= count).then_some(())
+        });
+        tokio::time::timeout(PATIENCE, look)
+            .await
+            .unwrap_or_else(|_| panic!("no {count} such lines on stdout:\n{}", self.stdout()));
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it was not waited for")

@@ -5,6 +5,7 @@
 //! that was started is stopped when its handle is dropped.
 
 pub mod client;
+pub mod dialects;
 pub mod examples;
 pub mod gateway;
 pub mod servers;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use memchr::memmem;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tollway_filter_api::cache::CacheKey;
@@ -166,6 +167,10 @@ impl Lead {
         if state.closed && state.followers == 0 {
             return;
         }
+        if state.end.is_some() {
+            // It was given up: a follower that does not read must not make it grow for ever.
+            return;
+        }
         state.log.extend_from_slice(events);
         state.closed |= state.log.len() > OPEN_BYTES_MAX;
         if state.log.len() > KEPT_BYTES_MAX {
@@ -185,26 +190,25 @@ impl Lead {
     /// The stream has ended: as it should, or not.
     pub(crate) fn ended(&self, usage: Option<Usage>, broken: Option<&Reject>) {
         self.flight.write(|state| {
-            state.end = Some(match broken {
+            // One that was given up because of its size stays so.
+            state.end.get_or_insert_with(|| match broken {
                 None => End::Done { usage },
                 Some(reject) => End::Failed { reject: copy(reject), usage },
             });
         });
     }
 
-    /// Whether somebody waits for what this one gets.
-    pub(crate) fn is_followed(&self) -> bool {
-        self.flight.followers() > 0
+    /// The leader's client has left: whether the call goes on for others, to whom it is then to be
+    /// handed over. One of them pays for it, unless `each_pays`.
+    pub(crate) fn leaves(&self, each_pays: bool) -> bool {
+        let mut state = self.flight.state.lock();
+        let goes_on = state.followers > 0 && state.end.is_none();
+        state.unpaid = goes_on && !each_pays;
+        goes_on
     }
 
-    /// Whether all that was to come has come.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.flight.state.lock().end.is_some()
-    }
-
-    /// The leader's client has left: the call goes on for those who follow, who pay for it.
+    /// Lets the call go on without its leader, for those who follow.
     pub(crate) fn hand_over(self, rest: Rest) {
-        self.flight.write(|state| state.unpaid = true);
         tokio::spawn(async move {
             let flight = Arc::clone(&self.flight);
             let work = self.carry_on(rest);
@@ -283,6 +287,8 @@ pub(crate) struct Follower {
     flight: Arc<Flight>,
     /// How much of the log it has had.
     at: usize,
+    /// What the answer took is written down.
+    is_settled: bool,
 }
 
 /// What a follower gets at first.
@@ -307,7 +313,7 @@ impl Follower {
         }
         state.followers += 1;
         drop(state);
-        Some(Follower { flight: Arc::clone(flight), at: 0 })
+        Some(Follower { flight: Arc::clone(flight), at: 0, is_settled: false })
     }
 
     /// Waits for the answer to begin.
@@ -360,7 +366,8 @@ impl Follower {
 
     /// Writes down what the answer took, once it has ended. All but one of those who share it get
     /// it as they would get it from the cache, unless `each_pays`.
-    pub(crate) fn report(&self, report: &mut Report, each_pays: bool) {
+    pub(crate) fn report(&mut self, report: &mut Report, each_pays: bool) {
+        self.is_settled = true;
         let mut state = self.flight.state.lock();
         report.coalesced = true;
         report.usage = match &state.end {
@@ -369,6 +376,35 @@ impl Follower {
         };
         let pays = each_pays || (state.end.is_some() && std::mem::take(&mut state.unpaid));
         report.cache_hit = !pays;
+    }
+
+    /// Its client leaves before the end. It pays for what it was sent where each one does; else the
+    /// last one to leave pays for what came, if nobody else has.
+    pub(crate) fn leaves(&mut self, report: &mut Report, each_pays: bool) {
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let mut state = self.flight.state.lock();
+        let is_last = state.followers == 1 && std::mem::take(&mut state.unpaid);
+        // Nobody would pay for what one gets who comes now.
+        state.closed |= is_last;
+        report.coalesced = true;
+        report.cache_hit = !(each_pays || is_last);
+        if !report.cache_hit {
+            if let Some(End::Done { usage } | End::Failed { usage, .. }) = &state.end
+                && usage.is_some()
+            {
+                report.usage = *usage;
+                return;
+            }
+            let had =
+                if is_last { &state.log[..] } else { state.log.get(..self.at).unwrap_or(&[]) };
+            // About a token each.
+            let events = memmem::find_iter(had, b"\n\n").count() as u64;
+            let usage = report.usage.get_or_insert_default();
+            usage.completion_tokens = usage.completion_tokens.max(events);
+            report.usage_estimated = true;
+        }
     }
 }
 

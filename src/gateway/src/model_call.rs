@@ -1,7 +1,7 @@
 //! A model call: its body, the filters that want to see it, the exchange, and the answer on its way
 //! to the client.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -18,9 +18,9 @@ use tollway_wire::splice::{Edits, json_string};
 
 use crate::background::Job;
 use crate::body::{self, BodyError};
-use crate::coalesce::{FlightKey, Follower, Lead, Next, Opening, Rest, Seat};
+use crate::coalesce::{Begun, FlightKey, Follower, Lead, Next, Opening, Rest, Seat};
 use crate::early::{finish, refuse};
-use crate::exchange::{self, AnswerStream, Opened, Translated};
+use crate::exchange::{self, AnswerStream, Opened};
 use crate::responses::Turn;
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation};
@@ -103,24 +103,19 @@ async fn exchange(
         form: (view.stream, view.include_usage),
         model: Arc::clone(&plan.requested),
     });
-    let call = exchange::Call {
-        view: Arc::clone(view),
-        translated: Translated::default(),
-        history: turn.as_ref().and_then(|turn| turn.history.clone()),
-        expanded: turn.as_ref().and_then(|turn| turn.expanded.clone()),
-        prefers: turn.as_ref().and_then(|turn| turn.deployment.clone()),
-        id,
-        betas: betas(session, ctx.dialect),
-        plan: plan.clone(),
-        generation: Arc::clone(generation),
-        tags: wishes.tags,
-        input_tokens: OnceLock::new(),
-        retries: wishes.retries,
-        fallbacks: wishes.fallbacks,
-        arrived: ctx.arrived,
-        deadline: wishes.timeout.map(|timeout| ctx.arrived + timeout),
-        report: Arc::default(),
-    };
+    let mut call =
+        exchange::Call::new(Arc::clone(view), plan.clone(), Arc::clone(generation), ctx.arrived);
+    call.betas = betas(session, ctx.dialect);
+    call.tags = wishes.tags;
+    call.retries = wishes.retries;
+    call.fallbacks = wishes.fallbacks;
+    call.deadline = wishes.timeout.map(|timeout| ctx.arrived + timeout);
+    call.id = id;
+    if let Some(turn) = &turn {
+        call.history = turn.history.clone();
+        call.expanded = turn.expanded.clone();
+        call.prefers = turn.deployment.clone();
+    }
     if let Some(turn) = turn {
         if background::is_wanted(&call.view) {
             return in_background(session, gateway, ctx, call, turn).await;
@@ -236,6 +231,7 @@ async fn leading(
     call: exchange::Call,
     lead: Lead,
 ) -> Result<Outcome> {
+    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
     let generation = Arc::clone(&call.generation);
     let report = Arc::clone(&call.report);
     let mut opening: Opening = {
@@ -246,7 +242,7 @@ async fn leading(
         biased;
         opened = &mut opening => opened,
         gone = session.read_body_or_idle(true) => {
-            if lead.is_followed() {
+            if lead.leaves(each_pays) {
                 // What it costs is theirs.
                 lead.hand_over(Rest::Opening(opening, report));
             } else {
@@ -261,7 +257,11 @@ async fn leading(
     let result = match opened {
         Ok(Opened::Stream(mut stream)) => {
             let result = relay(session, &generation, ctx, &mut stream, Some(&lead), None).await;
-            if result.is_err() && lead.is_followed() && !lead.has_ended() {
+            if result.is_err() && lead.leaves(each_pays) {
+                if each_pays {
+                    stream.report_so_far(&mut ctx.report);
+                    estimate_prompt(ctx);
+                }
                 lead.hand_over(Rest::Stream(stream));
                 return result;
             }
@@ -305,6 +305,25 @@ async fn following(
         follower.report(&mut ctx.report, each_pays);
         return whole(session, generation, ctx, begun.headers, body).await;
     }
+    let result = share(session, generation, ctx, &mut follower, begun).await;
+    if result.is_err() {
+        follower.leaves(&mut ctx.report, each_pays);
+        if ctx.report.usage_estimated {
+            estimate_prompt(ctx);
+        }
+    }
+    result
+}
+
+/// Passes on a stream that another request gets.
+async fn share(
+    session: &mut ServerSession,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    follower: &mut Follower,
+    begun: Begun,
+) -> Result<Outcome> {
+    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
     let (chain, content_type) = (&generation.chain, begun.content_type);
     respond::begin_stream(session, chain, ctx, begun.headers, content_type).await?;
     loop {

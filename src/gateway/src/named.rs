@@ -29,6 +29,7 @@ fn view(model: &str) -> Result<RequestView, Rejection> {
         object,
         stream: false,
         include_usage: false,
+        form: None,
     })
 }
 

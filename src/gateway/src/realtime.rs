@@ -5,7 +5,7 @@
 //! `response.done` events say of usage is metered when the socket closes. Limits on tokens are
 //! settled only then.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
@@ -19,7 +19,7 @@ use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx, ResponseHead};
 use tollway_wire::realtime::Meter;
 
 use crate::early::refuse;
-use crate::exchange::{self, Translated, Upgraded};
+use crate::exchange::{self, Upgraded};
 use crate::state::{Gateway, Generation};
 use crate::{named, tunnel};
 
@@ -58,21 +58,8 @@ pub(crate) async fn serve(
         let reject = Reject::internal("no request", "nothing was planned");
         return refuse(session, generation, ctx, reject).await;
     };
-    let call = exchange::Call {
-        view: Arc::clone(view),
-        translated: Translated::default(),
-        history: None,
-        betas: None,
-        plan: plan.clone(),
-        generation: Arc::clone(generation),
-        tags: Vec::new(),
-        input_tokens: OnceLock::new(),
-        retries: None,
-        fallbacks: None,
-        arrived: ctx.arrived,
-        deadline: None,
-        report: Arc::default(),
-    };
+    let (view, plan) = (Arc::clone(view), plan.clone());
+    let call = exchange::Call::new(view, plan, Arc::clone(generation), ctx.arrived);
     let upgraded = Box::pin(gateway.exchange.upgrade(&call, &offers)).await;
     {
         let mut told = call.report.lock();

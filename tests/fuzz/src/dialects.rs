@@ -62,7 +62,10 @@ fn encoded(dialect: Dialect, operation: Operation, cuts: &Cuts, text: &[u8]) {
         (out, result)
     };
     let whole = encode(&[Bytes::copy_from_slice(text)]);
-    assert_eq!(whole, encode(&cuts.of(text)));
+    // Only a chat comes as a stream: everything else refuses the first piece, if there is one.
+    if operation == Operation::ChatCompletions {
+        assert_eq!(whole, encode(&cuts.of(text)));
+    }
     let read = Parser::default().push(&whole.0, |event| {
         serde_json::from_slice::<IgnoredAny>(event.data).expect("an event is JSON");
         Ok::<_, TooLong>(())

@@ -12,7 +12,7 @@ use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::usage::Usage;
 
 use super::codec::{Codec, Step};
-use super::fault::Fault;
+use super::fault::{Cause, Fault};
 use super::routing::InFlight;
 use super::upstream::Upstream;
 use super::{Admission, Endpoint};
@@ -63,6 +63,8 @@ pub(crate) struct AnswerStream {
     admission: Admission,
     /// Dropped with the stream: until then the deployment is busy with it.
     _in_flight: Option<InFlight>,
+    /// When the caller's own patience ends.
+    patience: Option<Instant>,
     usage: Option<Usage>,
     /// How many events have come.
     events: u64,
@@ -84,11 +86,14 @@ pub(super) struct Beginning {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) admission: Admission,
     pub(super) in_flight: Option<InFlight>,
+    /// When the caller's own patience ends.
+    pub(super) patience: Option<Instant>,
 }
 
 impl Beginning {
     fn stream(self, first: Bytes, source: Option<Source>) -> AnswerStream {
-        let Beginning { headers, content_type, encoder, endpoint, admission, in_flight } = self;
+        let Beginning { headers, content_type, encoder, endpoint, admission, in_flight, patience } =
+            self;
         AnswerStream {
             headers,
             content_type,
@@ -99,6 +104,7 @@ impl Beginning {
             endpoint,
             admission,
             _in_flight: in_flight,
+            patience,
             usage: None,
             events: 0,
             response: None,
@@ -163,7 +169,12 @@ impl AnswerStream {
         }
         loop {
             if let Some(fault) = self.broken.take() {
-                self.endpoint.cooldown.failed(&fault, Instant::now());
+                let now = Instant::now();
+                let is_callers = fault.cause == Cause::Timeout
+                    && self.patience.is_some_and(|patience| now >= patience);
+                if !is_callers {
+                    self.endpoint.cooldown.failed(&fault, now);
+                }
                 self.stop();
                 return Some(Err(fault.into_reject()));
             }
@@ -255,6 +266,18 @@ impl AnswerStream {
             self.events = source.codec.events();
             self.response = source.codec.response().map(Bytes::copy_from_slice);
         }
+    }
+
+    /// Writes down what has come so far, for one who leaves while others still read.
+    pub(crate) fn report_so_far(&self, report: &mut Report) {
+        let codec = self.source.as_ref().map(|source| &source.codec);
+        let (usage, events) = match codec {
+            Some(codec) => (codec.usage(), codec.events()),
+            None => (self.usage, self.events),
+        };
+        let usage = report.usage.insert(usage.unwrap_or_default());
+        usage.completion_tokens = usage.completion_tokens.max(events);
+        report.usage_estimated = true;
     }
 
     /// Writes down what is known in the end. Of a stream that was not `complete`, the output is

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use memchr::memmem;
 use tollway_filter_api::{Deployment, ModelGroup, RequestView};
 use tollway_providers::{
     Asked, Call as ProviderCall, Form, Place, Provider, RequestError, Target, UpstreamBody,
@@ -14,6 +15,7 @@ use tollway_providers::{
 };
 use tollway_wire::client::{self, Encoder};
 use tollway_wire::operation::{Dialect, Operation};
+use tollway_wire::scan;
 use tollway_wire::usage::Usage;
 use tollway_wire::{count, openai};
 
@@ -140,9 +142,7 @@ impl Exchange {
         let mut upstream = self.send(&sending).await?;
         let first_byte = view.stream.then_some(endpoint.deadlines.first_byte);
         if let Err(fault) = upstream.head(first_byte, now).await {
-            // A pooled connection may have been closed by the provider in the very moment it was
-            // taken. Nothing of an answer had come, so a fresh one may be asked.
-            if !upstream.reused || fault.cause != super::fault::Cause::Broken {
+            if !upstream.was_closed_meanwhile(&fault) {
                 return Err(fault);
             }
             upstream = self.send(&sending).await?;
@@ -161,7 +161,7 @@ impl Exchange {
             let error = error_of(upstream, endpoint, name, status, retry_after);
             return Err(Box::pin(error).await);
         }
-        if head.headers.get(CONTENT_ENCODING).is_some_and(|v| v.as_bytes() != b"identity") {
+        if is_compressed(head.headers) {
             return Err(Fault::broken(name, "The provider compressed an answer unasked."));
         }
         let headers = passed_headers(head.headers, endpoint);
@@ -191,6 +191,7 @@ impl Exchange {
                 endpoint: Arc::clone(endpoint),
                 admission,
                 in_flight: Some(in_flight),
+                patience: call.deadline,
             };
             let stream = Box::pin(beginning.read(upstream, codec)).await?;
             Opened::Stream(Box::new(stream))
@@ -210,6 +211,7 @@ impl Exchange {
                     endpoint: Arc::clone(endpoint),
                     admission,
                     in_flight: None,
+                    patience: call.deadline,
                 };
                 Opened::Stream(Box::new(beginning.of_events(events, usage)))
             } else {
@@ -333,6 +335,11 @@ impl Exchange {
         name: &'static str,
     ) -> Result<(Bytes, Option<Usage>), Fault> {
         let whole = endpoint.scrub(whole);
+        if is_error(&whole) {
+            // The status line said 200: what the error is worth stands in it, if anywhere.
+            let status = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
+            return Err(Fault::status(name, endpoint.provider.error(status, &whole), None));
+        }
         let lane = &wanted.lane;
         if let Some(mut decoder) = endpoint.provider.decoder(&wanted.place, self.asked(call, lane))
         {
@@ -377,7 +384,7 @@ impl Exchange {
                 Ok(mut upstream) => {
                     let head = endpoint.head(&sending.place, body, token.as_ref(), &self.clock)?;
                     match upstream.write(&head, body).await {
-                        // See `attempt`: a pooled connection may just have been closed.
+                        // A pooled connection may just have been closed.
                         Err(_) if upstream.reused => {
                             last = None;
                             continue;
@@ -471,6 +478,14 @@ pub(super) async fn read_whole(
     Ok(whole.freeze())
 }
 
+/// Whether a body is compressed, which nobody has asked for.
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 /// Reads an error answer.
 async fn error_of(
     mut upstream: Upstream,
@@ -483,8 +498,10 @@ async fn error_of(
     if (300..400).contains(&status) {
         return Fault::broken(name, format!("The provider answered with a redirect ({status})."));
     }
+    let is_compressed = upstream.response_header().is_some_and(|head| is_compressed(head.headers));
     let body = read_whole(&mut upstream, None, ERROR_BODY_MAX, name, ERROR_BODY_WAIT).await;
     let body = match body {
+        Ok(_) if is_compressed => Bytes::new(),
         Ok(body) => {
             upstream.release().await;
             body
@@ -494,6 +511,20 @@ async fn error_of(
     let retry_after = retry_after.or_else(|| endpoint.provider.retry_after(&body));
     let error = endpoint.provider.error(status, &endpoint.scrub(body));
     Fault::status(name, error, retry_after)
+}
+
+/// Whether a body is nothing but an error, as some providers send it with status 200.
+fn is_error(body: &[u8]) -> bool {
+    const ANSWERS: [&str; 8] =
+        ["choices", "output", "candidates", "content", "data", "results", "object", "id"];
+    // What is larger is an answer, and not worth to be read twice.
+    if body.len() > ERROR_BODY_MAX || memmem::find(body, b"\"error\"").is_none() {
+        return false;
+    }
+    let Ok(object) = scan::scan(body, &scan::Limits::default()) else { return false };
+    let error = object.raw(body, "error").unwrap_or(b"null");
+    !matches!(error, b"null" | b"false" | b"\"\"" | b"{}")
+        && ANSWERS.iter().all(|name| object.get(body, name).is_none())
 }
 
 /// The stream a client asked for, made of an answer that came whole.

@@ -1,7 +1,7 @@
 //! The smallest call there is at one deployment, to see whether it works.
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use tollway_wire::scan::{self, Limits};
 
 use super::attempt::exception_name;
 use super::fault::Fault;
-use super::{Call, Exchange, Opened, Translated};
+use super::{Call, Exchange, Opened};
 use crate::state::Generation;
 
 /// How a deployment is.
@@ -127,23 +127,13 @@ fn check_call(
     body["model"] = group.name.to_string().into();
     let body = Bytes::from(body.to_string());
     let object = scan::scan(&body, &Limits::default()).ok()?;
-    let (stream, include_usage) = (false, false);
-    let view = RequestView { operation, dialect, body, object, stream, include_usage };
-    Some(Call {
-        view: Arc::new(view),
-        translated: Translated::default(),
-        history: None,
-        betas: None,
-        plan: Plan { requested: Arc::clone(&group.name), group: Arc::clone(group) },
-        generation: Arc::clone(generation),
-        tags: Vec::new(),
-        input_tokens: OnceLock::new(),
-        retries: Some(0),
-        fallbacks: Some(Vec::new()),
-        arrived: exchange.clock.now(),
-        deadline: None,
-        report: Arc::default(),
-    })
+    let (stream, include_usage, form) = (false, false, None);
+    let view = RequestView { operation, dialect, body, object, stream, include_usage, form };
+    let plan = Plan { requested: Arc::clone(&group.name), group: Arc::clone(group) };
+    let mut call = Call::new(Arc::new(view), plan, Arc::clone(generation), exchange.clock.now());
+    call.retries = Some(0);
+    call.fallbacks = Some(Vec::new());
+    Some(call)
 }
 
 /// How long a check may take where the config does not say: LiteLLM's default.

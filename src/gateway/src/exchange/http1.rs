@@ -43,6 +43,8 @@ pub(super) struct Http1 {
     read: BytesMut,
     /// Whether the last read took all the room there was.
     was_full: bool,
+    /// Whether any byte of an answer has come.
+    was_heard: bool,
     answer: Answer,
     head: Option<Head>,
     /// What of the request is not written yet.
@@ -89,6 +91,7 @@ impl Http1 {
             stream,
             read: BytesMut::new(),
             was_full: false,
+            was_heard: false,
             answer: Answer::new(),
             head: None,
             unwritten: Unwritten::default(),
@@ -123,6 +126,11 @@ impl Http1 {
         ready!(pin!(self.stream.flush()).poll(cx))?;
         self.unwritten.is_done = true;
         Poll::Ready(Ok(true))
+    }
+
+    /// Whether any byte of an answer has come.
+    pub(super) fn was_heard(&self) -> bool {
+        self.was_heard
     }
 
     /// The head of the answer, once it was read.
@@ -172,6 +180,7 @@ impl Http1 {
         }
         let read = ready!(pin!(self.stream.read_buf(&mut self.read)).poll(cx))?;
         self.was_full = self.read.len() == self.read.capacity();
+        self.was_heard |= read > 0;
         Poll::Ready(Ok(read))
     }
 

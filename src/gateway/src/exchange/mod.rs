@@ -44,7 +44,7 @@ pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use check::{CHECK_WAIT, Condition, can_be_checked};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
-pub(crate) use lane::Translated;
+use lane::Translated;
 pub(crate) use line::{Line, Upgraded, final_head, no_answer};
 pub(crate) use pool::Pool;
 use retry_budget::RetryBudget;
@@ -101,12 +101,45 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// A call for a request that says nothing more about how it is to be made.
+    pub(crate) fn new(
+        view: Arc<RequestView>,
+        plan: Plan,
+        generation: Arc<Generation>,
+        arrived: Instant,
+    ) -> Call {
+        Call {
+            view,
+            translated: Translated::default(),
+            history: None,
+            expanded: None,
+            prefers: None,
+            id: None,
+            betas: None,
+            plan,
+            generation,
+            tags: Vec::new(),
+            input_tokens: OnceLock::new(),
+            retries: None,
+            fallbacks: None,
+            arrived,
+            deadline: None,
+            report: Arc::default(),
+        }
+    }
+
     fn router(&self) -> &RouterSettings {
         &self.generation.config.router
     }
 
     fn endpoint(&self, deployment: &Deployment) -> &Arc<Endpoint> {
         &self.generation.endpoints[deployment.entry]
+    }
+
+    /// Whether the caller's own patience is at its end. What fails then is nobody else's fault, and
+    /// there is no time for another try.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
     }
 
     /// How many tries may follow the first one after this fault: the request's own number, else
@@ -167,7 +200,7 @@ impl Exchange {
         };
         for name in fallbacks.iter().take(call.router().max_fallbacks) {
             let is_special = fault.is_context_window() || fault.is_content_policy();
-            if !fault.falls_back() && !is_special {
+            if (!fault.falls_back() && !is_special) || call.is_overdue(self.clock.now()) {
                 break;
             }
             let directory = &call.generation.config.directory;
@@ -197,7 +230,8 @@ impl Exchange {
             // Whoever was asked least, in their order.
             let candidates = asked.iter().enumerate().filter_map(|(at, n)| Some(((*n)?, at)));
             let Some((times, at)) = candidates.min() else { break };
-            if last.is_some()
+            // One whose limits are used up was not called: to ask the next one is no retry.
+            if last.as_ref().is_some_and(|fault| fault.cause != Cause::Full)
                 && !self.retry_budget.take(&call.router().retry_budget, self.clock.now())
             {
                 break;
@@ -226,8 +260,11 @@ impl Exchange {
                     return Ok(opened);
                 }
                 Err(fault) => {
-                    let endpoint = call.endpoint(deployment);
-                    endpoint.cooldown.failed(&fault, self.clock.now());
+                    let now = self.clock.now();
+                    if fault.cause == Cause::Timeout && call.is_overdue(now) {
+                        return Err(fault);
+                    }
+                    call.endpoint(deployment).cooldown.failed(&fault, now);
                     if !fault.retries() {
                         return Err(fault);
                     }

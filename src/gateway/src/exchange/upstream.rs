@@ -15,7 +15,7 @@ use pingora_http::RequestHeader;
 use tokio::time::Sleep;
 use tollway_providers::UpstreamBody;
 
-use super::fault::Fault;
+use super::fault::{Cause, Fault};
 use super::http1::{Broken, Http1, JOINED_BYTES_MAX};
 use super::pool::{Address, Connection, Pool};
 
@@ -182,6 +182,16 @@ impl Upstream {
             }
         }
         Err(Failure::Broken("The provider sent no final answer.".to_owned()))
+    }
+
+    /// Whether the connection had been used before and was closed without a word, as happens where
+    /// the provider closes it in the very moment it is taken: the request may be sent once more.
+    pub(super) fn was_closed_meanwhile(&self, fault: &Fault) -> bool {
+        let was_heard = match &self.connection {
+            Some(Connection::Http1(http1)) => http1.was_heard(),
+            Some(Connection::Http2(_)) | None => self.response_header().is_some(),
+        };
+        self.reused && !was_heard && fault.cause == Cause::Broken
     }
 
     /// The head of the answer, once it is there.
