@@ -9,7 +9,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorType, Result};
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::{Flow, Outcome, Reject, Rejection, RequestCtx, RequestView};
-use tollway_wire::operation::Dialect;
+use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{self, Limits};
 use tollway_wire::splice::{Edits, json_string};
 
@@ -365,6 +365,10 @@ async fn broken_stream(
     Ok(Outcome::Broken)
 }
 
+/// What OpenAI takes where a request names none: the one call that may leave it out
+/// (<https://platform.openai.com/docs/api-reference/moderations/create>, 2026-11).
+const MODERATION_MODEL: &str = "omni-moderation-latest";
+
 /// Reads the body once.
 fn view_of(asked: &Asked, body: Bytes) -> Result<RequestView, Rejection> {
     let &Asked { operation, dialect, .. } = asked;
@@ -389,7 +393,13 @@ fn view_of(asked: &Asked, body: Bytes) -> Result<RequestView, Rejection> {
         }
         body = edits.apply(&body, &scanned(&body)?);
     }
-    let object = scanned(&body)?;
+    let mut object = scanned(&body)?;
+    if operation == Operation::Moderations && object.get(&body, "model").is_none() {
+        let mut edits = Edits::new();
+        edits.set("model", json_string(MODERATION_MODEL));
+        body = edits.apply(&body, &object);
+        object = scanned(&body)?;
+    }
     let stream = object.bool(&body, "stream").unwrap_or(false);
     let include_usage = stream
         && dialect == Dialect::OpenAi
