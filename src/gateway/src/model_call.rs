@@ -278,7 +278,13 @@ fn settle(
     stream: &mut AnswerStream,
     result: &Result<Outcome>,
 ) {
-    stream.report(&mut ctx.report, result.as_ref().is_ok_and(|o| *o == Outcome::Done));
+    let is_text = |view: &Arc<RequestView>| {
+        matches!(view.operation, Operation::ChatCompletions | Operation::Completions)
+    };
+    // Some servers never tell what a stream took, and it is not free for that.
+    let is_counted = stream.usage().is_some() || !ctx.view.as_ref().is_some_and(is_text);
+    let is_done = result.as_ref().is_ok_and(|outcome| *outcome == Outcome::Done);
+    stream.report(&mut ctx.report, is_done && is_counted);
     if ctx.report.usage_estimated {
         estimate_prompt(ctx);
     }

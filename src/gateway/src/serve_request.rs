@@ -48,6 +48,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             ctx.dialect = asked.dialect;
         }
         Route::Response(_) => ctx.dialect = Dialect::Responses,
+        Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }
     let ctx = state.ctx.insert(ctx);
@@ -140,10 +141,10 @@ fn local(
         },
     };
     match route {
-        Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref()))),
+        Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref(), ctx.dialect))),
         Route::Model => {
             let id = routes::model_id(session.req_header().uri.path()).unwrap_or_default();
-            models::one(generation, ctx.identity.as_deref(), id).map(json)
+            models::one(generation, ctx.identity.as_deref(), id, ctx.dialect).map(json)
         }
         Route::Alive => Ok(json(json!("I'm alive!"))),
         Route::Ready if gateway.in_flight.draining() => {

@@ -879,6 +879,8 @@ mod tests {
             ("text-completion-openai", "gpt-4o"),
             ("bedrock", "anthropic.claude-3-7-sonnet-20250219-v1:0"),
             ("bedrock_converse", "anthropic.claude-3-opus-20240229-v1:0"),
+            ("bedrock", "converse/anthropic.claude-3-7-sonnet-20250219-v1:0"),
+            ("bedrock", "invoke/anthropic.claude-3-7-sonnet-20250219-v1:0"),
             ("cohere", "command-r-08-2024"),
             ("cohere_chat", "command-nightly"),
             ("azure", "gpt-35-turbo-instruct"),
