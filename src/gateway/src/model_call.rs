@@ -383,7 +383,13 @@ fn settle(
     stream: &mut AnswerStream,
     result: &Result<Outcome>,
 ) {
-    stream.report(&mut ctx.report, result.as_ref().is_ok_and(|o| *o == Outcome::Done));
+    let is_text = |view: &Arc<RequestView>| {
+        matches!(view.operation, Operation::ChatCompletions | Operation::Completions)
+    };
+    // Some servers never tell what a stream took, and it is not free for that.
+    let is_counted = stream.usage().is_some() || !ctx.view.as_ref().is_some_and(is_text);
+    let is_done = result.as_ref().is_ok_and(|outcome| *outcome == Outcome::Done);
+    stream.report(&mut ctx.report, is_done && is_counted);
     if ctx.report.usage_estimated {
         estimate_prompt(ctx);
     }
@@ -479,6 +485,10 @@ async fn broken_stream(
     Ok(Outcome::Broken)
 }
 
+/// What OpenAI takes where a request names none: the one call that may leave it out
+/// (<https://platform.openai.com/docs/api-reference/moderations/create>, 2026-11).
+const MODERATION_MODEL: &str = "omni-moderation-latest";
+
 /// Reads the body once.
 fn view_of(
     asked: &Asked,
@@ -510,7 +520,13 @@ fn view_of(
         }
         body = edits.apply(&body, &scanned(&body)?);
     }
-    let object = scanned(&body)?;
+    let mut object = scanned(&body)?;
+    if operation == Operation::Moderations && object.get(&body, "model").is_none() {
+        let mut edits = Edits::new();
+        edits.set("model", json_string(MODERATION_MODEL));
+        body = edits.apply(&body, &object);
+        object = scanned(&body)?;
+    }
     let stream = object.bool(&body, "stream").unwrap_or(false);
     let include_usage = stream
         && dialect == Dialect::OpenAi

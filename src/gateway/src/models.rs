@@ -1,21 +1,38 @@
-//! `GET /v1/models`: what the caller may call.
+//! `GET /v1/models`: what the caller may call, in OpenAI's form, or in that of the caller's SDK:
+//! <https://platform.claude.com/docs/en/api/models-list>, <https://ai.google.dev/api/models>, 2026-11.
 
+use http::request::Parts;
 use serde_json::{Value, json};
 use tollway_filter_api::{ModelDirectory, ModelGroup, Reject, Rejection, VirtualKey};
 use tollway_filters::model_alias;
 use tollway_providers::prices;
+use tollway_wire::operation::Dialect;
 
 use crate::routes::percent_decoded;
 use crate::state::Generation;
 
 /// LiteLLM's constant `created`; clients want a number and nobody knows a better one.
 const CREATED: u64 = 1_677_610_602;
+/// The same for Anthropic's `created_at`.
+const CREATED_AT: &str = "2023-02-28T16:56:42Z";
 /// How many names a wildcard is expanded to.
 const EXPANDED_MAX: usize = 500;
 
+/// Whose form the caller wants: the path is one for all, so its SDK's own headers tell.
+pub(crate) fn dialect(head: &Parts) -> Dialect {
+    let has = |name: &str| head.headers.contains_key(name);
+    if head.uri.path().starts_with("/v1beta/") || has("x-goog-api-key") {
+        Dialect::Gemini
+    } else if has("anthropic-version") {
+        Dialect::Anthropic
+    } else {
+        Dialect::OpenAi
+    }
+}
+
 /// The list, wildcards expanded to the models we know a price of.
-pub(crate) fn list(generation: &Generation, key: Option<&VirtualKey>) -> Value {
-    let mut data = Vec::new();
+pub(crate) fn list(generation: &Generation, key: Option<&VirtualKey>, dialect: Dialect) -> Value {
+    let mut data: Vec<Value> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for group in generation.config.directory.groups() {
         if group.hidden {
@@ -27,11 +44,19 @@ pub(crate) fn list(generation: &Generation, key: Option<&VirtualKey>) -> Value {
         };
         for name in names {
             if may_call(generation, key, &name) && seen.insert(name.clone()) {
-                data.push(model(&name, generation));
+                data.push(model(&name, generation, dialect));
             }
         }
     }
-    json!({"data": data, "object": "list"})
+    match dialect {
+        Dialect::Gemini => json!({"models": data}),
+        Dialect::Anthropic => {
+            let id = |model: Option<&Value>| model.map(|model| model["id"].clone());
+            let (first, last) = (id(data.first()), id(data.last()));
+            json!({"data": data, "has_more": false, "first_id": first, "last_id": last})
+        }
+        _ => json!({"data": data, "object": "list"}),
+    }
 }
 
 /// One model.
@@ -39,6 +64,7 @@ pub(crate) fn one(
     generation: &Generation,
     key: Option<&VirtualKey>,
     id: &str,
+    dialect: Dialect,
 ) -> Result<Value, Rejection> {
     let id = percent_decoded(id);
     if generation.config.directory.resolve(&id).is_none() || !may_call(generation, key, &id) {
@@ -50,7 +76,7 @@ pub(crate) fn one(
             .with_code("model_not_found")
             .with_param("model"));
     }
-    Ok(model(&id, generation))
+    Ok(model(&id, generation, dialect))
 }
 
 /// Whether this key may call a model of that name, if there is one.
@@ -69,9 +95,31 @@ fn expand(group: &ModelGroup, prefix: &str) -> Vec<String> {
         .collect()
 }
 
-fn model(name: &str, generation: &Generation) -> Value {
+fn model(name: &str, generation: &Generation, dialect: Dialect) -> Value {
     let group = generation.config.directory.resolve(name);
     let deployment = group.as_ref().and_then(|group| group.deployments.first());
+    let reads = deployment.and_then(|deployment| deployment.max_input_tokens);
+    let writes = deployment.and_then(|deployment| deployment.max_output_tokens);
+    match dialect {
+        Dialect::Anthropic => {
+            return json!({
+                "type": "model", "id": name, "display_name": name, "created_at": CREATED_AT,
+                "max_input_tokens": reads, "max_tokens": writes,
+            });
+        }
+        Dialect::Gemini => {
+            let methods = match group.as_ref().and_then(|group| group.mode.as_deref()) {
+                Some("embedding") => json!(["embedContent", "batchEmbedContents"]),
+                _ => json!(["generateContent", "streamGenerateContent", "countTokens"]),
+            };
+            return json!({
+                "name": format!("models/{name}"), "displayName": name,
+                "inputTokenLimit": reads, "outputTokenLimit": writes,
+                "supportedGenerationMethods": methods,
+            });
+        }
+        _ => {}
+    }
     let mut model = json!({
         "id": name,
         "object": "model",
@@ -81,10 +129,10 @@ fn model(name: &str, generation: &Generation) -> Value {
     if let Some(mode) = group.as_ref().and_then(|group| group.mode.as_deref()) {
         model["mode"] = mode.into();
     }
-    if let Some(max) = deployment.and_then(|d| d.max_input_tokens) {
+    if let Some(max) = reads {
         model["max_input_tokens"] = max.into();
     }
-    if let Some(max) = deployment.and_then(|d| d.max_output_tokens) {
+    if let Some(max) = writes {
         model["max_output_tokens"] = max.into();
     }
     model

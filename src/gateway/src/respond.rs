@@ -17,6 +17,8 @@ const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream; c
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache");
 const NO: HeaderValue = HeaderValue::from_static("no");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+/// Under which Anthropic's SDKs look for a request's id.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// Tells nginx not to collect the events of a stream.
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -138,6 +140,7 @@ pub(crate) async fn full(
         bytes = error_body(&refused, ctx.dialect, ErrorCodes::OpenAi).into();
     }
     ctx.report.status = Some(response.status);
+    add_own_headers(ctx, &mut response);
     response.headers.push((CONTENT_TYPE, content_type));
     response.headers.push((CONTENT_LENGTH, HeaderValue::from(bytes.len())));
     session.write_response_header(header_of(response)).await?;
@@ -159,6 +162,7 @@ pub(crate) async fn begin_stream(
     let mut response = ResponseHead { status: 200, headers, streaming: true };
     chain.response(ctx, session.req_header(), &mut response);
     ctx.report.status = Some(response.status);
+    add_own_headers(ctx, &mut response);
     response.headers.push((CONTENT_TYPE, content_type.unwrap_or(EVENT_STREAM)));
     response.headers.push((CACHE_CONTROL, NO_CACHE));
     response.headers.push((X_ACCEL_BUFFERING, NO));
@@ -168,6 +172,15 @@ pub(crate) async fn begin_stream(
         response.headers.push((TRANSFER_ENCODING, CHUNKED));
     }
     session.write_response_header(header_of(response)).await
+}
+
+/// The headers that only clients of one dialect know.
+fn add_own_headers(ctx: &RequestCtx, response: &mut ResponseHead) {
+    if ctx.dialect == Dialect::Anthropic
+        && let Ok(id) = HeaderValue::from_str(&ctx.id)
+    {
+        response.headers.push((REQUEST_ID, id));
+    }
 }
 
 /// The head as Pingora writes it. A later header of the same name replaces an earlier one.

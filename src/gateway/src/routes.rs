@@ -101,6 +101,7 @@ pub(crate) fn find(path: &str) -> Match {
         "/realtime" => found(Route::Realtime, "/v1/realtime", GET),
         _ => match path {
             "/v2/rerank" => call(Op::Rerank, OpenAi, "/v2/rerank"),
+            "/v1beta/models" => found(Route::Models, "/v1/models", GET),
             "/health" => found(Route::Health, "/health", GET),
             "/health/liveliness" => found(Route::Alive, "/health/liveliness", GET),
             "/health/liveness" => found(Route::Alive, "/health/liveness", GET),
@@ -230,8 +231,12 @@ pub(crate) fn percent_decoded(text: &str) -> String {
 
 /// The `{id}` of `/v1/models/{id}`, still percent-encoded. It may hold slashes: `openai/gpt-4o`.
 pub(crate) fn model_id(path: &str) -> Option<&str> {
-    let path = path.strip_prefix("/v1").unwrap_or(path);
-    let id = path.strip_prefix("/models/").filter(|id| !id.is_empty())?;
+    if let Some(id) = path.strip_prefix("/v1beta/models/") {
+        // What comes after a colon there is a method.
+        return Some(id).filter(|id| !id.is_empty() && !id.contains(':'));
+    }
+    let bare = path.strip_prefix("/v1").unwrap_or(path);
+    let id = bare.strip_prefix("/models/").filter(|id| !id.is_empty())?;
     // What has one of Gemini's methods at its end is a call.
     of_gemini(path).is_none().then_some(id)
 }
@@ -276,6 +281,8 @@ mod tests {
         check("/v1/models", &Route::Models);
         check("/models/gpt-4o", &Route::Model);
         check("/v1/models/openai/gpt-4o", &Route::Model);
+        check("/v1beta/models", &Route::Models);
+        check("/v1beta/models/gemini-2.5-pro", &Route::Model);
         check("/v1/files/file-1/content", &Route::Stored);
         check("/batches", &Route::Stored);
         check("/v1/responses/resp_1", &Route::Response(ResponseRoute::One));

@@ -53,6 +53,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         Route::Response(_) => ctx.dialect = Dialect::Responses,
         // It counts as a call, of the kind that has no body of its own.
         Route::Realtime => ctx.operation = Some(Operation::ChatCompletions),
+        Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }
     let ctx = state.ctx.insert(ctx);
@@ -163,10 +164,10 @@ fn local(
 ) -> Result<Answer, Rejection> {
     let json = |value: serde_json::Value| json_answer(&value);
     match route {
-        Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref()))),
+        Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref(), ctx.dialect))),
         Route::Model => {
             let id = routes::model_id(session.req_header().uri.path()).unwrap_or_default();
-            models::one(generation, ctx.identity.as_deref(), id).map(json)
+            models::one(generation, ctx.identity.as_deref(), id, ctx.dialect).map(json)
         }
         Route::Alive => Ok(json(json!("I'm alive!"))),
         Route::Ready if gateway.in_flight.draining() => {

@@ -416,6 +416,8 @@ pub struct Asked {
     pub include_usage: bool,
     /// When the answer is made, in seconds since the Unix epoch: OpenAI's `created`.
     pub created: u64,
+    /// A number that no other answer has, for the ids of answers whose provider gives none.
+    pub nonce: u64,
 }
 
 /// A provider: how to call it, and how to read it.

@@ -78,7 +78,7 @@ fn default_model() -> String {
 }
 
 fn asked(include_usage: bool) -> Asked {
-    Asked { model: "alias".into(), include_usage, created: 1_790_000_000 }
+    Asked { model: "alias".into(), include_usage, created: 1_790_000_000, nonce: 0 }
 }
 
 impl Case {

@@ -379,7 +379,8 @@ impl<'a, 'c> Flight<'a, 'c> {
             number: self.number,
             model: ask.model.clone(),
             choices: ask.choices.max(1),
-            include_usage: ask.include_usage,
+            // Mistral's tell it unasked, and refuse to be asked.
+            include_usage: ask.include_usage || ask.model.starts_with("mistral-"),
             no_usage: self.reply.no_usage,
             repeated: ask.repeated.clone(),
         }

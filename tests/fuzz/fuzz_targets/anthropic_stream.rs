@@ -24,6 +24,7 @@ fuzz_target!(|data: &[u8]| {
         model: "gpt-4o \"mini\"".into(),
         include_usage: steering.include_usage,
         created: 1_700_000_000,
+        nonce: 1,
     };
     let place = Place {
         operation: Operation::ChatCompletions,

@@ -25,6 +25,7 @@ fuzz_target!(|data: &[u8]| {
         model: "command \"a\"".into(),
         include_usage: steering.include_usage,
         created: 1_700_000_000,
+        nonce: 1,
     };
     let decoder = |operation| {
         let place = Place { operation, dialect: Dialect::OpenAi, model: "m", stream: true };

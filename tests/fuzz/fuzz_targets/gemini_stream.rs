@@ -28,6 +28,7 @@ fuzz_target!(|data: &[u8]| {
         model: "gpt-4o \"mini\"".into(),
         include_usage: steering.include_usage,
         created: 1_700_000_000,
+        nonce: 1,
     };
     let decoder = || {
         let decoder =

@@ -20,7 +20,7 @@ struct Steering {
 fuzz_target!(|data: &[u8]| {
     let Some((steering, stream)) = steer::<Steering>(data, 5) else { return };
     let asked =
-        Asked { model: "m \"x\"".into(), include_usage: steering.include_usage, created: 1 };
+        Asked { model: "m \"x\"".into(), include_usage: steering.include_usage, created: 1, nonce: 1 };
     let provider = presets::provider("mistral").expect("the preset is there");
     let place = Place {
         operation: Operation::ChatCompletions,

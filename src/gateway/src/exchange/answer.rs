@@ -280,7 +280,7 @@ impl AnswerStream {
         report.usage_estimated = true;
     }
 
-    /// Writes down what is known in the end. Of a stream that was not `complete`, the output is
+    /// Writes down what is known in the end. Of a stream whose count is not `complete`, the output is
     /// counted by its events, which is about a token each, where that is more than the provider had
     /// said until then.
     pub(crate) fn report(&mut self, report: &mut Report, complete: bool) {

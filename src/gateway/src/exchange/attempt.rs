@@ -156,6 +156,10 @@ impl Exchange {
             if status == 401 {
                 endpoint.token.forget();
             }
+            // A server that resembles this provider, and cannot count.
+            if view.operation == Operation::CountTokens && matches!(status, 404 | 405 | 501) {
+                return Ok(Opened::Whole(estimated(view)));
+            }
             // Boxed, like all that is rare or large here: what a future may hold, every request
             // carries, and moves each time a future is put into another.
             let error = error_of(upstream, endpoint, name, status, retry_after);
@@ -288,6 +292,7 @@ impl Exchange {
             // Every encoder needs usage.
             include_usage: call.view.include_usage || lane.translated,
             created: self.clock.unix().as_secs(),
+            nonce: random::next(),
         }
     }
 

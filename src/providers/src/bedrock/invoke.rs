@@ -171,7 +171,9 @@ pub(super) struct InvokeDecoder {
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(borrow)]
-    bytes: std::borrow::Cow<'a, str>,
+    bytes: Option<std::borrow::Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a serde_json::value::RawValue>,
 }
 
 impl InvokeDecoder {
@@ -226,9 +228,14 @@ impl Decoder for InvokeDecoder {
             let malformed = |what: &str| DecodeError::Malformed(what.to_owned());
             let chunk: Chunk<'_> =
                 serde_json::from_slice(payload).map_err(|_| malformed("a frame holds no bytes"))?;
-            let json = STANDARD
-                .decode(chunk.bytes.as_ref())
-                .map_err(|_| malformed("a frame's bytes are not base64"))?;
+            let json = match chunk.bytes {
+                Some(bytes) => STANDARD
+                    .decode(bytes.as_ref())
+                    .map_err(|_| malformed("a frame's bytes are not base64"))?,
+                // Servers that resemble Bedrock put the event itself into the frame.
+                None if chunk.kind.is_some() => payload.to_vec(),
+                None => return Err(malformed("a frame holds no bytes")),
+            };
             event.clear();
             *done = write_event(json, asked, usage, event)?;
             match inner {

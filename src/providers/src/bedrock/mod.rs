@@ -304,8 +304,11 @@ fn finish_reason(stop_reason: Option<&str>) -> &'static str {
     match stop_reason {
         Some("max_tokens" | "model_context_window_exceeded") => "length",
         Some("tool_use") => "tool_calls",
-        // The last is Anthropic's, which Converse passes on.
-        Some("guardrail_intervened" | "content_filtered" | "refusal") => "content_filter",
+        // The third is Anthropic's, which Converse passes on; the last is OpenAI's, which servers
+        // that resemble Bedrock say.
+        Some("guardrail_intervened" | "content_filtered" | "refusal" | "content_filter") => {
+            "content_filter"
+        }
         _ => "stop",
     }
 }

@@ -109,7 +109,7 @@ struct ImageSource {
 /// An id for an answer that has none: Converse tells it in a header that is not seen here.
 pub(super) fn id_of(asked: &Asked, bytes: &[u8]) -> String {
     let mut hash = Sha256::new();
-    hash.update(asked.created.to_be_bytes());
+    hash.update((asked.created ^ asked.nonce).to_be_bytes());
     hash.update(asked.model.as_bytes());
     hash.update(bytes);
     let hash = hash.finalize();

@@ -125,8 +125,8 @@ fn finish_reason(reason: Option<&str>) -> &'static str {
         // The second is from the first version of the API, for a full context.
         Some("MAX_TOKENS" | "ERROR_LIMIT") => "length",
         Some("TOOL_CALL") => "tool_calls",
-        // From the first version too; servers that resemble Cohere's still say it.
-        Some("ERROR_TOXIC") => "content_filter",
+        // From the first version too; servers that resemble Cohere's still say it, or OpenAI's word.
+        Some("ERROR_TOXIC" | "content_filter") => "content_filter",
         _ => "stop",
     }
 }

@@ -11,6 +11,7 @@ use tollway_wire::openai::usage::{CompletionDetails, PromptDetails, UsageObject}
 use tollway_wire::usage::Usage;
 
 use super::error::Status;
+use crate::Asked;
 
 /// The answer, or a piece of it. Text stays the raw JSON it arrives in.
 #[derive(Deserialize)]
@@ -234,9 +235,10 @@ fn hash(parts: &[&[u8]]) -> String {
     format!("{hash:016x}")
 }
 
-/// The answer's id, or one made of what it says where a server gives none.
-pub(super) fn answer_id(given: Option<String>, created: u64, json: &[u8]) -> String {
-    given.filter(|id| !id.is_empty()).unwrap_or_else(|| hash(&[&created.to_be_bytes(), json]))
+/// The answer's id, or one of our own where a server gives none.
+pub(super) fn answer_id(given: Option<String>, asked: &Asked, json: &[u8]) -> String {
+    let own = || hash(&[&(asked.created ^ asked.nonce).to_be_bytes(), json]);
+    given.filter(|id| !id.is_empty()).unwrap_or_else(own)
 }
 
 /// An id for a call Google gave none: the same answer always gets the same ids, and two answers get

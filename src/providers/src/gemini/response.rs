@@ -26,7 +26,7 @@ pub(super) fn translate(
     if let Some(error) = answer.error {
         return Err(DecodeError::Reported(read_event(error)));
     }
-    let answer_id = answer_id(answer.response_id, asked.created, body);
+    let answer_id = answer_id(answer.response_id, asked, body);
     let blocked = answer.prompt_feedback.and_then(|feedback| feedback.block_reason);
     let mut searches = 0;
     let mut grounding = Vec::new();

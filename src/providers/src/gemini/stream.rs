@@ -137,7 +137,7 @@ impl State {
         }
         if self.head.is_empty() {
             let quoted = |text: &str| Value::from(text).to_string();
-            self.answer_id = answer_id(answer.response_id, self.asked.created, data);
+            self.answer_id = answer_id(answer.response_id, &self.asked, data);
             let id = format!("chatcmpl-{}", self.answer_id);
             self.head = format!(
                 "data: {{\"id\":{},\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{},\"choices\":[",

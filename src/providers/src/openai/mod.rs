@@ -15,6 +15,7 @@ use tollway_wire::splice::{Edits, json_string};
 
 use crate::azure::segment;
 use crate::presets::Preset;
+use crate::prices;
 use crate::rerank::RerankDecoder;
 use crate::{
     Access, AccessError, Asked, Call, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
@@ -66,8 +67,11 @@ impl Provider for Preset {
         self.name
     }
 
-    fn dialect(&self, operation: Operation, client: Dialect, _model: &str) -> Option<Dialect> {
+    fn dialect(&self, operation: Operation, client: Dialect, model: &str) -> Option<Dialect> {
         let quirks = &self.quirks;
+        if operation == Operation::Completions && self.only_chats(model) {
+            return None;
+        }
         if operation == Operation::ChatCompletions
             && client == Dialect::Responses
             && quirks.responses
@@ -166,6 +170,13 @@ impl Provider for Preset {
 }
 
 impl Preset {
+    /// Whether this is a model of OpenAI's that its `/completions` refuses. What is not in the table
+    /// is asked there: somebody's own server.
+    fn only_chats(&self, model: &str) -> bool {
+        matches!(self.name, "openai" | "azure")
+            && prices::find(self.name, model).is_some_and(|info| info.mode == "chat")
+    }
+
     /// The client's body with the few members changed that must be.
     fn splice(&self, call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError> {
         let removed = self.removed_members(call);

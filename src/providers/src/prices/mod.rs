@@ -196,7 +196,7 @@ pub fn find(provider: &str, model: &str) -> Option<ModelInfo> {
         .flatten()
         .filter_map(|name| look_up(name))
         .find(|info| family(info.provider) == family_name)
-        .or_else(|| find(provider, fine_tuned(model)?))
+        .or_else(|| find(provider, fine_tuned(model).or_else(|| routed(family_name, model))?))
 }
 
 /// The entry of an image model for one size and quality: `find_image("azure", "dall-e-3", Some("hd"),
@@ -227,6 +227,12 @@ fn fine_tuned(model: &str) -> Option<&str> {
     let base = model.strip_prefix("ft:")?.split(':').next()?;
     let name = &model[..3 + base.len()];
     (name != model).then_some(name)
+}
+
+/// The model of `converse/<model>`: how Bedrock is to be called costs nothing extra.
+fn routed<'a>(family: &str, model: &'a str) -> Option<&'a str> {
+    let routes = ["converse/", "invoke/"];
+    routes.into_iter().find_map(|route| model.strip_prefix(route)).filter(|_| family == "bedrock")
 }
 
 /// The provider of a model named without one: what the table says of exactly this name, and for a
@@ -873,6 +879,8 @@ mod tests {
             ("text-completion-openai", "gpt-4o"),
             ("bedrock", "anthropic.claude-3-7-sonnet-20250219-v1:0"),
             ("bedrock_converse", "anthropic.claude-3-opus-20240229-v1:0"),
+            ("bedrock", "converse/anthropic.claude-3-7-sonnet-20250219-v1:0"),
+            ("bedrock", "invoke/anthropic.claude-3-7-sonnet-20250219-v1:0"),
             ("cohere", "command-r-08-2024"),
             ("cohere_chat", "command-nightly"),
             ("azure", "gpt-35-turbo-instruct"),

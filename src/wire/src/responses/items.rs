@@ -124,8 +124,10 @@ impl Conversation {
             "reasoning" => self.add_reasoning(&mut item),
             "item_reference" => {
                 let id = text_of(&mut item, "id", param)?;
-                // What came before is in the conversation already.
-                if !self.known.contains(&id) {
+                // What came before is in the conversation already. Thoughts may be missing: clients
+                // refer to those they were shown, as OpenAI would have kept them, and a model that
+                // must have them back gets the answer without them.
+                if !self.known.contains(&id) && !id.starts_with("rs_") {
                     let message = format!("Item with id '{id}' not found.");
                     return Err(Invalid::new(message).with_param("input"));
                 }

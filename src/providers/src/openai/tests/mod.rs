@@ -68,6 +68,19 @@ fn what_is_the_gateways_is_taken_out() {
 }
 
 #[test]
+fn models_that_only_chat_have_no_text_completions() {
+    let serves = |name, model| {
+        let text = Operation::Completions;
+        provider(name).expect("a provider").dialect(text, Dialect::OpenAi, model).is_some()
+    };
+    assert!(!serves("openai", "gpt-4o-mini") && !serves("azure", "gpt-4o-mini"));
+    assert!(serves("openai", "gpt-3.5-turbo-instruct"));
+    // Nobody knows what these can do.
+    assert!(serves("openai", "my-own-model") && serves("azure", "our-deployment"));
+    assert!(serves("hosted_vllm", "gpt-4o-mini"));
+}
+
+#[test]
 fn usage_is_asked_for_in_streams() {
     let body = json!({"model": "m", "messages": [], "stream": true, "stream_options": {"include_obfuscation": false}});
     let (sent, added) = request("openai", "m", false, body).expect("valid");

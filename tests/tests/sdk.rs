@@ -1,5 +1,5 @@
-//! OpenAI's own SDKs for Python and Node against the gateway, in front of a provider nobody here
-//! wrote: aimock. The cases are in `tests/sdk/`; here they are run, once for each way in which the
+//! The official SDKs of OpenAI (Python and Node), Anthropic and Google against the gateway, in front
+//! of a provider nobody here wrote: aimock. The cases are in `tests/sdk/`; here they are run, once for each way in which the
 //! gateway calls its upstream.
 
 use std::process::Stdio;
@@ -32,6 +32,13 @@ model_list:
     litellm_params: { model: openai/text-embedding-3-small, api_key: \"os.environ/OPENAI_API_KEY\" }
 ";
 
+/// Everything is asked for in Google's dialect.
+const GEMINI: &str = "
+model_list:
+  - model_name: gpt-4o-mini
+    litellm_params: { model: gemini/gemini-2.5-flash, api_key: \"os.environ/GEMINI_API_KEY\" }
+";
+
 /// The config people bring from LiteLLM, as it stands in `conf/`: OpenAI's names, Anthropic's
 /// models.
 fn litellms() -> String {
@@ -42,9 +49,19 @@ fn litellms() -> String {
 enum Sdk {
     Python,
     Node,
+    Anthropic,
+    Google,
 }
 
 impl Sdk {
+    /// How many cases a suite has at least.
+    fn cases(&self) -> usize {
+        match self {
+            Sdk::Python | Sdk::Node => 30,
+            Sdk::Anthropic | Sdk::Google => 10,
+        }
+    }
+
     /// The command that runs the suite, without anything of the test's environment that could
     /// lead it elsewhere.
     fn command(&self) -> Command {
@@ -52,6 +69,8 @@ impl Sdk {
         let (program, suite) = match self {
             Sdk::Python => (tools().join("python/bin/python"), "openai_suite.py"),
             Sdk::Node => ("node".into(), "openai_suite.mjs"),
+            Sdk::Anthropic => (tools().join("python/bin/python"), "anthropic_suite.py"),
+            Sdk::Google => (tools().join("python/bin/python"), "google_suite.py"),
         };
         let mut command = Command::new(program);
         command.arg(suites.join(suite)).env_clear().env("PYTHONDONTWRITEBYTECODE", "1");
@@ -74,11 +93,11 @@ async fn aimock() -> (Server, String) {
 
 /// Points every deployment of a config at a test upstream.
 fn at(config: &str, url: &str) -> String {
-    let (openai, anthropic) =
-        ("api_key: \"os.environ/OPENAI_API_KEY\"", "api_key: \"os.environ/ANTHROPIC_API_KEY\"");
-    let config = config
-        .replace(openai, &format!("{openai}, api_base: {url}/v1"))
-        .replace(anthropic, &format!("{anthropic}, api_base: {url}"));
+    let mut config = config.to_owned();
+    for (provider, path) in [("OPENAI", "/v1"), ("ANTHROPIC", ""), ("GEMINI", "")] {
+        let key = format!("api_key: \"os.environ/{provider}_API_KEY\"");
+        config = config.replace(&key, &format!("{key}, api_base: {url}{path}"));
+    }
     assert!(config.contains(url), "no deployment to point elsewhere in:\n{config}");
     config + &MORE.replace("$MASTER", MASTER_KEY)
 }
@@ -86,13 +105,18 @@ fn at(config: &str, url: &str) -> String {
 /// Runs every case of a suite, and demands that all of them pass.
 async fn all_cases_pass(sdk: Sdk, side: &str, config: &str) {
     let (_aimock, url) = aimock().await;
-    let env = [("OPENAI_API_KEY", "sk-openai-canary"), ("ANTHROPIC_API_KEY", "sk-ant-canary")];
+    let env = [
+        ("OPENAI_API_KEY", "sk-openai-canary"),
+        ("ANTHROPIC_API_KEY", "sk-ant-canary"),
+        ("GEMINI_API_KEY", "AIza-canary"),
+    ];
     let gateway = Gateway::start_with(Options {
         config: Some(at(config, &url)),
         env: env.map(|(name, value)| (name.into(), value.into())).into(),
         ..Options::default()
     })
     .await;
+    let least = sdk.cases();
     let suite = sdk
         .command()
         .env("TOLLWAY_URL", format!("http://{}", gateway.address))
@@ -117,7 +141,7 @@ async fn all_cases_pass(sdk: Sdk, side: &str, config: &str) {
     );
     let passed = said.lines().filter(|line| line.starts_with("ok ")).count();
     assert_eq!(failures, [format!("{passed} passed, 0 failed")]);
-    assert!(passed >= 30, "only {passed} cases were run");
+    assert!(passed >= least, "only {passed} cases were run");
 
     // What went through it is nobody's business.
     let logged = gateway.stdout() + &gateway.stderr();
@@ -145,4 +169,34 @@ async fn python_sdk_is_served_by_anthropic_under_openais_names() {
 #[tokio::test]
 async fn node_sdk_is_served_by_anthropic_under_openais_names() {
     all_cases_pass(Sdk::Node, "anthropic", &litellms()).await;
+}
+
+#[tokio::test]
+async fn anthropics_sdk_is_served_by_openai() {
+    all_cases_pass(Sdk::Anthropic, "openai", OPENAI).await;
+}
+
+#[tokio::test]
+async fn anthropics_sdk_is_served_by_anthropic() {
+    all_cases_pass(Sdk::Anthropic, "anthropic", &litellms()).await;
+}
+
+#[tokio::test]
+async fn anthropics_sdk_is_served_by_gemini() {
+    all_cases_pass(Sdk::Anthropic, "gemini", GEMINI).await;
+}
+
+#[tokio::test]
+async fn googles_sdk_is_served_by_openai() {
+    all_cases_pass(Sdk::Google, "openai", OPENAI).await;
+}
+
+#[tokio::test]
+async fn googles_sdk_is_served_by_anthropic() {
+    all_cases_pass(Sdk::Google, "anthropic", &litellms()).await;
+}
+
+#[tokio::test]
+async fn googles_sdk_is_served_by_gemini() {
+    all_cases_pass(Sdk::Google, "gemini", GEMINI).await;
 }
