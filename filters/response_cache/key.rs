@@ -16,7 +16,7 @@
 
 use smallvec::SmallVec;
 use tollway_filter_api::cache::CacheKey;
-use tollway_filter_api::{Plan, RequestCtx, RequestView, VirtualKey};
+use tollway_filter_api::{Plan, RequestCtx, RequestHead, RequestView, VirtualKey};
 use tollway_wire::operation::{Dialect, Operation};
 
 use super::Scope;
@@ -73,6 +73,7 @@ impl KeyRules {
         view: &RequestView,
         plan: &Plan,
         namespace: &str,
+        head: &RequestHead,
     ) -> CacheKey {
         // Put together first: hashing many small pieces costs more than copying them.
         let mut text = Vec::with_capacity(TEXT_BYTES + view.body.len().min(TEXT_BYTES));
@@ -87,6 +88,10 @@ impl KeyRules {
             let form = if view.stream { "stream" } else { "whole" };
             for part in [view.dialect.name(), form, &plan.requested] {
                 put_apart(&mut text, part.as_bytes());
+            }
+            // The features that Anthropic's clients ask for by header.
+            for betas in head.headers.get_all("anthropic-beta") {
+                put_apart(&mut text, betas.as_bytes());
             }
         }
         put_members(&mut text, view);

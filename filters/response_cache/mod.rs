@@ -318,7 +318,7 @@ impl ResponseCache {
             return Ok(None);
         }
         let namespace = control.namespace.as_deref().unwrap_or(&self.config.namespace);
-        let key = self.rules.key(ctx, view, plan, namespace);
+        let key = self.rules.key(ctx, view, plan, namespace, head);
         Ok(Some(Wanted { key, control }))
     }
 

@@ -140,6 +140,26 @@ async fn session_is_carried_and_metered() {
     assert_eq!(greeting.header("sec-websocket-extensions"), None);
 }
 
+/// Then Pingora's loop reads the head.
+#[tokio::test]
+async fn session_is_carried_beside_pass_through_routes_as_well() {
+    let through = "
+general_settings:
+  master_key: $MASTER
+  pass_through_endpoints: [{ path: /through, target: $SIM }]
+";
+    let setup = Setup::with(&format!("{CONFIG}{through}")).await;
+    let key = bearer(MASTER_KEY);
+    let headers = [("authorization", key.as_str()), ("x-litellm-call-id", "rt-2")];
+    let (mut client, status, _) = open(&setup.gateway, "/v1/realtime?model=talk", &headers).await;
+    assert_eq!(status, 101);
+    assert_eq!(event(&mut client).await["type"], "session.created");
+    answered(&mut client).await;
+    drop(client);
+    let line = setup.log_line("rt-2").await;
+    assert!(line["completion_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{line}");
+}
+
 #[tokio::test]
 async fn key_may_come_as_a_subprotocol_and_stays_here() {
     let setup = Setup::with(CONFIG).await;

@@ -263,6 +263,26 @@ async fn answer_is_cleaned_of_what_is_not_the_callers() {
     assert_eq!((not_found.status, not_found.text().as_str()), (404, "{}"));
 }
 
+/// Then Pingora's loop reads the head.
+#[tokio::test]
+async fn objects_are_carried_beside_pass_through_routes_as_well() {
+    let through = "
+general_settings:
+  master_key: $MASTER
+  pass_through_endpoints: [{ path: /through, target: $SIM }]
+";
+    let setup = Setup::with(through).await;
+    for _ in 0..2 {
+        let listed = setup.get("/v1/files").await;
+        assert_eq!((listed.status, &listed.json()["object"]), (200, &json!("list")));
+    }
+    assert_eq!(setup.get("/v1/files/none").await.status, 404);
+    let line = setup.settled(&setup.get("/v1/batches").await).await;
+    assert_eq!((line["route"].as_str(), line["outcome"].as_str()), {
+        (Some("/v1/batches"), Some("done"))
+    });
+}
+
 /// A cut answer must not look like a whole one.
 #[tokio::test]
 async fn answer_that_breaks_off_breaks_off_for_the_caller() {

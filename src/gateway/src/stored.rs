@@ -351,10 +351,30 @@ async fn answer(
     let head = head_for_client(session, generation, ctx, status, headers, has_body)?;
     session.write_response_header(head).await?;
 
-    let idle = endpoint.deadlines.idle;
+    if has_body {
+        let scrub = Scrub::new(&secrets);
+        let sent = &mut ctx.report.bytes_sent;
+        relay(session, upstream, scrub, endpoint.deadlines.idle, sent).await?;
+    }
+    session.write_response_body(Bytes::new(), true).await?;
+    if !asked_whole {
+        linger(session).await;
+    }
+    Ok(Outcome::Done)
+}
+
+/// Passes the answer's body on, each piece as it comes. `idle` is how long either side may take
+/// for one.
+async fn relay(
+    session: &mut ServerSession,
+    upstream: &mut Http1Session,
+    mut scrub: Scrub,
+    idle: Duration,
+    sent: &mut u64,
+) -> Result<()> {
     upstream.read_timeout = Some(idle);
-    let mut scrub = Scrub::new(&secrets);
-    while has_body {
+    let asked_whole = session.is_body_done();
+    loop {
         let read = tokio::select! {
             biased;
             read = upstream.read_body_bytes() => read.map_err(Error::into_up)?,
@@ -365,20 +385,15 @@ async fn answer(
         };
         let end = read.is_none();
         let clean = scrub.piece(read.unwrap_or_default(), end);
-        ctx.report.bytes_sent += clean.len() as u64;
+        *sent += clean.len() as u64;
         if !clean.is_empty() {
             let write = timeout(idle, session.write_response_body(clean, false));
             write.await.or_err(ErrorType::WriteTimedout, "the client reads nothing")??;
         }
         if end {
-            break;
+            return Ok(());
         }
     }
-    session.write_response_body(Bytes::new(), true).await?;
-    if !asked_whole {
-        linger(session).await;
-    }
-    Ok(Outcome::Done)
 }
 
 /// What of the provider's head the client gets.

@@ -42,7 +42,9 @@ fuzz_target!(|data: &[u8]| {
     };
     for operation in [Operation::ChatCompletions, Operation::CountTokens, Operation::Embeddings] {
         for client in [Dialect::OpenAi, Dialect::Gemini, Dialect::Anthropic] {
-            let Some(dialect) = provider.dialect(operation, client, &target.model) else { continue };
+            let Some(dialect) = provider.dialect(operation, client, &target.model) else {
+                continue;
+            };
             let place = Place { operation, dialect, model: &target.model, stream: true };
             let path = provider.path(&place, &Access::default());
             assert!(path.starts_with("/v1") && !path.contains("../"), "{path}");

@@ -1,9 +1,12 @@
 //! The config without a file: whatever the environment has keys for, and the simulated provider.
 
-use tollway_providers::Provider;
+use std::collections::BTreeMap;
+
 use tollway_providers::presets::{self, Preset, Quirks};
+use tollway_providers::{Access, Provider};
 use tollway_wire::operation::Operation;
 
+use super::entry::with_file;
 use super::env::Environment;
 use super::file::{FileConfig, FileModel, FileParams};
 
@@ -13,7 +16,7 @@ pub(super) const DEMO: &str = "demo";
 const DEMO_MODELS: &[&str] = &["chat", "echo", "slow", "tools", "think"];
 
 /// Other names of providers that are in the list already.
-const SAME: &[&str] = &["text-completion-openai", "custom_openai", "ai21_chat"];
+const SAME: &[&str] = &["text-completion-openai", "custom_openai", "ai21_chat", "vertex_ai_beta"];
 
 static PRESET: Preset = Preset {
     name: DEMO,
@@ -47,18 +50,36 @@ pub(super) fn demo(name: &str) -> Option<&'static dyn Provider> {
     (name == DEMO).then_some(&PRESET as &dyn Provider)
 }
 
+/// Whether the environment holds what it takes to call a provider, and to know where.
+fn is_usable(provider: &dyn Provider, environment: &Environment) -> bool {
+    let first = |names: &[&str]| names.iter().find_map(|name| environment.get(name));
+    let key = first(provider.key_variables());
+    let mut settings = BTreeMap::new();
+    for setting in provider.settings() {
+        let Some(value) = first(setting.variables) else { continue };
+        // A file that cannot be read is a mistake only of a config that names the provider.
+        if let Ok(value) = with_file(setting.name, value) {
+            settings.insert(setting.name.to_owned(), value.into_owned());
+        }
+    }
+    if key.is_none() && (provider.needs_key() || settings.is_empty()) {
+        return false;
+    }
+    let access = Access { api_key: key, settings: &settings, ..Access::default() };
+    let has_place =
+        provider.default_base(&access).is_some() || first(provider.base_variables()).is_some();
+    has_place && provider.headers(&access).is_ok()
+}
+
 impl FileConfig {
     /// What is served without a config file: `provider/*` for every provider whose usual key is in
-    /// the environment, and `demo/…`.
+    /// the environment, or whose settings are where it needs no key (Bedrock's, Vertex AI's), and
+    /// `demo/…`.
     pub(crate) fn of_environment(environment: Environment) -> FileConfig {
         let mut file = FileConfig::empty(environment);
-        let has = |names: &[&str]| names.iter().any(|name| file.environment.get(name).is_some());
         let mut names: Vec<String> = presets::all()
-            .filter(|provider| !SAME.contains(&provider.name()) && has(provider.key_variables()))
-            .filter(|provider| {
-                let base = provider.default_base(&Default::default());
-                base.is_some() || has(provider.base_variables())
-            })
+            .filter(|provider| !SAME.contains(&provider.name()))
+            .filter(|provider| is_usable(*provider, &file.environment))
             .map(|provider| format!("{}/*", provider.name()))
             .collect();
         names.extend(DEMO_MODELS.iter().map(|model| format!("{DEMO}/{model}")));

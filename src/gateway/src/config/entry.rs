@@ -288,16 +288,13 @@ impl Context<'_> {
             let Some(mut value) = written.or_else(|| variable().map(SecretString::from)) else {
                 continue;
             };
-            // Credentials are JSON, or name a file of it, as Google's own libraries take them.
-            let text = value.expose_secret().trim();
-            if name.ends_with("_credentials") && !text.is_empty() && !text.starts_with('{') {
-                match std::fs::read_to_string(text) {
-                    Ok(json) => value = json.into(),
-                    Err(error) => {
-                        let message = format!("names a file that cannot be read: {error}");
-                        report.mistake(&format!("{path}.{name}"), message);
-                        continue;
-                    }
+            match with_file(name, value.expose_secret()) {
+                Ok(Cow::Owned(json)) => value = json.into(),
+                Ok(Cow::Borrowed(_)) => {}
+                Err(error) => {
+                    let message = format!("names a file that cannot be read: {error}");
+                    report.mistake(&format!("{path}.{name}"), message);
+                    continue;
                 }
             }
             settings.insert(*name, value);
@@ -355,6 +352,16 @@ impl Context<'_> {
 /// write the whole URL into `api_base`, or leave out a `/v1`; the provider knows.
 fn below(base: &Base, provider: &dyn Provider) -> Base {
     provider.base(&base.to_string()).parse().unwrap_or_else(|_| base.clone())
+}
+
+/// A setting as its provider takes it. Credentials are JSON, or name a file of it, as Google's own
+/// libraries take them.
+pub(super) fn with_file<'v>(name: &str, value: &'v str) -> std::io::Result<Cow<'v, str>> {
+    let text = value.trim();
+    match name.ends_with("_credentials") && !text.is_empty() && !text.starts_with('{') {
+        true => std::fs::read_to_string(text).map(Cow::Owned),
+        false => Ok(Cow::Borrowed(value)),
+    }
 }
 
 fn health(info: &FileInfo, provider: &dyn Provider) -> HealthSettings {

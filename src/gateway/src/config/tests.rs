@@ -1099,6 +1099,27 @@ mod without_a_file {
     }
 
     #[test]
+    fn providers_that_need_settings_and_no_key_are_served() {
+        let serves = |variables: &[(&'static str, &'static str)], name: &str| {
+            served(variables).directory.resolve(name).is_some()
+        };
+        let claude = "bedrock/anthropic.claude-3-5-sonnet-20241022-v2:0";
+        let keys = [("AWS_ACCESS_KEY_ID", "AKIA0"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+        let region = ("AWS_REGION", "eu-central-1");
+        assert!(serves(&[keys[0], keys[1], region], claude));
+        assert!(serves(&[("AWS_BEARER_TOKEN_BEDROCK", "token"), region], claude));
+        assert!(!serves(&[keys[0], region], claude));
+        assert!(!serves(&[region], claude));
+        let gemini = "vertex_ai/gemini-2.5-pro";
+        let project = ("GOOGLE_CLOUD_PROJECT", "p");
+        let user =
+            r#"{"type":"authorized_user","client_id":"c","client_secret":"s","refresh_token":"r"}"#;
+        assert!(serves(&[("VERTEX_CREDENTIALS", user), project], gemini));
+        assert!(!serves(&[project], gemini));
+        assert!(!serves(&[("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json"), project], gemini));
+    }
+
+    #[test]
     fn every_provider_with_a_key_is_served() {
         let config = served(&[
             ("OPENAI_API_KEY", "sk-o"),

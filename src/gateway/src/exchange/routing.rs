@@ -60,10 +60,10 @@ impl Traffic {
     }
 
     /// What the next call would wait for, more or less.
-    fn load(&self, stream: bool) -> f64 {
-        let latency = self.latency[usize::from(stream)].nanos.load(Ordering::Relaxed);
+    fn load(&self, stream: bool, since_start: Duration) -> f64 {
+        let latency = self.latency[usize::from(stream)].now(since_start);
         // One that nobody has asked is asked first.
-        latency as f64 * f64::from(self.in_flight() + 1)
+        latency * f64::from(self.in_flight() + 1)
     }
 }
 
@@ -94,13 +94,25 @@ impl PeakEwma {
         let next = if sample >= mean {
             sample
         } else {
-            let elapsed = now.saturating_sub(last) as f64;
-            let keep = (-elapsed / LATENCY_DECAY.as_nanos() as f64).exp();
+            let keep = kept_after(now.saturating_sub(last));
             (mean as f64 * keep + sample as f64 * (1.0 - keep)) as u64
         };
         // Two at once: one sample is lost, which an average survives.
         self.nanos.store(next, Ordering::Relaxed);
     }
+
+    /// The average as it counts now: one that was slow once and is not asked since is forgiven, or
+    /// it would never be asked again.
+    fn now(&self, since_start: Duration) -> f64 {
+        let now = u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX);
+        let mean = self.nanos.load(Ordering::Relaxed) as f64;
+        mean * kept_after(now.saturating_sub(self.seen.load(Ordering::Relaxed)))
+    }
+}
+
+/// How much of an average is left after so many nanoseconds.
+fn kept_after(nanos: u64) -> f64 {
+    (-(nanos as f64) / LATENCY_DECAY.as_nanos() as f64).exp()
 }
 
 impl Exchange {
@@ -192,7 +204,9 @@ impl Exchange {
             }
             Strategy::LowestLatency => {
                 let stream = call.view.stream;
-                let load = |deployment: &Deployment| of(deployment).traffic.load(stream);
+                let since_start = now.saturating_duration_since(self.started);
+                let load =
+                    |deployment: &Deployment| of(deployment).traffic.load(stream, since_start);
                 // The better one of two that were drawn: the best of all would get every call
                 // until it is the worst.
                 if load(order[1]) < load(order[0]) {
@@ -325,5 +339,8 @@ mod tests {
         assert!(nanos() > ms(480), "{:?}", nanos());
         ewma.observe(ms(10), ms(60_000));
         assert!(nanos() < ms(15), "{:?}", nanos());
+        // Also while nobody asks.
+        ewma.observe(ms(500), ms(60_000));
+        assert!(ewma.now(ms(90_000)) < ms(30).as_nanos() as f64);
     }
 }

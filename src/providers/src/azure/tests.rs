@@ -198,6 +198,28 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn stored_objects_and_websockets_have_their_paths() {
+    let check = |azure: &Azure, base, version, stored: Option<&str>, socket: Option<&str>| {
+        let access = Access { api_base: Some(base), api_version: version, ..Access::default() };
+        assert_eq!(azure.stored_path("/files/f", &access).as_deref(), stored);
+        assert_eq!(azure.realtime_path("o_series/a b", &access).as_deref(), socket);
+    };
+    let base = "https://r.openai.azure.com";
+    check(
+        &Azure::OPENAI,
+        base,
+        Some("2024-10-21"),
+        Some("/openai/files/f?api-version=2024-10-21"),
+        Some("/openai/realtime?api-version=2024-10-21&deployment=a%20b"),
+    );
+    let newer = (Some("/openai/v1/files/f"), Some("/openai/v1/realtime?model=a%20b"));
+    check(&Azure::OPENAI, base, Some("v1"), newer.0, newer.1);
+    let preview = Some("/openai/v1/files/f?api-version=preview");
+    check(&Azure::OPENAI, base, Some("preview"), preview, newer.1);
+    check(&Azure::FOUNDRY, "https://r.services.ai.azure.com", None, None, None);
+}
+
+#[test]
 fn filtered_content_has_its_code() {
     let body = json!({"error": {"message": "The response was filtered due to the prompt triggering Azure OpenAI's content management policy.",
         "type": null, "param": "prompt", "code": "content_filter", "status": 400,
