@@ -124,7 +124,8 @@ pub fn allowed(key: &VirtualKey, group: &ModelGroup) -> bool {
     may_all(key) || has_named(key, &group.name) || is_member()
 }
 
-fn may_all(key: &VirtualKey) -> bool {
+/// Whether nothing restricts which models a key may call.
+pub fn may_all(key: &VirtualKey) -> bool {
     // The second is LiteLLM's way to write it.
     let is_all = |entry: &String| entry == "*" || entry == "all-proxy-models";
     key.master || key.models.is_empty() || key.models.iter().any(is_all)

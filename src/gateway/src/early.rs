@@ -49,7 +49,7 @@ pub(crate) async fn refuse(
 
 /// Reads and forgets for a moment what a refused client is still sending. Closing at once would reset
 /// the connection, and many clients would then report the reset instead of the answer.
-async fn linger(session: &mut ServerSession) {
+pub(crate) async fn linger(session: &mut ServerSession) {
     const WAIT: Duration = Duration::from_secs(1);
     const BYTES_MAX: usize = 1024 * 1024;
     if session.is_body_done() || session.is_http2() {

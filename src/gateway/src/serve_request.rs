@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
-use pingora_error::Result;
+use pingora_error::{ErrorSource, Result};
 use serde_json::json;
 use tollway_filter_api::{
     Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead,
 };
-use tollway_wire::operation::Dialect;
+use tollway_wire::operation::{Dialect, Operation};
 
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
-use crate::{model_call, models, observe, random, tunnel};
+use crate::{health, model_call, models, observe, random, realtime, stored, tunnel};
 
 /// The longest id of a caller's that is taken over.
 const CALL_ID_MAX: usize = 128;
@@ -49,6 +49,8 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         }
         Route::Response(_) => ctx.dialect = Dialect::Responses,
         Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
+        // It counts as a call, of the kind that has no body of its own.
+        Route::Realtime => ctx.operation = Some(Operation::ChatCompletions),
         _ => {}
     }
     let ctx = state.ctx.insert(ctx);
@@ -91,6 +93,15 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Call(asked) => {
                 model_call::serve(session, &gateway, &generation, ctx, &asked).await
             }
+            Route::Health => {
+                let query = session.req_header().uri.query().unwrap_or_default().to_owned();
+                let key = ctx.identity.clone();
+                let health = health::answer(&gateway, &generation, key.as_deref(), &query);
+                let answer = json_answer(&Box::pin(health).await);
+                finish(session, &generation, ctx, Ok(answer)).await
+            }
+            Route::Realtime => realtime::serve(session, &gateway, &generation, ctx).await,
+            Route::Stored => stored::serve(session, &gateway, &generation, ctx).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
                 // Many keys make megabytes of text: that must not hold up the other requests.
@@ -118,10 +129,19 @@ fn settle(kept: &mut Outcome, result: Result<Outcome>) -> Result<bool> {
             Ok(true)
         }
         Err(error) => {
-            *kept = Outcome::ClientGone;
+            *kept = match error.esource() {
+                ErrorSource::Upstream => Outcome::Broken,
+                _ => Outcome::ClientGone,
+            };
             Err(error.into_down())
         }
     }
+}
+
+fn json_answer(value: &serde_json::Value) -> Answer {
+    let body =
+        AnswerBody::Full { content_type: "application/json", bytes: value.to_string().into() };
+    Answer { status: 200, headers: Vec::new(), body }
 }
 
 /// Answers that need no model.
@@ -132,14 +152,7 @@ fn local(
     generation: &Generation,
     ctx: &RequestCtx,
 ) -> Result<Answer, Rejection> {
-    let json = |value: serde_json::Value| Answer {
-        status: 200,
-        headers: Vec::new(),
-        body: AnswerBody::Full {
-            content_type: "application/json",
-            bytes: value.to_string().into(),
-        },
-    };
+    let json = |value: serde_json::Value| json_answer(&value);
     match route {
         Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref(), ctx.dialect))),
         Route::Model => {
@@ -151,12 +164,14 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
-        Route::Response(_) | Route::Stored | Route::Realtime | Route::Health => {
-            Err(Reject::new(501, "not_implemented_error", "Not served yet."))
-        }
-        Route::Call(_) | Route::Metrics | Route::PassThrough(_) | Route::Unknown => {
-            Err(Reject::internal("no such route", "a route without an answer"))
-        }
+        Route::Response(_) => Err(Reject::new(501, "not_implemented_error", "Not served yet.")),
+        Route::Call(_)
+        | Route::Stored
+        | Route::Realtime
+        | Route::Health
+        | Route::Metrics
+        | Route::PassThrough(_)
+        | Route::Unknown => Err(Reject::internal("no such route", "a route without an answer")),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::config::{
     CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
 };
 use crate::exchange::{Endpoint, Exchange, Pool};
+use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
 use crate::pass_through::PassThrough;
 use crate::server;
@@ -118,9 +119,12 @@ async fn serve_on(
         metrics,
         clock,
         in_flight: InFlight::default(),
+        health: Health::default(),
         wake_waiting: Notify::new(),
     });
+    let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
+    watching.abort();
     log.flush();
     drop(simulator);
     result

@@ -13,6 +13,7 @@ use crate::chain::Chain;
 use crate::coalesce::Flights;
 use crate::config::Config;
 use crate::exchange::{Endpoint, Exchange, Pool};
+use crate::health::Health;
 use crate::pass_through::PassThrough;
 use crate::scrub::Scrub;
 
@@ -56,6 +57,8 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,
     pub(crate) in_flight: InFlight,
+    /// How the deployments are.
+    pub(crate) health: Health,
     /// Ends connections that wait for a request.
     pub(crate) wake_waiting: Notify,
 }
@@ -65,6 +68,7 @@ impl Gateway {
     pub(crate) fn replace(&self, generation: Generation) {
         let passes_through = !generation.pass_through.is_empty();
         self.live.store(Arc::new(generation));
+        self.health.reloaded.notify_waiters();
         // They are served by Pingora's loop, which must then read the head itself.
         if passes_through {
             self.wake_waiting.notify_waiters();

@@ -1,4 +1,4 @@
-//! Upgraded connections of pass-through routes: websockets, carried both ways until a side closes.
+//! Upgraded connections: websockets, carried both ways until a side closes.
 //!
 //! Pingora's loop carries them as well, but takes the end of the request's empty body for the end
 //! of the upgraded stream where the upstream answers first, and then closes a fresh websocket.
@@ -14,17 +14,16 @@ use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use tokio::time::timeout;
 use tollway_filter_api::Outcome;
+use tollway_wire::realtime::Meter;
 
-use crate::exchange::Pool;
+use crate::exchange::{Pool, final_head, no_answer};
 use crate::pass_through::{self, PassThrough};
 use crate::state::RequestState;
 
 /// How long a tunnel may be silent in both directions.
-const SILENCE: Duration = Duration::from_secs(600);
+pub(crate) const SILENCE: Duration = Duration::from_secs(600);
 /// How long the upstream may take to answer the upgrade.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How many interim answers may come before the real one.
-const INTERIM_MAX: usize = 8;
 /// What belongs to the client's own connection and not to what is carried.
 const HOP_BY_HOP: [HeaderName; 6] = [
     http::header::TE,
@@ -67,7 +66,7 @@ pub(crate) async fn carry(
     let mut nothing = 0;
     let sent = ctx.map_or(&mut nothing, |ctx| &mut ctx.report.bytes_sent);
     if is_upgraded {
-        both_ways(session, &mut upstream, sent).await?;
+        both_ways(session, &mut upstream, sent, &mut None).await?;
     } else {
         refused(session, &mut upstream, sent).await?;
     }
@@ -90,28 +89,16 @@ fn request_head(route: &PassThrough, asked: &RequestHeader) -> Result<RequestHea
     Ok(head)
 }
 
-/// Reads heads until one is final.
-async fn final_head(upstream: &mut Http1Session) -> Result<()> {
-    for _ in 0..INTERIM_MAX {
-        upstream.read_response().await.map_err(Error::into_up)?;
-        let status = upstream.resp_header().map(|head| head.status);
-        if status.is_some_and(|status| !status.is_informational() || status == 101) {
-            return Ok(());
-        }
-    }
-    Err(no_answer())
-}
-
-fn no_answer() -> Box<Error> {
-    Error::explain(ErrorType::InvalidHTTPHeader, "the upstream sent no final answer").into_up()
-}
-
-/// Carries bytes until a side closes.
-async fn both_ways(
+/// Carries bytes until a side closes. `meter` looks at those of the upstream as they pass.
+pub(crate) async fn both_ways(
     session: &mut ServerSession,
     upstream: &mut Http1Session,
     sent: &mut u64,
+    meter: &mut Option<Meter>,
 ) -> Result<()> {
+    // Two sides that both send and do not read would otherwise wait for each other for ever.
+    session.set_write_timeout(Some(SILENCE));
+    upstream.write_timeout = Some(SILENCE);
     loop {
         let step = tokio::select! {
             down = session.read_request_body() => Side::Client(down),
@@ -124,6 +111,9 @@ async fn both_ways(
             }
             Side::Upstream(Ok(Some(bytes))) => {
                 *sent += bytes.len() as u64;
+                if let Some(meter) = meter {
+                    meter.take(&bytes);
+                }
                 session.write_response_body(bytes, false).await?;
             }
             // A side has closed, in order or not: a tunnel ends as a whole.

@@ -449,6 +449,21 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Path and query of a call below the base; with a slash in front.
     fn path(&self, place: &Place<'_>, access: &Access<'_>) -> Cow<'static, str>;
 
+    /// Path and query, below the base, of what is stored at the provider in OpenAI's way: `path` is
+    /// OpenAI's own, such as `/files/file-1/content`, without a query. `None` if it stores nothing
+    /// that way.
+    fn stored_path(&self, path: &str, access: &Access<'_>) -> Option<String> {
+        let _ = (path, access);
+        None
+    }
+
+    /// Path and query, below the base, of a websocket that speaks OpenAI's realtime events with a
+    /// model. `None` if it has none.
+    fn realtime_path(&self, model: &str, access: &Access<'_>) -> Option<String> {
+        let _ = (model, access);
+        None
+    }
+
     /// The environment variables its key is looked for in, first one first.
     fn key_variables(&self) -> &'static [&'static str];
 

@@ -14,6 +14,7 @@ pub mod gemini;
 pub mod openai;
 pub mod operation;
 pub mod price;
+pub mod realtime;
 pub mod responses;
 pub mod scan;
 pub mod splice;

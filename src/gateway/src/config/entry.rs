@@ -16,8 +16,10 @@ use tollway_providers::{Access, Provider, Setting, Settings};
 use super::base::Base;
 use super::default;
 use super::env::Environment;
-use super::file::{FileModel, FileParams};
+use super::file::{FileInfo, FileModel, FileParams};
 use super::mistake::{Report, hint};
+use crate::exchange::CHECK_WAIT;
+use crate::health::HealthSettings;
 
 /// A credential shorter than this is found in any text, and is none.
 const SECRET_BYTES_MIN: usize = 8;
@@ -53,6 +55,8 @@ pub(crate) struct Entry {
     pub(crate) tags: Vec<String>,
     /// LiteLLM's `order`: those with a lower one are asked first.
     pub(crate) order: u32,
+    /// How it is checked.
+    pub(crate) health: HealthSettings,
 }
 
 impl Entry {
@@ -268,6 +272,7 @@ impl Context<'_> {
             max_retries: params.max_retries,
             tags: params.tags.clone(),
             order: params.order.unwrap_or_default(),
+            health: health(&file.info, provider),
         })
     }
 
@@ -353,6 +358,20 @@ impl Context<'_> {
 /// write the whole URL into `api_base`, or leave out a `/v1`; the provider knows.
 fn below(base: &Base, provider: &dyn Provider) -> Base {
     provider.base(&base.to_string()).parse().unwrap_or_else(|_| base.clone())
+}
+
+fn health(info: &FileInfo, provider: &dyn Provider) -> HealthSettings {
+    // LiteLLM's users write the provider before it.
+    let own = |model: &String| {
+        let rest = model.strip_prefix(provider.name()).and_then(|rest| rest.strip_prefix('/'));
+        rest.unwrap_or(model).to_owned()
+    };
+    HealthSettings {
+        model: info.health_check_model.as_ref().map(own),
+        timeout: info.health_check_timeout.unwrap_or(CHECK_WAIT),
+        max_tokens: info.health_check_max_tokens.unwrap_or(1),
+        in_background: !info.disable_background_health_check,
+    }
 }
 
 /// A name made from what a deployment is, which stays the same for as long as that does. LiteLLM's

@@ -136,6 +136,15 @@ pub(crate) struct FileInfo {
     pub(crate) max_input_tokens: Option<u64>,
     /// `max_output_tokens`, or `max_tokens`: how much the model writes.
     pub(crate) max_output_tokens: Option<u64>,
+    /// `health_check_model`: what a health check calls instead of the entry's own model. A wildcard
+    /// is checked only where it is set.
+    pub(crate) health_check_model: Option<String>,
+    /// `health_check_timeout`: how long a check may take. Default one minute.
+    pub(crate) health_check_timeout: Option<Duration>,
+    /// `health_check_max_tokens`: how much the model may say to it. Default 1.
+    pub(crate) health_check_max_tokens: Option<u64>,
+    /// `disable_background_health_check`: it is checked only when `/health` is asked.
+    pub(crate) disable_background_health_check: bool,
     /// Prices, as in `litellm_params`, which wins.
     pub(crate) prices: Vec<(String, PicoDollars)>,
 }
@@ -219,6 +228,11 @@ pub(crate) struct FileGeneral {
     pub(crate) global_max_parallel_requests: Option<u64>,
     /// `max_request_size_mb`: LiteLLM's name of `server.request_body_bytes_max`.
     pub(crate) max_request_size_mb: Option<u64>,
+    /// `background_health_checks`: deployments are checked from time to time, `/health` shows what
+    /// was found, and routing avoids what does not work.
+    pub(crate) background_health_checks: bool,
+    /// `health_check_interval`: how often. Default 5 minutes.
+    pub(crate) health_check_interval: Option<Duration>,
     /// `pass_through_endpoints`
     pub(crate) pass_through: Vec<FilePassThrough>,
 }
@@ -486,6 +500,12 @@ fn read_info(fields: &mut Fields<'_>) -> FileInfo {
         access_groups: fields.texts("access_groups"),
         max_input_tokens: fields.count("max_input_tokens"),
         max_output_tokens: max_output_tokens.or(max_tokens),
+        health_check_model: fields.text("health_check_model"),
+        health_check_timeout: fields.timeout("health_check_timeout"),
+        health_check_max_tokens: fields.count("health_check_max_tokens"),
+        disable_background_health_check: fields
+            .flag("disable_background_health_check")
+            .unwrap_or_default(),
         prices: fields.prices(),
     };
     fields.anything_else(litellm::INFO);
@@ -573,6 +593,8 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         max_parallel_requests: fields.count("max_parallel_requests"),
         global_max_parallel_requests: fields.count("global_max_parallel_requests"),
         max_request_size_mb: fields.count("max_request_size_mb"),
+        background_health_checks: fields.flag("background_health_checks").unwrap_or_default(),
+        health_check_interval: fields.timeout("health_check_interval"),
         pass_through: fields.sections("pass_through_endpoints", litellm::PASS_THROUGH, |fields| {
             if fields.flag("include_subpath") == Some(false) {
                 let path = fields.path("include_subpath");

@@ -77,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) cache: Option<CacheSettings>,
     /// The filters in their order.
     pub(crate) filters: Vec<FilterEntry>,
+    /// How often deployments are checked in the background, if they are.
+    pub(crate) health_check_interval: Option<Duration>,
     /// Paths that are handed to other servers as they are.
     pub(crate) pass_through: Vec<PassThroughSettings>,
     report: Report,

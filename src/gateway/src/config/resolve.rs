@@ -28,6 +28,9 @@ use crate::respond::ErrorCodes;
 /// What keys may name besides models: LiteLLM's words for all of them.
 const ALL_MODELS: &[&str] = &["*", "all-proxy-models"];
 
+/// How often deployments are checked in the background: LiteLLM's default.
+const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
+
 impl Config {
     /// Checks a file and makes of it what the gateway runs on. `known_filters` are the names of the
     /// filters there are; `simulator_base` is the URL of the simulated provider.
@@ -74,6 +77,10 @@ impl Config {
             keys: Arc::new(keys),
             cache,
             filters,
+            health_check_interval: file
+                .general
+                .background_health_checks
+                .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
             pass_through,
             report,
         };

@@ -475,7 +475,7 @@ fn replay(whole: &Bytes, call: &Call, lane: &Lane, name: &'static str) -> Result
 }
 
 /// `retry-after` in seconds, as providers send it, or OpenAI's `retry-after-ms`.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
     let after = number("retry-after-ms")
         .map(|ms| ms / 1000.0)
@@ -521,7 +521,10 @@ static PASSED: LazyLock<HashMap<&'static str, HeaderName>> = LazyLock::new(|| {
 });
 
 /// What of a provider's head the client may see.
-fn passed_headers(headers: &HeaderMap, endpoint: &Endpoint) -> Vec<(HeaderName, HeaderValue)> {
+pub(super) fn passed_headers(
+    headers: &HeaderMap,
+    endpoint: &Endpoint,
+) -> Vec<(HeaderName, HeaderValue)> {
     const VALUE_BYTES_MAX: usize = 256;
     let mut passed = Vec::new();
     for (name, value) in headers {

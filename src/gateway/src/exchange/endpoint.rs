@@ -38,7 +38,7 @@ pub(super) const ADDRESSES_MAX: usize = 3;
 const H2_STREAMS: usize = 100;
 /// How long an unused connection is kept.
 const IDLE_CONNECTION: Duration = Duration::from_secs(60);
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The deadlines of one attempt.
 #[derive(Clone, Copy, Debug)]
@@ -157,6 +157,21 @@ impl Endpoint {
     /// Whether the last background check found it working, or there was none.
     pub(super) fn is_healthy(&self) -> bool {
         self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// What a check has found: routing avoids what does not work.
+    pub(super) fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    /// The head of every request, but for its method, path and length.
+    pub(super) fn bare_head(&self) -> &RequestHeader {
+        &self.head
+    }
+
+    /// What comes before all paths.
+    pub(super) fn base_path(&self) -> &str {
+        &self.base_path
     }
 
     /// Whether calls carry a token that has to be fetched.

@@ -12,6 +12,7 @@
 
 mod answer;
 mod attempt;
+mod check;
 mod codec;
 mod cooldown;
 
@@ -20,6 +21,7 @@ mod fault;
 mod framing;
 mod http1;
 mod lane;
+mod line;
 mod pool;
 mod retry_budget;
 mod routing;
@@ -39,9 +41,11 @@ use tollway_filter_api::{
 };
 
 pub(crate) use answer::{AnswerStream, Opened};
+pub(crate) use check::{CHECK_WAIT, Condition, can_be_checked};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
 pub(crate) use lane::Translated;
+pub(crate) use line::{Line, Upgraded, final_head, no_answer};
 pub(crate) use pool::Pool;
 use retry_budget::RetryBudget;
 

@@ -68,7 +68,7 @@ impl Traffic {
 }
 
 /// One call in flight.
-pub(super) struct InFlight(Arc<Endpoint>);
+pub(crate) struct InFlight(Arc<Endpoint>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {

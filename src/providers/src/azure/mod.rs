@@ -210,6 +210,32 @@ impl Provider for Azure {
         Cow::Owned(path)
     }
 
+    /// Files and jobs belong to the resource, not to a deployment
+    /// (learn.microsoft.com/azure/ai-foundry/openai/reference, 2026-11).
+    fn stored_path(&self, path: &str, access: &Access<'_>) -> Option<String> {
+        match self.api(access) {
+            Api::Deployments { version } => {
+                Some(format!("/openai{path}?api-version={}", segment(version)))
+            }
+            Api::V1 { preview: false } => Some(format!("/openai/v1{path}")),
+            Api::V1 { preview: true } => Some(format!("/openai/v1{path}?api-version=preview")),
+            Api::Foundry { .. } | Api::Serverless { .. } => None,
+        }
+    }
+
+    /// (learn.microsoft.com/azure/ai-foundry/openai/how-to/realtime-audio-websockets, 2026-11).
+    fn realtime_path(&self, model: &str, access: &Access<'_>) -> Option<String> {
+        let model = segment(deployment(model));
+        match self.api(access) {
+            Api::Deployments { version } => Some(format!(
+                "/openai/realtime?api-version={}&deployment={model}",
+                segment(version)
+            )),
+            Api::V1 { .. } => Some(format!("/openai/v1/realtime?model={model}")),
+            Api::Foundry { .. } | Api::Serverless { .. } => None,
+        }
+    }
+
     fn key_variables(&self) -> &'static [&'static str] {
         self.preset.key_variables
     }
@@ -302,7 +328,7 @@ pub(crate) fn deployment(model: &str) -> &str {
 }
 
 /// A name as one segment of a path: it brings along no other segment and no query.
-fn segment(name: &str) -> String {
+pub(crate) fn segment(name: &str) -> String {
     if matches!(name, "." | "..") {
         return "_".into();
     }

@@ -13,6 +13,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
 use tollway_wire::splice::{Edits, json_string};
 
+use crate::azure::segment;
 use crate::presets::Preset;
 use crate::prices;
 use crate::rerank::RerankDecoder;
@@ -103,6 +104,14 @@ impl Provider for Preset {
             Dialect::Responses => "/responses",
             _ => place.operation.path(),
         })
+    }
+
+    fn stored_path(&self, path: &str, _access: &Access<'_>) -> Option<String> {
+        Some(path.to_owned())
+    }
+
+    fn realtime_path(&self, model: &str, _access: &Access<'_>) -> Option<String> {
+        Some(format!("/realtime?model={}", segment(model)))
     }
 
     fn key_variables(&self) -> &'static [&'static str] {
