@@ -287,7 +287,13 @@ proptest! {
     ) {
         let stream = case.passing().expect("picked");
         let pieces = cut(&stream, &cuts);
-        prop_assert_eq!(watch(&case, dialect, &pieces), watch(&case, dialect, &[&stream]));
+        // An event may go out before the last half of a line end that is CR LF is there; the blank
+        // line is complete without it.
+        let seen = |pieces: &[&[u8]]| {
+            let (out, result, seen) = watch(&case, dialect, pieces);
+            (String::from_utf8_lossy(&out).replace("\r\n", "\n").replace('\r', "\n"), result, seen)
+        };
+        prop_assert_eq!(seen(&pieces), seen(&[&stream]));
     }
 
     #[test]
