@@ -249,6 +249,21 @@ async fn compressed_error_is_told_without_its_bytes() {
     }
 }
 
+#[tokio::test]
+async fn error_page_is_not_told_whole() {
+    let setup = start().await;
+    let page = format!("<!DOCTYPE html><html><body>{}</body></html>", "Bad gateway. ".repeat(4000));
+    for client in Client::ALL {
+        for family in FAMILIES {
+            setup.simulator.enqueue(Reply::body(502, "text/html", page.clone()));
+            let response = ask(&setup, client, family, "Hi", false).await;
+            assert_eq!(response.status, 502, "{client:?} {family}");
+            let message = client.error_message(&response).expect("an error");
+            assert!(message.len() < 3000, "{client:?} {family}: {} bytes", message.len());
+        }
+    }
+}
+
 /// A stream of OpenAI's.
 fn openai_events(deltas: &[Value], finish: &str) -> Vec<String> {
     let event = |delta: &Value, finish: Value| {
