@@ -464,3 +464,32 @@ async fn arguments_of_20_mb_are_passed_on_or_refused_in_bounded_memory() {
         check_next(&setup, client, "mistral", &name).await;
     }
 }
+
+#[tokio::test]
+async fn whole_answer_of_20_mb_is_answered_or_refused_in_bounded_memory() {
+    let setup = start().await;
+    for client in Client::ALL {
+        for family in FAMILIES {
+            check_next(&setup, client, family, "the start").await;
+        }
+    }
+    let before = setup.gateway.resident_bytes();
+    let said = "[[sim say=one huge_line=20000000]]";
+    for (client, family) in [
+        (Client::Chat, "openai"),
+        (Client::Chat, "anthropic"),
+        (Client::Messages, "openai"),
+        (Client::Gemini, "gemini"),
+        (Client::Responses, "bedrock"),
+    ] {
+        let name = format!("{client:?} {family}");
+        let response = ask(&setup, client, family, said, false).await;
+        match response.status {
+            200 => assert_eq!(text_of(client, &response), "one", "{name}"),
+            _ => drop(check_error(client, &response, &name)),
+        }
+        check_next(&setup, client, family, &name).await;
+        let grown = setup.gateway.resident_bytes().saturating_sub(before);
+        assert!(grown < 128 * MIB, "{name}: grown by {} KiB", grown >> 10);
+    }
+}
