@@ -369,7 +369,12 @@ async fn reasons_to_finish_are_told_in_openais_words() {
 
 #[tokio::test]
 async fn thinking_of_anthropics_models_comes_with_its_signature() {
-    let setup = Setup::start().await;
+    let config = "
+model_list:
+  - model_name: claude
+    litellm_params: { model: anthropic/claude-sonnet-4-20250514, api_key: $KEY, api_base: $SIM }
+";
+    let setup = Setup::with(config).await;
     let thinking = || Reply::text("So it is.").thinking("Let me see.");
     let mut body = chat("claude", "Is it?");
     body["thinking"] = json!({"type": "enabled", "budget_tokens": 1024});
