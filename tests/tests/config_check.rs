@@ -227,7 +227,7 @@ async fn provider_that_cannot_be_told_is_a_mistake() {
     for (model, expect) in [
         ("my-model", "the provider of `my-model` cannot be told"),
         ("opnai/gpt-4o", "did you mean `openai`?"),
-        ("bedrock/anthropic.claude", "the provider `bedrock` is not supported yet"),
+        ("sagemaker/own-endpoint", "the provider `sagemaker` is not supported yet"),
         ("openai/", "names the provider `openai` and no model"),
     ] {
         let text = format!(

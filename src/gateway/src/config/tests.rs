@@ -180,7 +180,7 @@ mod providers {
             &with_params("model: x, custom_llm_provider: anthropc"),
             &["custom_llm_provider: there is no provider `anthropc`; did you mean `anthropic`?"],
         );
-        mistakes(&with_params("model: bedrock/x"), &["`bedrock` is not supported yet"]);
+        mistakes(&with_params("model: sagemaker/x"), &["`sagemaker` is not supported yet"]);
         mistakes(&with_params("model: openai/"), &["names the provider `openai` and no model"]);
         mistakes(&with_params("rpm: 1"), &["litellm_params.model: is missing"]);
     }
