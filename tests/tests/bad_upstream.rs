@@ -249,6 +249,21 @@ async fn compressed_error_is_told_without_its_bytes() {
     }
 }
 
+#[tokio::test]
+async fn error_page_is_not_told_whole() {
+    let setup = start().await;
+    let page = format!("<!DOCTYPE html><html><body>{}</body></html>", "Bad gateway. ".repeat(4000));
+    for client in Client::ALL {
+        for family in FAMILIES {
+            setup.simulator.enqueue(Reply::body(502, "text/html", page.clone()));
+            let response = ask(&setup, client, family, "Hi", false).await;
+            assert_eq!(response.status, 502, "{client:?} {family}");
+            let message = client.error_message(&response).expect("an error");
+            assert!(message.len() < 3000, "{client:?} {family}: {} bytes", message.len());
+        }
+    }
+}
+
 /// A stream of OpenAI's.
 fn openai_events(deltas: &[Value], finish: &str) -> Vec<String> {
     let event = |delta: &Value, finish: Value| {
@@ -447,5 +462,34 @@ async fn arguments_of_20_mb_are_passed_on_or_refused_in_bounded_memory() {
         let grown = setup.gateway.resident_bytes().saturating_sub(before);
         assert!(grown < 256 * MIB, "{name}: grown by {} KiB", grown >> 10);
         check_next(&setup, client, "mistral", &name).await;
+    }
+}
+
+#[tokio::test]
+async fn whole_answer_of_20_mb_is_answered_or_refused_in_bounded_memory() {
+    let setup = start().await;
+    for client in Client::ALL {
+        for family in FAMILIES {
+            check_next(&setup, client, family, "the start").await;
+        }
+    }
+    let before = setup.gateway.resident_bytes();
+    let said = "[[sim say=one huge_line=20000000]]";
+    for (client, family) in [
+        (Client::Chat, "openai"),
+        (Client::Chat, "anthropic"),
+        (Client::Messages, "openai"),
+        (Client::Gemini, "gemini"),
+        (Client::Responses, "bedrock"),
+    ] {
+        let name = format!("{client:?} {family}");
+        let response = ask(&setup, client, family, said, false).await;
+        match response.status {
+            200 => assert_eq!(text_of(client, &response), "one", "{name}"),
+            _ => drop(check_error(client, &response, &name)),
+        }
+        check_next(&setup, client, family, &name).await;
+        let grown = setup.gateway.resident_bytes().saturating_sub(before);
+        assert!(grown < 128 * MIB, "{name}: grown by {} KiB", grown >> 10);
     }
 }

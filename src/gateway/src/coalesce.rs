@@ -427,3 +427,42 @@ fn copy(reject: &Reject) -> Reject {
         source: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> FlightKey {
+        FlightKey { request: CacheKey([7; 32]), form: (true, false), model: "m".into() }
+    }
+
+    #[tokio::test]
+    async fn answer_that_is_too_large_is_given_up_although_a_follower_does_not_read() {
+        let flights = Arc::new(Flights::default());
+        let Seat::Lead(lead) = flights.board(key()) else { panic!("the first one leads") };
+        let Seat::Follow(mut follower) = flights.board(key()) else { panic!("it follows") };
+        let events = Bytes::from(vec![b'x'; 1 << 20]);
+        let most = KEPT_BYTES_MAX + events.len();
+        for _ in 0..200 {
+            lead.sent(&events);
+            assert!(lead.flight.state.lock().log.len() <= most);
+        }
+        lead.ended(None, None);
+        assert!(matches!(follower.next().await, Next::Events(had) if had.len() <= most));
+        assert!(matches!(follower.next().await, Next::Failed(_)), "it is not complete");
+    }
+
+    #[test]
+    fn nobody_joins_after_the_last_one_has_paid() {
+        let flights = Arc::new(Flights::default());
+        let Seat::Lead(lead) = flights.board(key()) else { panic!("the first one leads") };
+        let Seat::Follow(mut follower) = flights.board(key()) else { panic!("it follows") };
+        lead.sent(&Bytes::from_static(b"data: 1\n\ndata: 2\n\n"));
+        assert!(lead.leaves(false));
+        let mut report = Report::default();
+        follower.leaves(&mut report, false);
+        assert!(!report.cache_hit && report.usage_estimated);
+        assert_eq!(report.usage.map(|usage| usage.completion_tokens), Some(2));
+        assert!(matches!(flights.board(key()), Seat::Lead(_)));
+    }
+}
