@@ -49,6 +49,13 @@ pub(crate) fn uuid() -> String {
     text
 }
 
+/// 32 hexadecimal digits that nobody can guess, from the machine's randomness.
+pub(crate) fn unguessable() -> String {
+    // Where the machine has none, ids are at least unique.
+    let half = || getrandom::u64().unwrap_or_else(|_| next());
+    format!("{:016x}{:016x}", half(), half())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,11 +76,4 @@ mod tests {
         assert!((0..1000).all(|_| below(3) < 3));
         assert_eq!(below(1), 0);
     }
-}
-
-/// 32 hexadecimal digits that nobody can guess, from the machine's randomness.
-pub(crate) fn unguessable() -> String {
-    // Where the machine has none, ids are at least unique.
-    let half = || getrandom::u64().unwrap_or_else(|_| next());
-    format!("{:016x}{:016x}", half(), half())
 }

@@ -210,10 +210,7 @@ pub(crate) fn serve(
             let after = query.get("after");
             let page = stored::Page {
                 after: after.as_deref(),
-                limit: match query.get("limit") {
-                    Some(limit) => Some(limit.parse().unwrap_or(0)),
-                    None => None,
-                },
+                limit: query.get("limit").map(|limit| limit.parse().unwrap_or(0)),
                 ascending: query.get("order").as_deref() == Some("asc"),
             };
             let page = stored::input_items(&kept.items, &page).map_err(|invalid| {

@@ -24,7 +24,7 @@ const CLOSE_WAIT: Duration = Duration::from_millis(200);
 /// An answer that has begun.
 pub(crate) enum Opened {
     /// It is here, whole.
-    Whole(WholeAnswer),
+    Whole(Box<WholeAnswer>),
     /// Its first event is here.
     Stream(Box<AnswerStream>),
 }

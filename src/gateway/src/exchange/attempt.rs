@@ -114,7 +114,7 @@ impl Exchange {
 
         let Some(lane) = Lane::of(provider, view, &deployment.model) else {
             if view.operation == Operation::CountTokens {
-                return Ok(Opened::Whole(estimated(view)));
+                return Ok(Opened::Whole(Box::new(estimated(view))));
             }
             let path = view.operation.path_in(view.dialect);
             return Err(Fault::not_served(name, path, &group.name));
@@ -158,7 +158,7 @@ impl Exchange {
             }
             // A server that resembles this provider, and cannot count.
             if view.operation == Operation::CountTokens && matches!(status, 404 | 405 | 501) {
-                return Ok(Opened::Whole(estimated(view)));
+                return Ok(Opened::Whole(Box::new(estimated(view))));
             }
             // Boxed, like all that is rare or large here: what a future may hold, every request
             // carries, and moves each time a future is put into another.
@@ -222,13 +222,13 @@ impl Exchange {
                 let body = encoded(answer, view, &lane, encoder.as_mut(), name)?;
                 let kept = encoder.as_ref().and_then(|encoder| encoder.response());
                 let kept = kept.map(Bytes::copy_from_slice);
-                Opened::Whole(WholeAnswer {
+                Opened::Whole(Box::new(WholeAnswer {
                     headers,
                     body,
                     usage,
                     kept,
                     is_native: encoder.is_none(),
-                })
+                }))
             }
         };
         endpoint.cooldown.succeeded();

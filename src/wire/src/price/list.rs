@@ -71,7 +71,7 @@ pub enum Rate {
     /// Audio output.
     AudioOutput,
     /// Audio input read from the cache. Kept for whoever counts it: [`Usage`](crate::usage::Usage) does not, and
-    /// [`cost`](super::cost) bills cached audio as any cached input.
+    /// [`cost`](super::cost()) bills cached audio as any cached input.
     CachedAudioInput,
     /// Output spent on thinking.
     Reasoning,
