@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -262,17 +262,4 @@ async fn round(gateway: &Arc<Gateway>, generation: &Arc<Generation>) {
             tracing::warn!(%model, %id, error, "health check failed");
         }
     }
-}
-
-/// What the config says about checking one entry.
-#[derive(Clone, Debug)]
-pub(crate) struct HealthSettings {
-    /// The model to call instead of the deployment's own.
-    pub(crate) model: Option<String>,
-    /// How long the call may take.
-    pub(crate) timeout: Duration,
-    /// How much the model may say.
-    pub(crate) max_tokens: u64,
-    /// Whether it is checked without being asked for.
-    pub(crate) in_background: bool,
 }

@@ -16,6 +16,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use pingora_error::{Error, ErrorType};
 use pingora_proxy::HttpProxy;
+use tokio::sync::futures::Notified;
 
 use crate::proxy::{self, Proxy};
 use crate::serve_request;
@@ -39,11 +40,10 @@ impl HttpApp {
         HttpApp { gateway, proxy, options, stopping: AtomicBool::new(false) }
     }
 
-    /// Waits for a request. False where there is none to be answered.
-    async fn next_request(&self, session: &mut ServerSession) -> bool {
-        let mut stop = pin!(self.gateway.wake_waiting.notified());
-        // Registered before the flag is looked at, so that no notice is missed.
-        stop.as_mut().enable();
+    /// Waits for a request, unless `stop` says that there is none to be waited for. False where
+    /// there is none to be answered.
+    async fn next_request(&self, session: &mut ServerSession, stop: Notified<'_>) -> bool {
+        let stop = pin!(stop);
         if self.stopping.load(Ordering::Acquire) {
             return false;
         }
@@ -75,8 +75,9 @@ impl HttpApp {
         &self,
         mut session: Box<ServerSession>,
         shutdown: &ShutdownWatch,
+        stop: Notified<'_>,
     ) -> Option<ReusedHttpStream> {
-        if !self.next_request(&mut session).await {
+        if !self.next_request(&mut session, stop).await {
             return None;
         }
         if *shutdown.borrow() {
@@ -109,8 +110,10 @@ impl HttpServerApp for HttpApp {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        // It hears of all that happens from now on: what is looked at afterwards cannot be missed.
+        let stop = self.gateway.wake_waiting.notified();
         if self.gateway.live.load().pass_through.is_empty() {
-            return self.serve(Box::new(session), shutdown).await;
+            return self.serve(Box::new(session), shutdown, stop).await;
         }
         self.proxy.process_new_http(session, shutdown).await
     }

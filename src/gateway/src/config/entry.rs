@@ -18,8 +18,6 @@ use super::default;
 use super::env::Environment;
 use super::file::{FileInfo, FileModel, FileParams};
 use super::mistake::{Report, hint};
-use crate::exchange::CHECK_WAIT;
-use crate::health::HealthSettings;
 
 /// A credential shorter than this is found in any text, and is none.
 const SECRET_BYTES_MIN: usize = 8;
@@ -97,6 +95,22 @@ impl Settings for EntryAccess {
         self.settings.get(name).map(|value| value.expose_secret())
     }
 }
+
+/// What the config says about checking one entry.
+#[derive(Clone, Debug)]
+pub(crate) struct HealthSettings {
+    /// The model to call instead of the deployment's own.
+    pub(crate) model: Option<String>,
+    /// How long the call may take.
+    pub(crate) timeout: Duration,
+    /// How much the model may say.
+    pub(crate) max_tokens: u64,
+    /// Whether it is checked without being asked for.
+    pub(crate) in_background: bool,
+}
+
+/// How long a check may take where the config does not say: LiteLLM's default.
+const CHECK_WAIT: Duration = Duration::from_secs(60);
 
 /// What holds for deployments that do not say.
 pub(super) struct Defaults {

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -135,9 +134,6 @@ fn check_call(
     call.fallbacks = Some(Vec::new());
     Some(call)
 }
-
-/// How long a check may take where the config does not say: LiteLLM's default.
-pub(crate) const CHECK_WAIT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

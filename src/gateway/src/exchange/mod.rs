@@ -41,7 +41,7 @@ use tollway_filter_api::{
 };
 
 pub(crate) use answer::{AnswerStream, Opened};
-pub(crate) use check::{CHECK_WAIT, Condition, can_be_checked};
+pub(crate) use check::{Condition, can_be_checked};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
 use lane::Translated;
