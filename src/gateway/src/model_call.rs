@@ -118,14 +118,16 @@ async fn exchange(
     }
     if let Some(turn) = turn {
         if background::is_wanted(&call.view) {
-            return in_background(session, gateway, ctx, call, turn).await;
+            return Box::pin(in_background(session, gateway, ctx, call, turn)).await;
         }
-        return alone(session, gateway, ctx, call, Some(&turn)).await;
+        return Box::pin(alone(session, gateway, ctx, call, Some(&turn))).await;
     }
     match key.map(|key| gateway.flights.board(key)) {
-        None => alone(session, gateway, ctx, call, None).await,
+        None => Box::pin(alone(session, gateway, ctx, call, None)).await,
         Some(Seat::Lead(lead)) => leading(session, gateway, ctx, call, lead).await,
-        Some(Seat::Follow(follower)) => following(session, generation, ctx, follower).await,
+        Some(Seat::Follow(follower)) => {
+            Box::pin(following(session, generation, ctx, follower)).await
+        }
     }
 }
 

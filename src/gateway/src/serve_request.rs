@@ -87,7 +87,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
                     if !session.is_upgrade_req() {
                         return Ok(false);
                     }
-                    state.outcome = tunnel::carry(session, state, &gateway.pool).await?;
+                    state.outcome = Box::pin(tunnel::carry(session, state, &gateway.pool)).await?;
                     return Ok(true);
                 }
                 let reject = wrong_method_of(methods.iter().map(Method::as_str));
@@ -99,12 +99,15 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Health => {
                 let query = session.req_header().uri.query().unwrap_or_default().to_owned();
                 let key = ctx.identity.clone();
-                let health = health::answer(&gateway, &generation, key.as_deref(), &query);
+                let health =
+                    Box::pin(health::answer(&gateway, &generation, key.as_deref(), &query));
                 let answer = json_answer(&Box::pin(health).await);
                 finish(session, &generation, ctx, Ok(answer)).await
             }
-            Route::Realtime => realtime::serve(session, &gateway, &generation, ctx).await,
-            Route::Stored => stored::serve(session, &gateway, &generation, ctx).await,
+            // Boxed, like all that is rare and large: each request carries the room for what may
+            // become of it.
+            Route::Realtime => Box::pin(realtime::serve(session, &gateway, &generation, ctx)).await,
+            Route::Stored => Box::pin(stored::serve(session, &gateway, &generation, ctx)).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
                 // Many keys make megabytes of text: that must not hold up the other requests.
