@@ -9,6 +9,7 @@
 pub mod anthropic;
 pub mod client;
 pub mod count;
+pub mod event_log;
 pub mod event_stream;
 pub mod form;
 pub mod gemini;
