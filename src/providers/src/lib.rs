@@ -21,10 +21,15 @@ pub mod bedrock;
 pub mod cohere;
 pub mod embeddings;
 pub mod gemini;
+mod media;
+mod messages;
 pub mod openai;
+mod params;
 pub mod presets;
 pub mod prices;
+mod request;
 mod rerank;
+mod tools;
 pub mod vertex;
 
 /// A request, as the exchange hands it to a provider.

@@ -18,11 +18,11 @@ use crate::{
 
 mod betas;
 mod error;
-pub(crate) mod media;
+mod media;
 mod messages;
 pub(crate) mod model;
 mod native;
-pub(crate) mod params;
+mod params;
 mod request;
 mod response;
 pub(crate) mod schema;

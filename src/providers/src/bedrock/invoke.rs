@@ -19,6 +19,7 @@ use tollway_wire::usage::Usage;
 
 use crate::anthropic::Anthropic;
 use crate::openai::is_gateway_only;
+use crate::request::unwritable;
 use crate::{
     Asked, Call, DecodeError, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
 };
@@ -69,10 +70,7 @@ pub(super) fn translate_chat(
         betas.extend(names.split(',').map(str::to_owned));
     }
     let limits = Limits { members: u16::MAX, ..Limits::default() };
-    let object = scan(&sent.bytes, &limits).map_err(|error| RequestError::Invalid {
-        message: format!("the request cannot be written: {error}"),
-        param: None,
-    })?;
+    let object = scan(&sent.bytes, &limits).map_err(unwritable)?;
     Ok(UpstreamBody::plain(into_invoke(&sent.bytes, &object, &betas)))
 }
 

@@ -36,7 +36,6 @@ mod invoke;
 mod media;
 mod messages;
 mod model;
-mod params;
 mod request;
 mod response;
 mod sigv4;

@@ -6,10 +6,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tollway_wire::usage::Usage;
 
+use crate::media::parse_data_url;
 use crate::{Asked, Call, DecodeError, Decoder, RequestError, Target};
 
 use super::error::read_event;
-use super::media::parse_data_url;
 use super::model::check_name;
 use super::native::resource_name;
 
