@@ -81,3 +81,18 @@ pub(crate) fn name_of(tool: &Value) -> Option<&str> {
 pub(crate) fn names_of(tools: &Value) -> Option<Vec<&str>> {
     Some(tools.as_array()?.iter().filter_map(name_of).collect())
 }
+
+/// The tool that stands in for structured output on models that do not have it. Its input is the
+/// answer. The name is LiteLLM's.
+pub(crate) const JSON_TOOL: &str = "json_tool_call";
+
+/// The schema of its input.
+pub(crate) fn answer_schema(wanted: Option<Value>) -> Value {
+    match wanted {
+        Some(Value::Object(mut schema)) => {
+            schema.entry("type").or_insert_with(|| "object".into());
+            Value::Object(schema)
+        }
+        _ => json!({"type": "object", "additionalProperties": true, "properties": {}}),
+    }
+}

@@ -38,10 +38,6 @@ const VERSION_HEADER: HeaderName = HeaderName::from_static("anthropic-version");
 const BETA_HEADER: HeaderName = HeaderName::from_static("anthropic-beta");
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The tool that stands in for structured output on models that do not have it. Its input is the
-/// answer. The name is LiteLLM's.
-const JSON_TOOL: &str = "json_tool_call";
-
 /// Anthropic.
 #[derive(Clone, Copy, Debug)]
 pub struct Anthropic;

@@ -8,6 +8,7 @@ use tollway_wire::operation::Operation;
 use crate::openai::is_gateway_only;
 use crate::params::{Lacks, drop_listed};
 use crate::request::{read_chat, stop_sequences, unwritable};
+use crate::tools::{JSON_TOOL, answer_schema};
 use crate::{Call, RequestError, Target, UpstreamBody};
 
 use super::betas::Betas;
@@ -15,7 +16,7 @@ use super::messages::{Conversation, conversation};
 use super::model::Abilities;
 use super::params::take_unsupported;
 use super::thinking::set_thinking;
-use super::{JSON_TOOL, NAME, schema, tools};
+use super::{NAME, schema, tools};
 
 /// Anthropic demands `max_tokens`; this is LiteLLM's where neither client nor price table has one.
 const MAX_TOKENS_DEFAULT: u64 = 4096;
@@ -200,19 +201,12 @@ fn set_format(
     if schema.is_none() && !can_force {
         return Some("Answer with one JSON object and nothing else.");
     }
-    let input_schema = match schema {
-        Some(Value::Object(mut schema)) => {
-            schema.entry("type").or_insert_with(|| "object".into());
-            Value::Object(schema)
-        }
-        _ => json!({"type": "object", "additionalProperties": true, "properties": {}}),
-    };
     let tools = body.tools.get_or_insert_default();
     let alone = tools.is_empty();
     tools.push(json!({
         "name": JSON_TOOL,
         "description": "Gives the final answer. Its input is the answer.",
-        "input_schema": input_schema,
+        "input_schema": answer_schema(schema),
     }));
     let forces_another = body.tool_choice.as_ref().is_some_and(tools::is_forced);
     if !can_force {

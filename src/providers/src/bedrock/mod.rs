@@ -59,10 +59,6 @@ const DATE_HEADER: HeaderName = HeaderName::from_static("x-amz-date");
 const CONTENT_HEADER: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-amz-security-token");
 
-/// The tool that stands in for structured output on models that do not have it. Its input is the
-/// answer. The name is LiteLLM's.
-const JSON_TOOL: &str = "json_tool_call";
-
 const SETTINGS: &[Setting] = &[
     setting("aws_access_key_id", &["AWS_ACCESS_KEY_ID"], false),
     setting("aws_secret_access_key", &["AWS_SECRET_ACCESS_KEY"], true),
