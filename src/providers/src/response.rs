@@ -4,9 +4,42 @@ use serde_json::{Map, Value, json};
 use tollway_wire::openai::request::{FunctionCall, ToolCall};
 use tollway_wire::openai::response::{ChatResponse, Choice, ResponseMessage};
 use tollway_wire::openai::usage::UsageObject;
+use tollway_wire::usage::Usage;
 
 use crate::tools::JSON_TOOL;
-use crate::{Asked, DecodeError};
+use crate::{Asked, DecodeError, Decoder};
+
+/// Decodes answers of a kind that never comes as a stream.
+pub(crate) trait WholeDecoder: Send {
+    /// What is said of a stream of them.
+    const NO_STREAM: &str;
+
+    /// As [`Decoder::whole`].
+    fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError>;
+
+    /// As [`Decoder::usage`].
+    fn counted(&self) -> Option<Usage> {
+        None
+    }
+}
+
+impl<D: WholeDecoder> Decoder for D {
+    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+        self.translate(body)
+    }
+
+    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        Err(DecodeError::Malformed(D::NO_STREAM.into()))
+    }
+
+    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
+        Err(DecodeError::Truncated)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.counted()
+    }
+}
 
 /// Writes a chat completion.
 pub(crate) fn completion(
