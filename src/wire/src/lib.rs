@@ -7,6 +7,7 @@
 //! and the tests share it as it is.
 
 pub mod anthropic;
+pub mod base64;
 pub mod client;
 pub mod count;
 pub mod event_log;
