@@ -120,12 +120,7 @@ impl Fixed {
 
     /// Answers a chat as a stream in this shape. It has as many content chunks as are asked for,
     /// and the same text in every shape; what comes before and after them is the provider's.
-    pub fn stream(
-        path: impl Into<String>,
-        shape: Shape,
-        chunks: u32,
-        interval: Duration,
-    ) -> Fixed {
+    pub fn stream(path: impl Into<String>, shape: Shape, chunks: u32, interval: Duration) -> Fixed {
         if shape == Shape::Chat {
             return Fixed::completion_stream(path, chunks, interval);
         }
