@@ -418,3 +418,24 @@ async fn streams(bench: &Bench) -> Result<Vec<Row>, Failure> {
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1024.0 / 1024.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_and_lead_to_their_family() {
+        let [(_, core), (_, families), (_, instructions), (_, of_families)] = groups();
+        assert!(!core.iter().any(|name| is_of_family(name)));
+        assert_eq!(families.len(), FAMILIES.len());
+        assert!(instructions.ends_with(&of_families));
+        assert_eq!(instructions.len(), instructions::CORE.len() + FAMILIES.len());
+        for (prefix, names) in [(FAMILY, families), (INSTRUCTIONS_FAMILY, of_families)] {
+            for name in names {
+                assert!(is_of_family(&name), "{name}");
+                let family = name.strip_prefix(prefix).and_then(Family::named);
+                assert!(family.is_some(), "{name}");
+            }
+        }
+    }
+}

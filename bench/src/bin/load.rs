@@ -15,6 +15,7 @@ use tollway_bench::{Failure, machine};
 
 const USAGE: &str = "\
 usage: load [OPTION VALUE ...] [MEASUREMENT or GROUP ...]
+  Groups are core and families, which are a full run, instructions and instructions-families.
   --rounds N      how often each proxy takes its turn (5)
   --seconds S     how long a turn is (2)
   --core N        the core the proxies run on; start this program on another one (1)
@@ -145,8 +146,8 @@ fn read_args(folder: &Path) -> Result<Args, Failure> {
         save: None,
     };
     let groups = groups();
-    let names = || groups.iter().flat_map(|(_, names)| names);
     let [(_, core), (_, families), (_, instructions), _] = &groups;
+    let names = || [core, families, instructions].into_iter().flatten();
     let full = [core.as_slice(), families].concat();
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
