@@ -46,31 +46,43 @@ impl Connections {
 impl ServerApp for Connections {
     async fn process_new(
         self: &Arc<Self>,
-        mut stream: Stream,
+        stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        // With TLS the version was negotiated.
-        if stream.get_ssl_digest().is_some() {
-            return self.http1_or_tls.process_new(stream, shutdown).await;
-        }
-        // No method begins like the preface, and no request is shorter than three bytes.
-        let mut first = [0; 3];
-        if !peek(&mut stream, &mut first).await {
-            return None;
-        }
-        if first[..] != PREFACE[..3] {
-            return self.http1_or_tls.process_new(stream, shutdown).await;
-        }
-        let mut preface = [0; PREFACE.len()];
-        if !peek(&mut stream, &mut preface).await {
-            return None;
-        }
-        self.http2.process_new(stream, shutdown).await
+        // A task of our own: Pingora's has room for a TLS handshake for as long as it lives, and
+        // what it awaits has room for every kind of connection.
+        tokio::spawn(Arc::clone(self).serve(stream, shutdown.clone()));
+        None
     }
 
     async fn cleanup(&self) {
         self.http1_or_tls.http_cleanup().await;
         self.http2.http_cleanup().await;
+    }
+}
+
+impl Connections {
+    async fn serve(self: Arc<Self>, mut stream: Stream, shutdown: ShutdownWatch) {
+        // With TLS the version was negotiated.
+        let app = if stream.get_ssl_digest().is_some() {
+            &self.http1_or_tls
+        } else {
+            // No method begins like the preface, and no request is shorter than three bytes.
+            let mut first = [0; 3];
+            if !peek(&mut stream, &mut first).await {
+                return;
+            }
+            if first[..] == PREFACE[..3] {
+                let mut preface = [0; PREFACE.len()];
+                if !peek(&mut stream, &mut preface).await {
+                    return;
+                }
+                &self.http2
+            } else {
+                &self.http1_or_tls
+            }
+        };
+        app.connection(stream, &shutdown).await;
     }
 }
 

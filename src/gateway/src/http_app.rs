@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use pingora_core::apps::{
-    HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream,
+    HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp as _,
 };
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_error::{Error, ErrorType};
 use pingora_proxy::HttpProxy;
@@ -21,6 +22,9 @@ use tokio::sync::futures::Notified;
 use crate::proxy::{self, Proxy};
 use crate::serve_request;
 use crate::state::{Gateway, RequestState};
+
+/// How long a connection may wait for its next request.
+const KEEPALIVE_SECONDS: u64 = 60;
 
 /// Serves the requests of connections.
 pub(crate) struct HttpApp {
@@ -38,6 +42,36 @@ impl HttpApp {
         options: HttpServerOptions,
     ) -> HttpApp {
         HttpApp { gateway, proxy, options, stopping: AtomicBool::new(false) }
+    }
+
+    /// Serves all requests of a connection.
+    pub(crate) async fn connection(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) {
+        // TLS says which version it is; without it, the app for it was chosen.
+        if self.options.h2c || stream.selected_alpn_proto() == Some(ALPN::H2) {
+            Box::pin(self.process_new(stream, shutdown)).await;
+            return;
+        }
+        let mut session = Box::new(ServerSession::new_http1(stream));
+        session.set_keepalive(if *shutdown.borrow() { None } else { Some(KEEPALIVE_SECONDS) });
+        loop {
+            // It hears of all that happens from now on: what is looked at afterwards cannot be missed.
+            let stop = self.gateway.wake_waiting.notified();
+            let reused = if self.needs_pingora() {
+                self.proxy.process_new_http(*session, shutdown).await
+            } else {
+                self.serve(session, shutdown, stop).await
+            };
+            let Some((stream, settings)) = reused.map(ReusedHttpStream::consume) else { return };
+            session = Box::new(ServerSession::new_http1(stream));
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+        }
+    }
+
+    /// Whether there are routes that only Pingora's loop can serve.
+    fn needs_pingora(&self) -> bool {
+        !self.gateway.live.load().pass_through.is_empty()
     }
 
     /// Waits for a request, unless `stop` says that there is none to be waited for. False where
@@ -110,12 +144,11 @@ impl HttpServerApp for HttpApp {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        // It hears of all that happens from now on: what is looked at afterwards cannot be missed.
         let stop = self.gateway.wake_waiting.notified();
-        if self.gateway.live.load().pass_through.is_empty() {
-            return self.serve(Box::new(session), shutdown, stop).await;
+        if self.needs_pingora() {
+            return self.proxy.process_new_http(session, shutdown).await;
         }
-        self.proxy.process_new_http(session, shutdown).await
+        self.serve(Box::new(session), shutdown, stop).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

@@ -27,7 +27,7 @@ use crate::start::{Loader, StartError};
 use crate::state::Gateway;
 
 /// Enough for the head and the body of a usual answer, so that both leave in one `write(2)`.
-const WRITE_BUFFER: usize = 8 * 1024;
+const WRITE_BUFFER: usize = 4 * 1024;
 /// TLS reads in small pieces; without it, Pingora's session has a buffer of its own, and a second
 /// one would only be memory that every connection holds.
 const READ_BUFFER_TLS: usize = 16 * 1024;
