@@ -87,16 +87,18 @@ impl Running {
         let Some(ctx) = &mut self.state.ctx else { return };
         crate::model_call::told(&mut ctx.report, &mut call.report.lock());
         ctx.report.upstream_ended = Some(self.gateway.clock.now());
-        let failed = |reject: &Reject| {
+        let failed = |reject: &Reject, ctx: &RequestCtx| {
             let codes = call.generation.config.error_codes;
-            stored::failed(queued, reject.status, &respond::error_object(reject, codes))
+            stored::failed(queued, reject.status, &respond::error_object(reject, ctx, codes))
         };
         self.last = Some(match opened {
             Ok(Opened::Whole(answer)) => renamed(&answer.body, id),
-            Ok(Opened::Stream(_)) => failed(&Reject::internal("No answer.", "a stream unasked")),
+            Ok(Opened::Stream(_)) => {
+                failed(&Reject::internal("No answer.", "a stream unasked"), ctx)
+            }
             Err(reject) => {
                 ctx.report.error_kind = Some(reject.kind.to_string());
-                failed(&reject)
+                failed(&reject, ctx)
             }
         });
         self.state.outcome = Outcome::Done;

@@ -479,10 +479,12 @@ async fn broken_stream(
     ctx.report.error_kind = Some(broken.kind.to_string());
     let codes = generation.config.error_codes;
     let told = match stream {
-        Some(stream) => stream.error_event(broken.status, &respond::error_object(broken, codes)),
+        Some(stream) => {
+            stream.error_event(broken.status, &respond::error_object(broken, ctx, codes))
+        }
         None => None,
     };
-    let event = told.map_or_else(|| respond::error_event(broken, ctx.dialect, codes), Bytes::from);
+    let event = told.map_or_else(|| respond::error_event(broken, ctx, codes), Bytes::from);
     session.write_response_body(event, true).await?;
     Ok(Outcome::Broken)
 }

@@ -212,6 +212,9 @@ pub struct ErrorObject {
     pub param: Option<String>,
     /// The machine-readable code: `context_length_exceeded` …
     pub code: Option<String>,
+    /// The request's id, for dialects whose errors carry it. OpenAI's do not.
+    #[serde(skip)]
+    pub request_id: Option<String>,
 }
 
 impl ErrorObject {

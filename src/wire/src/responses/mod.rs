@@ -10,6 +10,7 @@
 
 mod answer;
 mod calls;
+mod check;
 mod chunk;
 mod encode;
 mod envelope;

@@ -247,8 +247,7 @@ pub fn not_found(id: &str) -> ErrorObject {
     ErrorObject {
         message: format!("Response with id '{id}' not found."),
         kind: Some("invalid_request_error".into()),
-        param: None,
-        code: None,
+        ..ErrorObject::default()
     }
 }
 
@@ -259,6 +258,7 @@ pub fn previous_not_found(id: &str) -> ErrorObject {
         kind: Some("invalid_request_error".into()),
         param: Some("previous_response_id".into()),
         code: Some("previous_response_not_found".into()),
+        request_id: None,
     }
 }
 
