@@ -17,6 +17,9 @@ pub struct StoredResponse {
     pub response: Bytes,
     /// The JSON array of the items that went into it, those of its own history included.
     pub items: Bytes,
+    /// The events it was told by, where a client may come back for them: each with its place as its
+    /// number. Empty where they were too many to be kept.
+    pub events: Option<Bytes>,
 }
 
 /// Keeps responses for a while.

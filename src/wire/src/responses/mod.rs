@@ -20,6 +20,7 @@ mod message;
 mod output;
 mod parts;
 mod reasoning;
+pub mod record;
 mod request;
 pub mod stored;
 mod tap;
