@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
@@ -14,11 +15,12 @@ use tollway_wire::client;
 use tollway_wire::operation::Dialect;
 use tollway_wire::responses::record::Record;
 use tollway_wire::responses::stored;
+use tollway_wire::scan;
 
 use crate::event_log::{EventLog, Follower, Next, Room};
 use crate::exchange::{AnswerStream, Call, Opened};
 use crate::model_call::{self, gone_error};
-use crate::responses::{Made, Turn};
+use crate::responses::{ID_BYTES_MAX, Made, Turn};
 use crate::state::{Gateway, RequestState};
 use crate::{observe, respond};
 
@@ -120,8 +122,15 @@ pub(crate) fn begin(gateway: &Arc<Gateway>, ctx: RequestCtx, job: Job) -> Option
         record
     });
     let told = Told { record, log: Arc::clone(&log) };
-    let running =
-        Running { gateway: Arc::clone(gateway), state, job, told, stream: None, last: None };
+    let running = Running {
+        gateway: Arc::clone(gateway),
+        state,
+        job,
+        told,
+        stream: None,
+        last: None,
+        original: None,
+    };
     // Its end takes the lock, too: it comes after this.
     let mut jobs = gateway.background.running.lock();
     let task = tokio::spawn(running.run()).abort_handle();
@@ -144,6 +153,8 @@ struct Running {
     stream: Option<Box<AnswerStream>>,
     /// What became of it.
     last: Option<Vec<u8>>,
+    /// The deployment that has made it by itself, and its id there.
+    original: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// What those who follow are told.
@@ -172,6 +183,9 @@ impl Running {
         match opened {
             Ok(Opened::Whole(answer)) => {
                 let kept = answer.kept.as_ref().unwrap_or(&answer.body);
+                if answer.is_native {
+                    self.original = original(ctx, kept);
+                }
                 let last = stored::renamed(kept, &self.job.place.id);
                 self.keep(last.clone());
                 self.last = Some(last);
@@ -200,6 +214,11 @@ impl Running {
             if self.last.is_none()
                 && let Some(response) = stream.response()
             {
+                if stream.is_native()
+                    && let Some(ctx) = &self.state.ctx
+                {
+                    self.original = original(ctx, response);
+                }
                 let last = stored::renamed(response, &self.job.place.id);
                 self.keep(last.clone());
                 self.last = Some(last);
@@ -246,15 +265,24 @@ impl Running {
 
     /// Keeps the response as it is now. One that was deleted meanwhile stays so.
     fn keep(&self, response: Vec<u8>) {
-        self.keep_made(response, Made::default());
+        self.keep_with(response, None);
     }
 
-    fn keep_made(&self, response: Vec<u8>, made: Made) {
+    fn keep_with(&self, response: Vec<u8>, events: Option<Bytes>) {
+        let made = Made { deployment: None, original: self.original.clone(), events };
         let (Job { place, turn, .. }, store) = (&self.job, &*self.gateway.responses);
         if store.get(&place.id).is_some() {
             turn.keep_as(store, &place.id, response.into(), made);
         }
     }
+}
+
+/// Who has made it by itself, and its id there.
+fn original(ctx: &RequestCtx, response: &[u8]) -> Option<(Arc<str>, Arc<str>)> {
+    let deployment = ctx.report.deployment.as_ref()?;
+    let object = scan::scan(response, &scan::Limits::default()).ok()?;
+    let id = object.str(response, "id").filter(|id| id.len() <= ID_BYTES_MAX)?;
+    Some((Arc::clone(&deployment.id), id.as_ref().into()))
 }
 
 /// Also when it was cancelled: the task is dropped where it stands.
@@ -271,7 +299,7 @@ impl Drop for Running {
         });
         let log = Arc::clone(&self.told.log);
         if log.is_live {
-            self.keep_made(response, Made { events: Some(log.events()), ..Made::default() });
+            self.keep_with(response, Some(log.events()));
         }
         // Its place is given up last: until then the log tells all.
     }
@@ -292,7 +320,7 @@ pub(crate) async fn pass_on(session: &mut ServerSession, mut follower: Follower)
                 continue;
             }
             Next::Ended if !follower.is_live() => return Ok(false),
-            Next::Ended => bytes::Bytes::new(),
+            Next::Ended => Bytes::new(),
             Next::Lost => {
                 tollway_wire::responses::error_event(0, 400, &stored::events_lost()).into()
             }

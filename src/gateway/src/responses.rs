@@ -28,7 +28,7 @@ use crate::state::{Gateway, Generation};
 use crate::{background, respond};
 
 /// The longest id that is looked for.
-const ID_BYTES_MAX: usize = 256;
+pub(crate) const ID_BYTES_MAX: usize = 256;
 /// How many earlier responses one request may refer to.
 const REFERENCES_MAX: usize = 16;
 
@@ -121,22 +121,26 @@ impl Turn {
         let Some(id) = object.str(response, "id").filter(|id| id.len() <= ID_BYTES_MAX) else {
             return;
         };
-        let made = Made { deployment, events: None };
+        let made = Made { deployment, ..Made::default() };
         self.keep_as(store, &id, Bytes::copy_from_slice(response), made);
     }
 
     /// Keeps an answer under an id that it need not have.
     pub(crate) fn keep_as(&self, store: &dyn ResponseStore, id: &str, response: Bytes, made: Made) {
-        let (items, Made { deployment, events }) = (self.items.clone(), made);
-        store.put(id, StoredResponse { tenant: self.tenant, deployment, response, items, events });
+        let (tenant, items) = (self.tenant, self.items.clone());
+        let Made { deployment, original, events } = made;
+        let kept = StoredResponse { tenant, deployment, original, response, items, events };
+        store.put(id, kept);
     }
 }
 
 /// How a response came to be.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Made {
     /// The deployment that knows it by the same id.
     pub(crate) deployment: Option<Arc<str>>,
+    /// The deployment that knows it by another id, and that id.
+    pub(crate) original: Option<(Arc<str>, Arc<str>)>,
     /// Its events, where a client may come back for them.
     pub(crate) events: Option<Bytes>,
 }
@@ -189,7 +193,7 @@ enum Served {
 pub(crate) async fn serve(
     route: ResponseRoute,
     session: &mut ServerSession,
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     generation: &Generation,
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
@@ -199,7 +203,7 @@ pub(crate) async fn serve(
     let is_delete = head.method == http::Method::DELETE;
     let wanted = Wanted { id, query, tenant: ctx.identity.as_ref().map(|key| key.hash) };
     let served = match route {
-        ResponseRoute::One if is_delete => wanted.delete(gateway).await,
+        ResponseRoute::One if is_delete => wanted.delete(gateway, generation).await,
         ResponseRoute::One if wanted.query.get("stream").as_deref() == Some("true") => {
             wanted.stream(gateway)
         }
@@ -246,10 +250,19 @@ impl Wanted {
             .ok_or_else(|| reject(404, stored::not_found(&shown(&self.id))))
     }
 
-    async fn delete(&self, gateway: &Gateway) -> Result<Served, Rejection> {
-        self.find(gateway)?;
+    async fn delete(
+        &self,
+        gateway: &Arc<Gateway>,
+        generation: &Generation,
+    ) -> Result<Served, Rejection> {
+        let kept = self.find(gateway)?;
         gateway.responses.remove(&self.id);
         gateway.background.cancel(&self.id).await;
+        let same = kept.deployment.as_ref().map(|deployment| (deployment, self.id.as_str()));
+        let original = kept.original.as_ref().map(|(deployment, id)| (deployment, &**id));
+        if let Some((deployment, id)) = same.or(original) {
+            delete_copy(gateway, generation, deployment, id);
+        }
         Ok(Served::Json(stored::deleted(&self.id).into()))
     }
 
@@ -317,6 +330,33 @@ impl Wanted {
             false => stored::without_encrypted(&kept.response).into(),
         }
     }
+}
+
+/// Has the provider forget its own copy as well. The client is not kept waiting for that, nor told
+/// if it fails.
+fn delete_copy(gateway: &Arc<Gateway>, generation: &Generation, deployment: &str, id: &str) {
+    let at = generation.config.entries.iter().position(|entry| *entry.id == *deployment);
+    // It goes into a path: an id that a provider made may be anything.
+    let is_plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let Some(endpoint) = at.map(|at| Arc::clone(&generation.endpoints[at])).filter(|_| is_plain)
+    else {
+        return;
+    };
+    let Some(path) = endpoint.stored_path(&format!("/responses/{id}")) else { return };
+    let gateway = Arc::clone(gateway);
+    tokio::spawn(async move {
+        match gateway.exchange.delete(&endpoint, &path).await {
+            // It may have forgotten it by itself.
+            Ok(status) if status < 300 || status == 404 => {}
+            Ok(status) => {
+                tracing::warn!(status, "a provider did not delete its copy of a response");
+            }
+            Err(reject) => {
+                let error = reject.message.as_str();
+                tracing::warn!(error, "a provider's copy of a response was not deleted");
+            }
+        }
+    });
 }
 
 fn is_of_background(response: &[u8]) -> bool {

@@ -56,6 +56,7 @@ mod tests {
         StoredResponse {
             tenant: None,
             deployment: None,
+            original: None,
             response: vec![b' '; bytes].into(),
             items: b"[]"[..].into(),
             events: None,

@@ -80,6 +80,27 @@ impl Exchange {
         self.open_line(endpoint, method, path).await.map_err(Fault::into_reject)
     }
 
+    /// Has a stored object deleted; what the provider answered by.
+    pub(crate) async fn delete(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        path: &str,
+    ) -> Result<u16, Rejection> {
+        let name = exception_name(endpoint.provider);
+        let Line { mut session, head } = self.line(endpoint, Method::DELETE, path).await?;
+        let lost = |error: Box<Error>| {
+            let message = "Connection lost while something was deleted.";
+            Fault::broken(name, message).with_detail(error.to_string()).into_reject()
+        };
+        session.write_request_header(Box::new(head)).await.map_err(lost)?;
+        let wait = endpoint.deadlines.first_byte;
+        match timeout(wait, final_head(&mut session)).await {
+            Ok(read) => read.map_err(lost)?,
+            Err(_) => return Err(Fault::timeout(name, "no answer", wait).into_reject()),
+        }
+        Ok(session.resp_header().map_or(0, |head| head.status.as_u16()))
+    }
+
     async fn open_line(
         &self,
         endpoint: &Arc<Endpoint>,
