@@ -52,7 +52,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         }
         Route::Response(_) => ctx.dialect = Dialect::Responses,
         // It counts as a call, of the kind that has no body of its own.
-        Route::Realtime => ctx.operation = Some(Operation::ChatCompletions),
+        Route::Realtime => ctx.operation = Some(Operation::Realtime),
         Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }
