@@ -158,7 +158,6 @@ async fn a_provider_that_has_the_api_goes_on_by_itself() {
 #[tokio::test]
 async fn deleting_reaches_the_copy_of_the_provider_that_made_it() {
     let setup = Setup::with(CONFIG).await;
-    let address = setup.gateway.address;
     for (extra, is_background) in [
         (json!({}), false),
         (json!({"stream": true}), false),
