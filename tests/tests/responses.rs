@@ -222,6 +222,29 @@ async fn a_response_in_the_background_is_asked_for_later() {
 }
 
 #[tokio::test]
+async fn a_response_in_the_background_keeps_its_signed_reasoning() {
+    let setup = Setup::with(CONFIG).await;
+    for extra in [json!({}), json!({"stream": true})] {
+        setup.simulator.enqueue(Reply::text("4").thinking("Two and two."));
+        let mut body = json!({"model": "claude", "input": "2+2?", "background": true});
+        body.as_object_mut().expect("an object").extend(extra.as_object().expect("one").clone());
+        let first = create(&setup, &body).await;
+        setup.settled(&first).await;
+        let text = first.text();
+        let id = text.split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        let path = format!("/v1/responses/{}", id.expect("an id"));
+        let has_signed = |response: Value| {
+            let items = response["output"].as_array().cloned().unwrap_or_default();
+            items.iter().any(|item| item["encrypted_content"].is_string())
+        };
+        let query = "?include[]=reasoning.encrypted_content";
+        assert!(has_signed(setup.get(&format!("{path}{query}")).await.json()), "{extra}");
+        assert!(!has_signed(setup.get(&path).await.json()), "{extra}");
+        setup.simulator.next_request().await;
+    }
+}
+
+#[tokio::test]
 async fn a_response_in_the_background_can_be_cancelled() {
     let setup = Setup::with(CONFIG).await;
     let address = setup.gateway.address;
