@@ -5,11 +5,12 @@ use std::fs;
 use std::time::Duration;
 
 use crate::Failure;
+use crate::families::{Family, Form, Reply};
 use crate::load::{Load, Target};
 use crate::measure::{Bench, note};
 use crate::process::{Proxy, Side};
 use crate::report::{COUNT, Row, Target as Goal};
-use crate::upstream::{Pace, Reply, Upstream};
+use crate::upstream::{Pace, Upstream};
 
 /// Under valgrind a chunk takes up to a millisecond; each must still be a read of its own.
 const PACE: Pace = Pace { short: 20, long: 320, interval: Duration::from_millis(10) };
@@ -17,8 +18,8 @@ const STREAMS: u64 = 2;
 /// Of the requests for streams.
 const BODY_BYTES: usize = 1 << 10;
 
-/// The names of all counts.
-pub const ALL: [&str; 5] = [
+/// The names of the counts that are not of one provider family.
+pub const CORE: [&str; 5] = [
     "instructions-1k",
     "instructions-64k",
     "instructions-1m",
@@ -34,13 +35,14 @@ pub const ALL: [&str; 5] = [
 pub async fn per_request(
     bench: &Bench,
     name: &str,
+    family: &'static Family,
     body_bytes: usize,
     [few, many]: [u64; 2],
 ) -> Result<Vec<Row>, Failure> {
     let mut each = [0.0; 2];
     for (at, side) in Side::BOTH.into_iter().enumerate() {
-        let less = count(bench, side, Reply::Json, body_bytes, few).await?;
-        let more = count(bench, side, Reply::Json, body_bytes, many).await?;
+        let less = count(bench, side, family.reply(Form::Json), body_bytes, few).await?;
+        let more = count(bench, side, family.reply(Form::Json), body_bytes, many).await?;
         each[at] = (more - less) / (many - few) as f64;
     }
     Ok(row(format!("Instructions per request, {name}"), each))
@@ -54,12 +56,12 @@ pub async fn per_request(
 pub async fn per_chunk(
     bench: &Bench,
     name: &str,
-    [short, long]: [Reply; 2],
+    family: &'static Family,
 ) -> Result<Vec<Row>, Failure> {
     let mut each = [0.0; 2];
     for (at, side) in Side::BOTH.into_iter().enumerate() {
-        let less = count(bench, side, short, BODY_BYTES, STREAMS).await?;
-        let more = count(bench, side, long, BODY_BYTES, STREAMS).await?;
+        let less = count(bench, side, family.reply(Form::Short), BODY_BYTES, STREAMS).await?;
+        let more = count(bench, side, family.reply(Form::Long), BODY_BYTES, STREAMS).await?;
         let chunks = STREAMS * u64::from(PACE.long - PACE.short);
         each[at] = (more - less) / chunks as f64;
     }
@@ -85,7 +87,7 @@ async fn count(
     fs::create_dir_all(&bench.launch.profiles)?;
     let option = format!("--callgrind-out-file={}", file.display());
     let valgrind = ["valgrind", "--tool=callgrind", &option];
-    let upstream = Upstream::start(PACE)?;
+    let upstream = Upstream::start(PACE, &[reply.family])?;
     let proxy = Proxy::start_under(&valgrind, &bench.launch, side, &upstream).await?;
     let target =
         Target { address: proxy.address(), side: Some(side), reply, body_bytes, unique: true };

@@ -7,6 +7,7 @@
 
 pub mod answer;
 pub mod client;
+pub mod families;
 pub mod instructions;
 pub mod load;
 pub mod machine;

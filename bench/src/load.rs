@@ -1,17 +1,20 @@
 //! Connections that send requests and check every answer.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::Failure;
+use crate::answer::{self, Said};
 use crate::client::{Answer, Connection};
+use crate::families::Reply;
 use crate::process::Side;
 use crate::request::Request;
-use crate::upstream::{Reply, Upstream};
-use crate::{Failure, answer};
+use crate::upstream::Upstream;
 
 /// The next number for a request; never given twice, so that no cache can answer.
 static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -72,10 +75,16 @@ impl Load {
         upstream: &Upstream,
         connections: usize,
     ) -> Result<Load, Failure> {
-        let mut workers = Vec::with_capacity(connections);
-        let text = upstream.text(target.reply);
+        let expected = Arc::new(upstream.said(target.reply.form));
+        let mut opening = JoinSet::new();
+        // At once, because a long stream takes its time.
         for index in 0..connections {
-            workers.push(Worker::open(target, &text, index % 2 == 0).await?);
+            let expected = Arc::clone(&expected);
+            opening.spawn(async move { Worker::open(target, &expected, index % 2 == 0).await });
+        }
+        let mut workers = Vec::with_capacity(connections);
+        while let Some(opened) = opening.join_next().await {
+            workers.push(opened??);
         }
         Ok(Load { workers })
     }
@@ -179,15 +188,15 @@ pub async fn streams_at_once(
     streams: u32,
     per_second: u32,
 ) -> Result<(u32, Option<Failure>), Failure> {
-    let text = upstream.text(target.reply);
+    let expected = Arc::new(upstream.said(target.reply.form));
     let gap = Duration::from_secs(1) / per_second;
     let start = Instant::now() + gap;
     let mut running = JoinSet::new();
     for stream in 0..streams {
-        let text = text.clone();
+        let expected = Arc::clone(&expected);
         running.spawn(async move {
             sleep_until(start + gap * stream).await;
-            Worker::open(target, &text, stream % 2 == 0).await.map(drop)
+            Worker::open(target, &expected, stream % 2 == 0).await.map(drop)
         });
     }
     let (mut cut, mut reason) = (0, None);
@@ -202,10 +211,11 @@ pub async fn streams_at_once(
 
 impl Worker {
     /// Connects, asks once, and reads what the answer says.
-    async fn open(target: Target, text: &str, model_first: bool) -> Result<Worker, Failure> {
-        let path = match target.side {
-            Some(Side::Tollway) => "/v1/chat/completions".to_owned(),
-            Some(Side::Bare) | None => target.reply.path(),
+    async fn open(target: Target, expected: &Said, model_first: bool) -> Result<Worker, Failure> {
+        let family = target.reply.family;
+        let (path, shape) = match target.side {
+            Some(Side::Tollway) => (target.reply.client_path(), family.client.shape()),
+            Some(Side::Bare) | None => (target.reply.path(), family.upstream),
         };
         let mut request = Request::new(&path, target.reply, target.body_bytes, model_first);
         if target.unique {
@@ -215,8 +225,8 @@ impl Worker {
         let answer = connection.ask(request.bytes()).await;
         let answer = answer.map_err(|error| target.failed(&error))?;
         let answer_bytes = answer.body.len();
-        let said = answer::text(answer.body);
-        if answer.status != 200 || said.as_deref().is_ok_and(|said| said != text) || said.is_err() {
+        let said = answer::read(shape, target.reply.streams(), answer.body);
+        if answer.status != 200 || !said.as_ref().is_ok_and(|said| said.is(expected)) {
             return Err(target.wrong(&answer, &format!("{said:?}")));
         }
         Ok(Worker { connection, request, target, answer_bytes })
@@ -238,13 +248,14 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use crate::families::{Form, OPENAI};
     use crate::upstream::Pace;
 
     use super::*;
 
     fn upstream() -> Upstream {
         let pace = Pace { short: 2, long: 5, interval: Duration::from_millis(1) };
-        Upstream::start(pace).unwrap()
+        Upstream::start(pace, &[OPENAI]).unwrap()
     }
 
     fn target(upstream: &Upstream, reply: Reply) -> Target {
@@ -255,7 +266,8 @@ mod tests {
     #[tokio::test]
     async fn every_request_is_counted() {
         let upstream = upstream();
-        let mut load = Load::open(target(&upstream, Reply::Json), &upstream, 4).await.unwrap();
+        let mut load =
+            Load::open(target(&upstream, OPENAI.reply(Form::Json)), &upstream, 4).await.unwrap();
         assert_eq!(upstream.requests(), 4);
         assert_eq!(load.times(3).await.unwrap(), 12);
         let took = load.at_rate(1000, Duration::from_millis(50)).await.unwrap();
@@ -267,15 +279,16 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_answer_ends_the_run() {
         let upstream = upstream();
-        let target = Target { side: Some(Side::Tollway), ..target(&upstream, Reply::Json) };
+        let target =
+            Target { side: Some(Side::Tollway), ..target(&upstream, OPENAI.reply(Form::Json)) };
         let error = Load::open(target, &upstream, 1).await.err().unwrap().to_string();
-        assert!(error.starts_with("wrong answer from tollway, json: status 404"), "{error}");
+        assert!(error.starts_with("wrong answer from tollway, openai-json: status 404"), "{error}");
     }
 
     #[tokio::test]
     async fn streams_that_are_cut_are_counted() {
         let upstream = upstream();
-        let whole = target(&upstream, Reply::OpenAiLong);
+        let whole = target(&upstream, OPENAI.reply(Form::Long));
         let (cut, _) = streams_at_once(whole, &upstream, 5, 1000).await.unwrap();
         assert_eq!(cut, 0);
         let unknown = Target { side: Some(Side::Tollway), ..whole };

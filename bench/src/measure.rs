@@ -1,17 +1,19 @@
-//! What is measured, one function for each entry of [`ALL`].
+//! What is measured, one function for each kind of it.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use crate::families::{ANTHROPIC, FAMILIES, Family, Form, OPENAI, Reply};
+use crate::instructions::{per_chunk as chunks, per_request as requests};
 use crate::load::{Load, Target, streams_at_once};
 use crate::process::{Launch, Proxy, Side};
 use crate::report::Target as Goal;
 use crate::report::{COUNT, KILOBYTES, MEGABYTES, MICROS, MILLIS, Row, percentile};
-use crate::upstream::{Pace, Reply, Upstream};
+use crate::upstream::{Pace, Upstream};
 use crate::{Failure, instructions};
 
-/// The names of all measurements of a full run, in the order of the table.
-pub const ALL: [&str; 9] = [
+/// The names of the measurements that are not of one provider family, in the order of the table.
+pub const CORE: [&str; 9] = [
     "cpu-1k",
     "cpu-64k",
     "cpu-1m",
@@ -22,6 +24,28 @@ pub const ALL: [&str; 9] = [
     "memory",
     "streams",
 ];
+
+/// The groups of measurements: what each is called, and all that are in it.
+pub fn groups() -> [(&'static str, Vec<String>); 4] {
+    let families = |prefix| FAMILIES.iter().map(move |family| format!("{prefix}{}", family.name));
+    let core = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let counts = instructions::CORE.map(str::to_owned).into_iter();
+    [
+        ("core", core(&CORE)),
+        ("families", families(FAMILY).collect()),
+        ("instructions", counts.chain(families(INSTRUCTIONS_FAMILY)).collect()),
+        ("instructions-families", families(INSTRUCTIONS_FAMILY).collect()),
+    ]
+}
+
+/// Whether this measurement is of one provider family.
+pub fn is_of_family(name: &str) -> bool {
+    name.starts_with(FAMILY) || name.starts_with(INSTRUCTIONS_FAMILY)
+}
+
+/// In front of a family's name, the name of its measurement.
+const FAMILY: &str = "family-";
+const INSTRUCTIONS_FAMILY: &str = "instructions-family-";
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -63,29 +87,46 @@ pub async fn run(name: &str, bench: &Bench) -> Result<Vec<Row>, Failure> {
         "cpu-1m" => cpu(bench, "CPU per request, 1 MB", KB * KB, 1.4).await,
         "chunk-openai" => {
             let name = "CPU per streamed chunk, OpenAI passthrough";
-            chunk(bench, name, [Reply::OpenAiShort, Reply::OpenAiLong], 1.0).await
+            chunk(bench, name, OPENAI, Goal::Ratio(1.0)).await
         }
         "chunk-anthropic" => {
             let name = "CPU per streamed chunk, Anthropic translated";
-            chunk(bench, name, [Reply::AnthropicShort, Reply::AnthropicLong], 1.3).await
+            chunk(bench, name, ANTHROPIC, Goal::Ratio(1.3)).await
         }
         "latency" => latency(bench).await,
         "cache-hit" => cache_hit(bench).await,
         "memory" => memory(bench).await,
         "streams" => streams(bench).await,
-        "instructions-1k" => instructions::per_request(bench, "1 KB", KB, [200, 1200]).await,
-        "instructions-64k" => instructions::per_request(bench, "64 KB", 64 * KB, [100, 600]).await,
-        "instructions-1m" => instructions::per_request(bench, "1 MB", KB * KB, [20, 120]).await,
-        "instructions-openai" => {
-            let replies = [Reply::OpenAiShort, Reply::OpenAiLong];
-            instructions::per_chunk(bench, "OpenAI passthrough", replies).await
+        "instructions-1k" => requests(bench, "1 KB", OPENAI, KB, [200, 1200]).await,
+        "instructions-64k" => requests(bench, "64 KB", OPENAI, 64 * KB, [100, 600]).await,
+        "instructions-1m" => requests(bench, "1 MB", OPENAI, KB * KB, [20, 120]).await,
+        "instructions-openai" => chunks(bench, "OpenAI passthrough", OPENAI).await,
+        "instructions-anthropic" => chunks(bench, "Anthropic translated", ANTHROPIC).await,
+        _ => {
+            let family = |prefix| name.strip_prefix(prefix).and_then(Family::named);
+            if let Some(family) = family(FAMILY) {
+                return of_family(bench, family).await;
+            }
+            if let Some(family) = family(INSTRUCTIONS_FAMILY) {
+                let mut rows = requests(bench, family.title, family, KB, [200, 1200]).await?;
+                rows.extend(chunks(bench, family.title, family).await?);
+                return Ok(rows);
+            }
+            Err(format!("there is no measurement {name}").into())
         }
-        "instructions-anthropic" => {
-            let replies = [Reply::AnthropicShort, Reply::AnthropicLong];
-            instructions::per_chunk(bench, "Anthropic translated", replies).await
-        }
-        _ => Err(format!("there is no measurement {name}").into()),
     }
+}
+
+/// CPU per request and per chunk of a provider family.
+async fn of_family(bench: &Bench, family: &'static Family) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    let name = format!("CPU per request, {}", family.title);
+    let ask = Ask { reply: family.reply(Form::Json), body_bytes: KB, unique: true };
+    let [bare, tollway] = cpu_per_request(bench, &name, ask).await?;
+    rows.push(Row::new(name, MICROS, &bare, &tollway, Goal::None));
+    let name = format!("CPU per streamed chunk, {}", family.title);
+    rows.extend(chunk(bench, &name, family, Goal::None).await?);
+    Ok(rows)
 }
 
 /// Tells whoever waits how it goes.
@@ -101,8 +142,8 @@ struct Pair {
 }
 
 impl Pair {
-    async fn start(bench: &Bench) -> Result<Pair, Failure> {
-        let upstream = Upstream::start(STREAM_PACE)?;
+    async fn start(bench: &Bench, family: &'static Family) -> Result<Pair, Failure> {
+        let upstream = Upstream::start(STREAM_PACE, &[family])?;
         let bare = Proxy::start(&bench.launch, Side::Bare, &upstream).await?;
         let tollway = Proxy::start(&bench.launch, Side::Tollway, &upstream).await?;
         Ok(Pair { upstream, proxies: [bare, tollway] })
@@ -187,7 +228,7 @@ async fn cpu(
     body_bytes: usize,
     ratio_max: f64,
 ) -> Result<Vec<Row>, Failure> {
-    let ask = Ask { reply: Reply::Json, body_bytes, unique: true };
+    let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes, unique: true };
     let [bare, tollway] = cpu_per_request(bench, name, ask).await?;
     Ok(vec![Row::new(name, MICROS, &bare, &tollway, Goal::Ratio(ratio_max))])
 }
@@ -195,13 +236,13 @@ async fn cpu(
 /// CPU per request that the cache answers, against the bare proxy, which asks the upstream.
 async fn cache_hit(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let name = "CPU per request, 1 KB, cache hit";
-    let ask = Ask { reply: Reply::Json, body_bytes: KB, unique: false };
+    let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes: KB, unique: false };
     let [bare, tollway] = cpu_per_request(bench, name, ask).await?;
     Ok(vec![Row::new(name, MICROS, &bare, &tollway, Goal::Ratio(0.6))])
 }
 
 async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64>; 2], Failure> {
-    let pair = Pair::start(bench).await?;
+    let pair = Pair::start(bench, ask.reply.family).await?;
     let mut loads = pair.loads(ask, CONNECTIONS).await?;
     for load in &mut loads {
         load.for_time(bench.turn / 2).await?;
@@ -238,13 +279,13 @@ async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64
 async fn chunk(
     bench: &Bench,
     name: &str,
-    [short, long]: [Reply; 2],
-    ratio_max: f64,
+    family: &'static Family,
+    goal: Goal,
 ) -> Result<Vec<Row>, Failure> {
-    let pair = Pair::start(bench).await?;
-    let ask = |reply| Ask { reply, body_bytes: KB, unique: true };
-    let mut shorts = pair.loads(ask(short), CONNECTIONS).await?;
-    let mut longs = pair.loads(ask(long), CONNECTIONS).await?;
+    let pair = Pair::start(bench, family).await?;
+    let ask = |form| Ask { reply: family.reply(form), body_bytes: KB, unique: true };
+    let mut shorts = pair.loads(ask(Form::Short), CONNECTIONS).await?;
+    let mut longs = pair.loads(ask(Form::Long), CONNECTIONS).await?;
     let Pace { short, long, interval } = pair.upstream.pace();
     let times = |chunks| bench.turn.div_duration_f64(interval * chunks).ceil() as u64;
     let mut micros = [Vec::new(), Vec::new()];
@@ -260,13 +301,13 @@ async fn chunk(
         }
     }
     let [bare, tollway] = micros;
-    Ok(vec![Row::new(name, MICROS, &bare, &tollway, Goal::Ratio(ratio_max))])
+    Ok(vec![Row::new(name, MICROS, &bare, &tollway, goal)])
 }
 
 /// What a proxy adds to the latency of the upstream, at a rate far below what it can do.
 async fn latency(bench: &Bench) -> Result<Vec<Row>, Failure> {
-    let pair = Pair::start(bench).await?;
-    let ask = Ask { reply: Reply::Json, body_bytes: KB, unique: true };
+    let pair = Pair::start(bench, OPENAI).await?;
+    let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes: KB, unique: true };
     let direct =
         Target { address: pair.upstream.address(), side: None, ..ask.of(&pair.proxies[0]) };
     let mut direct = Load::open(direct, &pair.upstream, CONNECTIONS).await?;
@@ -300,10 +341,10 @@ async fn latency(bench: &Bench) -> Result<Vec<Row>, Failure> {
 async fn memory(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let (mut idle, mut after) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     let mut per_second = [Vec::new(), Vec::new()];
-    let ask = Ask { reply: Reply::Json, body_bytes: KB, unique: true };
+    let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes: KB, unique: true };
     for round in 1..=bench.rounds.min(MEMORY_ROUNDS_MAX) {
         for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let upstream = Upstream::start(STREAM_PACE)?;
+            let upstream = Upstream::start(STREAM_PACE, &[OPENAI])?;
             let proxy = Proxy::start(&bench.launch, side, &upstream).await?;
             idle[at].push(megabytes(proxy.rss()?));
             let mut load = Load::open(ask.of(&proxy), &upstream, MEMORY_CONNECTIONS).await?;
@@ -337,11 +378,11 @@ async fn memory(bench: &Bench) -> Result<Vec<Row>, Failure> {
 /// Many slow streams at once: that none is cut, and the memory each takes.
 async fn streams(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let (mut cuts, mut each) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    let ask = Ask { reply: Reply::OpenAiLong, body_bytes: KB, unique: true };
-    let warm = Ask { reply: Reply::OpenAiShort, ..ask };
+    let ask = Ask { reply: OPENAI.reply(Form::Long), body_bytes: KB, unique: true };
+    let warm = Ask { reply: OPENAI.reply(Form::Short), ..ask };
     for round in 1..=bench.rounds.min(MEMORY_ROUNDS_MAX) {
         for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let upstream = Upstream::start(READING_PACE)?;
+            let upstream = Upstream::start(READING_PACE, &[OPENAI])?;
             let proxy = Proxy::start(&bench.launch, side, &upstream).await?;
             drop(Load::open(warm.of(&proxy), &upstream, 1).await?);
             proxy.forget_peak()?;
@@ -376,4 +417,25 @@ async fn streams(bench: &Bench) -> Result<Vec<Row>, Failure> {
 
 fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1024.0 / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart_and_lead_to_their_family() {
+        let [(_, core), (_, families), (_, instructions), (_, of_families)] = groups();
+        assert!(!core.iter().any(|name| is_of_family(name)));
+        assert_eq!(families.len(), FAMILIES.len());
+        assert!(instructions.ends_with(&of_families));
+        assert_eq!(instructions.len(), instructions::CORE.len() + FAMILIES.len());
+        for (prefix, names) in [(FAMILY, families), (INSTRUCTIONS_FAMILY, of_families)] {
+            for name in names {
+                assert!(is_of_family(&name), "{name}");
+                let family = name.strip_prefix(prefix).and_then(Family::named);
+                assert!(family.is_some(), "{name}");
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::measure::note;
-use crate::upstream::{Reply, Upstream};
+use crate::upstream::Upstream;
 
 /// How long a proxy may take to start or to stop. Under valgrind it takes seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,7 +53,7 @@ impl Side {
 pub struct Launch {
     /// Where the binaries of both are.
     pub binaries: PathBuf,
-    /// The gateway's config.
+    /// The gateway's config, without models: those are the upstream's.
     pub config: PathBuf,
     /// The core the proxies run on, alone.
     pub core: usize,
@@ -102,13 +102,12 @@ impl Proxy {
             }
             Side::Tollway => {
                 start.args(["serve", "--listen", &address.to_string()]);
-                start.arg("-c").arg(&launch.config);
+                let config = launch.folder.join(format!("{}.yaml", address.port()));
+                let filters = fs::read_to_string(&launch.config)?;
+                fs::write(&config, format!("{filters}\n{}", upstream.model_list()))?;
+                start.arg("-c").arg(&config);
                 start.arg("--data").arg(launch.folder.join("data"));
                 start.env("TOLLWAY_THREADS", "1");
-                for reply in Reply::ALL {
-                    let base = format!("http://{}{}", upstream.address(), reply.base_path());
-                    start.env(reply.variable(), base);
-                }
             }
         }
         // In its own folder, so that no `.env` of ours is read.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::upstream::Reply;
+use crate::families::{Client, Reply};
 
 /// The virtual key of `all-filters.yaml`.
 const KEY: &str = "sk-bench-6c1f0e9ad2b84775";
@@ -61,30 +61,80 @@ impl Request {
     }
 }
 
+/// How a client writes what every chat has.
+struct Words {
+    /// What stands in front of the first question.
+    start: &'static str,
+    /// What stands around the text of a turn; `ROLE` is whose it is.
+    turn: [&'static str; 2],
+    /// The assistant's role.
+    assistant: &'static str,
+    /// What stands behind the last turn.
+    end: &'static str,
+}
+
+impl Client {
+    fn words(self) -> Words {
+        let plain = [r#"{"role":"ROLE","content":""#, r#""}"#];
+        match self {
+            Client::Chat => Words {
+                start: r#""messages":[{"role":"system","content":"SYSTEM"},"#,
+                turn: plain,
+                assistant: "assistant",
+                end: r#"],MODEL"temperature":0.7,"max_tokens":512,"stream":STREAM}"#,
+            },
+            Client::Messages => Words {
+                start: r#""system":"SYSTEM","messages":["#,
+                turn: plain,
+                assistant: "assistant",
+                end: r#"],MODEL"temperature":0.7,"max_tokens":512,"stream":STREAM}"#,
+            },
+            Client::Responses => Words {
+                start: r#""instructions":"SYSTEM","input":["#,
+                turn: plain,
+                assistant: "assistant",
+                // Not kept: what the store costs is not the translation's.
+                end: r#"],MODEL"temperature":0.7,"max_output_tokens":512,"store":false,"stream":STREAM}"#,
+            },
+            Client::Gemini => Words {
+                start: r#""systemInstruction":{"parts":[{"text":"SYSTEM"}]},"contents":["#,
+                turn: [r#"{"role":"ROLE","parts":[{"text":""#, r#""}]}"#],
+                assistant: "model",
+                // The path names the model, and whether it is to stream.
+                end: r#"],"generationConfig":{"temperature":0.7,"maxOutputTokens":512}}"#,
+            },
+        }
+    }
+}
+
 fn body(reply: Reply, bytes: usize, model_first: bool) -> String {
-    let model = format!("\"model\":\"{}\",", reply.name());
-    let stream = reply.streams();
+    const SYSTEM: &str = "You are a helpful assistant. Answer in one paragraph.";
+    let client = reply.family.client;
+    let words = client.words();
+    let model = match client {
+        Client::Gemini => String::new(),
+        _ => format!("\"model\":\"{}\",", reply.name()),
+    };
     let (first, last) = if model_first { (model.as_str(), "") } else { ("", model.as_str()) };
-    let start = format!(
-        "{{{first}\"messages\":[{{\"role\":\"system\",\"content\":\"You are a helpful assistant. \
-         Answer in one paragraph.\"}}"
-    );
-    let question = format!(",{{\"role\":\"user\",\"content\":\"Question {NUMBER}: what next?");
-    let end = format!("\"}}],{last}\"temperature\":0.7,\"max_tokens\":512,\"stream\":{stream}}}");
+    let start = format!("{{{first}{}", words.start.replace("SYSTEM", SYSTEM));
+    let turn = |role| words.turn[0].replace("ROLE", role);
+    let question = format!("{}Question {NUMBER}: what next?", turn("user"));
+    let stream = if reply.streams() { "true" } else { "false" };
+    let end = words.end.replace("MODEL", last).replace("STREAM", stream);
+    let end = words.turn[1].to_owned() + &end;
 
     let room = bytes.saturating_sub(start.len() + question.len() + end.len());
     // A long chat has many messages and long ones, not only one of them.
     let message_bytes = (room / 40).max(TEXT.len());
     let mut history = String::new();
-    let mut roles = ["user", "assistant"].into_iter().cycle();
+    let mut roles = ["user", words.assistant].into_iter().cycle();
     while history.len() + message_bytes + 2 * TEXT.len() < room {
-        let role = roles.next().unwrap_or("user");
-        let _ = write!(history, ",{{\"role\":\"{role}\",\"content\":\"");
+        history.push_str(&turn(roles.next().unwrap_or("user")));
         history.push_str(&TEXT.repeat(message_bytes / TEXT.len()));
-        history.push_str("\"}");
+        let _ = write!(history, "{},", words.turn[1]);
     }
     let mut body = start + &history + &question;
-    body.push_str(&TEXT.repeat((room - history.len()) / TEXT.len()));
+    body.push_str(&TEXT.repeat(room.saturating_sub(history.len()) / TEXT.len()));
     let padding = bytes.saturating_sub(body.len() + end.len());
     body.extend("and so on, ".chars().cycle().take(padding));
     body + &end
@@ -93,6 +143,8 @@ fn body(reply: Reply, bytes: usize, model_first: bool) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
+
+    use crate::families::{FAMILIES, Form, OPENAI};
 
     use super::*;
 
@@ -103,26 +155,40 @@ mod tests {
         serde_json::from_str(body).unwrap()
     }
 
+    fn turns(body: &Value) -> &Vec<Value> {
+        let lists = ["messages", "input", "contents"];
+        lists.iter().find_map(|list| body[list].as_array()).unwrap()
+    }
+
     #[test]
     fn bodies_are_chats_of_the_size_asked_for() {
-        for size in [1 << 10, 4 << 10, 64 << 10, 1 << 20] {
-            for model_first in [true, false] {
-                assert_eq!(body(Reply::Json, size, model_first).len(), size);
-                let request = Request::new("/", Reply::OpenAiLong, size, model_first);
-                let body = body_of(&request);
-                assert_eq!(body["model"], "openai-long");
-                assert_eq!(body["stream"], true);
-                assert!(body["messages"].as_array().unwrap().len() > 1);
+        for reply in FAMILIES.iter().map(|family| family.reply(Form::Long)) {
+            for size in [1 << 10, 4 << 10, 64 << 10, 1 << 20] {
+                for model_first in [true, false] {
+                    assert_eq!(body(reply, size, model_first).len(), size);
+                    let body = body_of(&Request::new("/", reply, size, model_first));
+                    if reply.family.client != Client::Gemini {
+                        assert_eq!(body["model"], reply.name());
+                        assert_eq!(body["stream"], true);
+                    }
+                    assert_eq!(turns(&body).last().unwrap()["role"], "user");
+                    assert!(size < (4 << 10) || turns(&body).len() > 2, "{body}");
+                }
             }
         }
     }
 
     #[test]
     fn number_stands_in_the_last_question() {
-        let mut request = Request::new("/", Reply::Json, 1 << 10, true);
-        request.set_number(1234);
-        let body = body_of(&request);
-        let last = body["messages"].as_array().unwrap().last().unwrap();
-        assert!(last["content"].as_str().unwrap().starts_with("Question 000000001234: "));
+        for family in &FAMILIES {
+            let mut request = Request::new("/", family.reply(Form::Json), 1 << 10, true);
+            request.set_number(1234);
+            let body = body_of(&request);
+            let last = turns(&body).last().unwrap().to_string();
+            assert!(last.contains("\"Question 000000001234: "), "{last}");
+        }
+        let mut request = Request::new("/", OPENAI.reply(Form::Json), 64 << 10, false);
+        request.set_number(7);
+        assert!(turns(&body_of(&request)).last().unwrap().to_string().contains("000000000007: "));
     }
 }

@@ -5,77 +5,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::sync::oneshot;
 use tollway_simulator::{Fixed, Options, Simulator};
 
 use crate::Failure;
+use crate::answer::Said;
+use crate::families::{Family, Form, Reply};
 
 /// The text of the JSON answer, which makes the whole of it 1.4 KB.
 const JSON_TEXT_BYTES: usize = 1080;
-
-/// What the upstream can answer. Each is a model of `all-filters.yaml` and a path of the upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// A chat completion of 1.4 KB.
-    Json,
-    /// OpenAI's event stream, [`Pace::short`] chunks.
-    OpenAiShort,
-    /// OpenAI's event stream, [`Pace::long`] chunks.
-    OpenAiLong,
-    /// Anthropic's event stream of the same text as [`Reply::OpenAiShort`].
-    AnthropicShort,
-    /// Anthropic's event stream of the same text as [`Reply::OpenAiLong`].
-    AnthropicLong,
-}
-
-impl Reply {
-    /// All of them.
-    pub const ALL: [Reply; 5] = [
-        Reply::Json,
-        Reply::OpenAiShort,
-        Reply::OpenAiLong,
-        Reply::AnthropicShort,
-        Reply::AnthropicLong,
-    ];
-
-    /// The model's name in `all-filters.yaml`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reply::Json => "json",
-            Reply::OpenAiShort => "openai-short",
-            Reply::OpenAiLong => "openai-long",
-            Reply::AnthropicShort => "anthropic-short",
-            Reply::AnthropicLong => "anthropic-long",
-        }
-    }
-
-    /// The variable by which `all-filters.yaml` is told the model's `api_base`.
-    pub fn variable(self) -> String {
-        format!("BENCH_{}", self.name().to_ascii_uppercase().replace('-', "_"))
-    }
-
-    /// What stands in the path in front of the provider's own, as in an `api_base`.
-    pub fn base_path(self) -> String {
-        match self {
-            Reply::AnthropicShort | Reply::AnthropicLong => format!("/{}", self.name()),
-            _ => format!("/{}/v1", self.name()),
-        }
-    }
-
-    /// Where the upstream answers this.
-    pub fn path(self) -> String {
-        match self {
-            Reply::AnthropicShort | Reply::AnthropicLong => self.base_path() + "/v1/messages",
-            _ => self.base_path() + "/chat/completions",
-        }
-    }
-
-    /// Whether it is an event stream.
-    pub fn streams(self) -> bool {
-        self != Reply::Json
-    }
-}
 
 /// How streams go: how many chunks of text they have, and how far apart they come.
 #[derive(Clone, Copy, Debug)]
@@ -92,22 +30,28 @@ pub struct Pace {
 pub struct Upstream {
     simulator: Simulator,
     pace: Pace,
+    replies: Vec<Reply>,
     _stop: oneshot::Sender<()>,
 }
 
 impl Upstream {
-    /// Starts one on a free port.
+    /// Starts one on a free port, with the answers of these families.
     ///
     /// # Errors
     /// When there is no thread or port to be had.
-    pub fn start(pace: Pace) -> Result<Upstream, Failure> {
-        let fixed = [
-            Fixed::completion(Reply::Json.path(), JSON_TEXT_BYTES),
-            Fixed::completion_stream(Reply::OpenAiShort.path(), pace.short, pace.interval),
-            Fixed::completion_stream(Reply::OpenAiLong.path(), pace.long, pace.interval),
-            anthropic_stream(Reply::AnthropicShort, pace.short, pace.interval),
-            anthropic_stream(Reply::AnthropicLong, pace.long, pace.interval),
-        ];
+    pub fn start(pace: Pace, families: &[&'static Family]) -> Result<Upstream, Failure> {
+        let replies: Vec<Reply> = families
+            .iter()
+            .flat_map(|family| Form::ALL.into_iter().map(|form| family.reply(form)))
+            .collect();
+        let fixed = replies.iter().map(|reply| {
+            let (path, shape) = (reply.path(), reply.family.upstream);
+            match reply.form {
+                Form::Json => Fixed::answer(path, shape, JSON_TEXT_BYTES),
+                Form::Short => Fixed::stream(path, shape, pace.short, pace.interval),
+                Form::Long => Fixed::stream(path, shape, pace.long, pace.interval),
+            }
+        });
         // Strict, so that what is sent to a wrong path gets a 404 and not some other answer.
         let options = Options { strict_models: true, ..Options::bench(fixed) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -122,7 +66,7 @@ impl Upstream {
                 }
             });
         })?;
-        Ok(Upstream { simulator: start.recv()??, pace, _stop: stop })
+        Ok(Upstream { simulator: start.recv()??, pace, replies, _stop: stop })
     }
 
     /// Where it listens.
@@ -140,73 +84,60 @@ impl Upstream {
         self.simulator.billed().requests
     }
 
-    /// The text of an answer.
-    pub fn text(&self, reply: Reply) -> String {
-        match reply {
-            Reply::Json => "sim ".repeat(JSON_TEXT_BYTES / 4),
-            Reply::OpenAiShort | Reply::AnthropicShort => " sim".repeat(self.pace.short as usize),
-            Reply::OpenAiLong | Reply::AnthropicLong => " sim".repeat(self.pace.long as usize),
-        }
+    /// What a whole answer says, whatever its shape. Tokens may be left out of it.
+    pub fn said(&self, form: Form) -> Said {
+        let (text, pieces, tokens) = match form {
+            Form::Json => ("sim ".repeat(JSON_TEXT_BYTES / 4), 1, JSON_TEXT_BYTES as u32 / 4),
+            Form::Short => {
+                (" sim".repeat(self.pace.short as usize), self.pace.short, self.pace.short)
+            }
+            Form::Long => (" sim".repeat(self.pace.long as usize), self.pace.long, self.pace.long),
+        };
+        Said { text, pieces: pieces as usize, tokens: Some(tokens.into()) }
     }
-}
 
-/// Anthropic's events for the text of [`Fixed::completion_stream`].
-fn anthropic_stream(reply: Reply, chunks: u32, interval: Duration) -> Fixed {
-    let event = |event: serde_json::Value| {
-        let name = event["type"].as_str().unwrap_or_default();
-        format!("event: {name}\ndata: {event}\n\n")
-    };
-    let usage = json!({"input_tokens": 10, "output_tokens": 1});
-    let mut events = vec![
-        event(json!({"type": "message_start", "message": {
-            "id": "msg_sim_fixed", "type": "message", "role": "assistant", "model": "fixed",
-            "content": [], "stop_reason": null, "stop_sequence": null, "usage": usage,
-        }})),
-        event(json!({
-            "type": "content_block_start", "index": 0,
-            "content_block": {"type": "text", "text": ""},
-        })),
-    ];
-    events.extend((0..chunks).map(|_| {
-        event(json!({
-            "type": "content_block_delta", "index": 0,
-            "delta": {"type": "text_delta", "text": " sim"},
-        }))
-    }));
-    events.extend([
-        event(json!({"type": "content_block_stop", "index": 0})),
-        event(json!({
-            "type": "message_delta",
-            "delta": {"stop_reason": "end_turn", "stop_sequence": null},
-            "usage": {"output_tokens": chunks},
-        })),
-        event(json!({"type": "message_stop"})),
-    ]);
-    Fixed::events(reply.path(), events, interval)
+    /// The gateway's `model_list`: a model for each answer.
+    pub fn model_list(&self) -> String {
+        let entries = self.replies.iter().map(|reply| reply.entry(self.address()));
+        format!("model_list:\n{}", entries.collect::<String>())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use crate::answer;
     use crate::client::Connection;
+    use crate::families::FAMILIES;
     use crate::request::Request;
 
     use super::*;
 
     #[tokio::test]
-    async fn every_answer_has_the_text_it_should_have() {
+    async fn every_answer_says_what_it_should() {
         let pace = Pace { short: 2, long: 5, interval: Duration::from_millis(1) };
-        let upstream = Upstream::start(pace).unwrap();
+        let families: Vec<_> = FAMILIES.iter().collect();
+        let upstream = Upstream::start(pace, &families).unwrap();
         let mut connection = Connection::open(upstream.address()).await.unwrap();
-        for reply in Reply::ALL {
+        for reply in families.iter().flat_map(|family| Form::ALL.map(|form| family.reply(form))) {
             let request = Request::new(&reply.path(), reply, 1 << 10, true);
             let answer = connection.ask(request.bytes()).await.unwrap();
             assert_eq!(answer.status, 200, "{reply:?}");
-            assert_eq!(answer::text(answer.body).unwrap(), upstream.text(reply), "{reply:?}");
-            if reply == Reply::Json {
-                assert!((1390..1450).contains(&answer.body.len()), "{}", answer.body.len());
+            let shape = reply.family.upstream;
+            let said = answer::read(shape, reply.streams(), answer.body).unwrap();
+            assert_eq!(said, upstream.said(reply.form), "{reply:?}");
+            if reply.form == Form::Json {
+                let bytes = answer.body.len();
+                assert!((1200..2200).contains(&bytes), "{reply:?}: {bytes}");
+                continue;
+            }
+            // Cut anywhere, it is no longer complete.
+            let (body, mut cut) = (answer.body, 1);
+            while cut < body.len() {
+                let result = answer::read(shape, true, &body[..body.len() - cut - 2]);
+                assert!(result.is_err(), "{reply:?} without its last {cut} bytes");
+                cut *= 2;
             }
         }
-        assert_eq!(upstream.requests(), 5);
+        assert_eq!(upstream.requests(), 3 * FAMILIES.len() as u64);
     }
 }

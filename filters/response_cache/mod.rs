@@ -16,8 +16,8 @@
 //!
 //! Kept is only what a provider has answered completely with status 200. Not kept are errors,
 //! broken or abandoned streams, answers in which a choice has no `finish_reason`, answers larger
-//! than `entry_bytes_max`, and answers of a group that was fallen back to. Nor are those that come
-//! while the copies of all answers under way take as much as half of the cache.
+//! than `entry_bytes_max`, and answers of a group that was fallen back to. Nor are streams that come
+//! while the copies of all streams under way take as much as half of the cache.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +31,12 @@ use tollway_filter_api::{
     Answer, BuildFilter, Clock, ConfigError, Deps, Filter, Flow, Outcome, Phases, Rejection,
     RequestCtx, RequestHead, RequestView, ResponseHead, Slot, Step,
 };
+use tollway_wire::event_log::{Budget, EventLog, Reader};
 use tollway_wire::operation::{Dialect, Operation};
 
 mod control;
 mod key;
 mod meters;
-mod recording;
 mod replay;
 mod settings;
 #[cfg(test)]
@@ -45,7 +45,6 @@ mod tests;
 use control::{Control, Malformed};
 use key::KeyRules;
 use meters::Meters;
-use recording::{Budget, Recording};
 
 /// How much the copies of answers that are passing may take together, at most.
 const RECORDINGS_BYTES_MAX: usize = 64 << 20;
@@ -226,8 +225,16 @@ struct Passing {
     ttl: Duration,
     /// Whether it has turned out to be a good answer.
     good: bool,
-    streamed: bool,
-    body: Recording,
+    body: Body,
+}
+
+/// What has come of an answer.
+enum Body {
+    /// All of it.
+    Whole(Bytes),
+    /// Events. Not the pieces themselves: those are parts of larger read buffers, which they would
+    /// keep alive until the end.
+    Events(EventLog),
 }
 
 impl Filter for ResponseCache {
@@ -257,7 +264,9 @@ impl Filter for ResponseCache {
     fn response(&self, ctx: &mut RequestCtx, _: &RequestHead, response: &mut ResponseHead) {
         if let Some(passing) = ctx.slot_mut::<Passing>(self.slot) {
             passing.good = response.status == 200;
-            passing.streamed = response.streaming;
+            if response.streaming {
+                passing.body = Body::Events(EventLog::new(&self.recordings));
+            }
         }
     }
 
@@ -265,8 +274,17 @@ impl Filter for ResponseCache {
         if let Some(passing) = ctx.slot_mut::<Passing>(self.slot)
             && passing.good
         {
-            let is_small = passing.body.length() + chunk.len() <= self.config.entry_bytes_max;
-            if !is_small || !passing.body.add(chunk, passing.streamed) {
+            let is_kept = match &mut passing.body {
+                Body::Whole(body) => {
+                    body.clone_from(chunk);
+                    chunk.len() <= self.config.entry_bytes_max
+                }
+                Body::Events(log) => {
+                    log.length() + chunk.len() <= self.config.entry_bytes_max
+                        && log.push(chunk).is_ok()
+                }
+            };
+            if !is_kept {
                 ctx.take_slot::<Passing>(self.slot);
             }
         }
@@ -281,11 +299,16 @@ impl Filter for ResponseCache {
         if !ours || outcome != Outcome::Done || !passing.good {
             return;
         }
-        let Passing { key, ttl, streamed, body, .. } = *passing;
-        let body = body.into_bytes();
+        let Passing { key, ttl, body, .. } = *passing;
+        let (streamed, body) = match body {
+            Body::Whole(body) => (false, body),
+            Body::Events(log) => (true, log.read(&mut Reader::default())),
+        };
         if !replay::is_complete(view, streamed, &body) {
             return;
         }
+        // A copy of its own size: what was read may be a part of something larger.
+        let body = if streamed { body } else { Bytes::copy_from_slice(&body) };
         let usage = ctx.report.usage;
         let answer = CachedAnswer {
             streamed,
@@ -353,8 +376,8 @@ impl ResponseCache {
         let key = wanted.key;
         let each_pays = self.config.coalesce_metering == Metering::Each;
         ctx.coalesce = self.config.coalesce.then_some(Coalesce { key, each_pays });
-        let body = Recording::new(&self.recordings);
-        let passing = Passing { key, ttl, good: false, streamed: false, body };
+        let body = Body::Whole(Bytes::new());
+        let passing = Passing { key, ttl, good: false, body };
         ctx.set_slot(self.slot, passing);
     }
 }

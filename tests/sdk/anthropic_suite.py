@@ -6,16 +6,10 @@
 SIDE says how the gateway calls aimock. The rest is as in openai_suite.py.
 """
 
-import os
-import sys
-import traceback
-
 import anthropic
 
-URL = os.environ["TOLLWAY_URL"].rstrip("/")
-KEY = os.environ["TOLLWAY_KEY"]
-SIDE = os.environ["SIDE"]
-MODEL = "gpt-4o-mini"
+from suite import KEY, MODEL, URL, case, equal, refused, run, said
+
 OPTIONS = {"base_url": URL, "max_retries": 0, "timeout": 60.0}
 client = anthropic.Anthropic(api_key=KEY, **OPTIONS)
 
@@ -25,18 +19,6 @@ BRIDGE_STATE = {
     "input_schema": {"type": "object", "properties": {"bridge": {"type": "string"}}},
 }
 
-CASES = []
-
-
-def case(function):
-    """A case: its name is the sentence."""
-    CASES.append(function)
-    return function
-
-
-def said(text):
-    return [{"role": "user", "content": text}]
-
 
 def ask(text, **more):
     return client.messages.create(model=MODEL, max_tokens=500, messages=said(text), **more)
@@ -44,20 +26,6 @@ def ask(text, **more):
 
 def stream(text, **more):
     return client.messages.stream(model=MODEL, max_tokens=500, messages=said(text), **more)
-
-
-def equal(have, want):
-    assert have == want, f"{have!r} is not {want!r}"
-
-
-def refused(kind, call):
-    """Calls, and gives the error that must come of it."""
-    try:
-        answer = call()
-    except anthropic.APIError as error:
-        assert isinstance(error, kind), f"{type(error).__name__} is not {kind.__name__}: {error}"
-        return error
-    raise AssertionError(f"no error but {answer!r}")
 
 
 @case
@@ -178,20 +146,4 @@ def a_stream_that_breaks_raises():
     refused(anthropic.APIStatusError, read)
 
 
-def main():
-    words = sys.argv[1:]
-    chosen = [case for case in CASES if not words or any(word in case.__name__ for word in words)]
-    failed = 0
-    for case in chosen:
-        try:
-            case()
-            print(f"ok {case.__name__}", flush=True)
-        except Exception:
-            failed += 1
-            trace = traceback.format_exc().strip().replace("\n", "\n    ")
-            print(f"FAILED {case.__name__}\n    {trace}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed", flush=True)
-    sys.exit(1 if failed else 0)
-
-
-main()
+run()

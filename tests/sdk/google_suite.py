@@ -7,17 +7,12 @@ SIDE says how the gateway calls aimock. The rest is as in openai_suite.py.
 """
 
 import json
-import os
-import sys
-import traceback
 
 from google import genai
 from google.genai import errors, types
 
-URL = os.environ["TOLLWAY_URL"].rstrip("/")
-KEY = os.environ["TOLLWAY_KEY"]
-SIDE = os.environ["SIDE"]
-MODEL = "gpt-4o-mini"
+from suite import KEY, MODEL, SIDE, URL, case, equal, refused, run
+
 OPTIONS = types.HttpOptions(base_url=URL, timeout=60_000)
 client = genai.Client(api_key=KEY, http_options=OPTIONS)
 models = client.models
@@ -32,14 +27,6 @@ TOOLS = types.GenerateContentConfig(
     automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
 )
 
-CASES = []
-
-
-def case(function):
-    """A case: its name is the sentence."""
-    CASES.append(function)
-    return function
-
 
 def ask(text, config=None):
     return models.generate_content(model=MODEL, contents=text, config=config)
@@ -47,20 +34,6 @@ def ask(text, config=None):
 
 def stream(text, config=None):
     return list(models.generate_content_stream(model=MODEL, contents=text, config=config))
-
-
-def equal(have, want):
-    assert have == want, f"{have!r} is not {want!r}"
-
-
-def refused(kind, call):
-    """Calls, and gives the error that must come of it."""
-    try:
-        answer = call()
-    except errors.APIError as error:
-        assert isinstance(error, kind), f"{type(error).__name__} is not {kind.__name__}: {error}"
-        return error
-    raise AssertionError(f"no error but {answer!r}")
 
 
 @case
@@ -190,20 +163,4 @@ def a_stream_that_breaks_raises():
     refused(errors.ServerError, lambda: stream("Cut the line in the middle."))
 
 
-def main():
-    words = sys.argv[1:]
-    chosen = [case for case in CASES if not words or any(word in case.__name__ for word in words)]
-    failed = 0
-    for case in chosen:
-        try:
-            case()
-            print(f"ok {case.__name__}", flush=True)
-        except Exception:
-            failed += 1
-            trace = traceback.format_exc().strip().replace("\n", "\n    ")
-            print(f"FAILED {case.__name__}\n    {trace}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed", flush=True)
-    sys.exit(1 if failed else 0)
-
-
-main()
+run()

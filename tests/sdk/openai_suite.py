@@ -10,9 +10,7 @@ whose names contain one of them run. Every case is one line of output; the last 
 import asyncio
 import json
 import os
-import sys
 import time
-import traceback
 import urllib.request
 
 import httpx
@@ -20,11 +18,11 @@ import openai
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-URL = os.environ["TOLLWAY_URL"].rstrip("/") + "/v1"
-KEY = os.environ["TOLLWAY_KEY"]
+import suite
+from suite import KEY, MODEL, SIDE, case, equal, run, said
+
+URL = suite.URL + "/v1"
 AIMOCK = os.environ["AIMOCK_URL"].rstrip("/")
-SIDE = os.environ["SIDE"]
-MODEL = "gpt-4o-mini"
 EMBEDDING = "text-embedding-3-small"
 # The simulated provider: aimock has neither legacy completions nor embeddings in base64.
 DEMO = "demo"
@@ -55,22 +53,9 @@ class Barge(BaseModel):
     flag: str | None
 
 
-CASES = []
-
-
-def case(function):
-    """A case: its name is the sentence."""
-    CASES.append(function)
-    return function
-
-
 # A slow machine is no failure, and what fails is not to be hidden by trying again.
 OPTIONS = {"base_url": URL, "api_key": KEY, "max_retries": 0, "timeout": 60.0}
 client = OpenAI(**OPTIONS)
-
-
-def said(text):
-    return [{"role": "user", "content": text}]
 
 
 def ask(text, **more):
@@ -81,18 +66,11 @@ def stream(text, **more):
     return ask(text, stream=True, **more)
 
 
-def equal(have, want):
-    assert have == want, f"{have!r} is not {want!r}"
-
-
 def refused(kind, call):
-    """Calls, and gives the error that must come of it."""
-    try:
-        answer = call()
-    except openai.APIError as error:
-        assert type(error) is kind, f"{type(error).__name__} is not {kind.__name__}: {error}"
-        return error
-    raise AssertionError(f"no error but {answer!r}")
+    """Calls, and gives the error that must come of it: of this kind and no narrower one."""
+    error = suite.refused(kind, call)
+    assert type(error) is kind, f"{type(error).__name__} is not {kind.__name__}: {error}"
+    return error
 
 
 def upstream_request(marker):
@@ -596,20 +574,4 @@ def every_answer_has_a_request_id_of_its_own():
     assert all(ids) and len(set(ids)) == 4, ids
 
 
-def main():
-    words = sys.argv[1:]
-    chosen = [case for case in CASES if not words or any(word in case.__name__ for word in words)]
-    failed = 0
-    for case in chosen:
-        try:
-            case()
-            print(f"ok {case.__name__}", flush=True)
-        except Exception:
-            failed += 1
-            trace = traceback.format_exc().strip().replace("\n", "\n    ")
-            print(f"FAILED {case.__name__}\n    {trace}", flush=True)
-    print(f"{len(chosen) - failed} passed, {failed} failed", flush=True)
-    sys.exit(1 if failed else 0)
-
-
-main()
+run()

@@ -231,6 +231,29 @@ async fn call_is_cancelled_when_all_have_left_and_what_came_is_paid() {
 }
 
 #[tokio::test]
+async fn client_that_does_not_read_holds_up_none_of_the_others() {
+    let setup = Setup::with(SHARED).await;
+    // More than sockets hold.
+    let body = stream("gpt-4o-mini", "[[sim tokens=100000 rate=1000000]]");
+    let mut leader = setup.send_chat(ANNA, &body).await;
+    assert_eq!(leader.head().await.0, 200);
+    let mut follower = setup.send_chat(ANNA, &body).await;
+    assert_eq!(follower.head().await.0, 200);
+    for connection in [&mut follower, &mut leader] {
+        let mut text = String::new();
+        while let Some(chunk) = connection.chunk().await {
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+        let seen = Client::Chat.read(&text);
+        assert!(Client::Chat.is_complete(&seen), "{} bytes", text.len());
+        assert_eq!(seen.pieces, 100_000);
+    }
+    assert_eq!(setup.asked().len(), 1);
+    setup.gateway.idle().await;
+    assert_eq!(setup.gateway.metric(OUTPUT, &[]).await, 100_000.0);
+}
+
+#[tokio::test]
 async fn other_tenants_names_and_forms_do_not_share() {
     let setup = Setup::with(SHARED).await;
     let said = "[[sim tokens=10 first_byte_delay=1s]]";

@@ -8,17 +8,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tollway_bench::measure::{ALL, Bench, note, run};
+use tollway_bench::measure::{Bench, groups, is_of_family, note, run};
 use tollway_bench::process::Launch;
 use tollway_bench::report::{Row, table};
-use tollway_bench::{Failure, instructions, machine};
+use tollway_bench::{Failure, machine};
 
 const USAGE: &str = "\
-usage: load [OPTION VALUE ...] [MEASUREMENT ...]
+usage: load [OPTION VALUE ...] [MEASUREMENT or GROUP ...]
+  Groups are core and families, which are a full run, instructions and instructions-families.
   --rounds N      how often each proxy takes its turn (5)
   --seconds S     how long a turn is (2)
   --core N        the core the proxies run on; start this program on another one (1)
-  --config FILE   the gateway's config, to see what a filter costs (all-filters.yaml)
+  --config FILE   the gateway's config but for its models, to see what a filter costs
+                  (all-filters.yaml)
   --version TEXT  which version is measured, for the report
   --save FILE     writes the report to this file as well";
 
@@ -60,10 +62,11 @@ async fn measure(folder: &Path) -> Result<(), Failure> {
     if load[0] > LOAD_MAX {
         note(&format!("the machine is busy (load average {}): the figures will be rough", load[0]));
     }
-    let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    let (mut rows, mut of_families, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for name in &args.names {
         // One that fails must not hide what the others say.
         match run(name, &args.bench).await {
+            Ok(more) if is_of_family(name) => of_families.extend(more),
             Ok(more) => rows.extend(more),
             Err(error) => {
                 note(&format!("{name}: FAILED: {error}"));
@@ -72,7 +75,7 @@ async fn measure(folder: &Path) -> Result<(), Failure> {
             }
         }
     }
-    let report = report(&args, &rows, load);
+    let report = report(&args, &rows, &of_families, load);
     writeln!(std::io::stdout().lock(), "{report}")?;
     if !failures.is_empty() {
         return Err(format!("{}; see above", failures.join(", ")).into());
@@ -87,6 +90,9 @@ async fn measure(folder: &Path) -> Result<(), Failure> {
 fn quote_logs(folder: &Path) {
     const CHARS_MAX: usize = 2000;
     for file in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if file.path().extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
         let text = fs::read_to_string(file.path()).unwrap_or_default();
         let skipped = text.chars().count().saturating_sub(CHARS_MAX);
         let end: String = text.chars().skip(skipped).collect();
@@ -96,22 +102,28 @@ fn quote_logs(folder: &Path) {
     }
 }
 
-fn report(args: &Args, rows: &[Row], load_before: [f64; 3]) -> String {
+fn report(args: &Args, rows: &[Row], of_families: &[Row], load_before: [f64; 3]) -> String {
     let Bench { rounds, turn, .. } = &args.bench;
     let load_after = machine::load_average();
     let [before, after] = [load_before, load_after].map(|[one, five, _]| format!("{one} {five}"));
     let version = args.version.as_deref().unwrap_or("unknown");
-    format!(
+    let mut report = format!(
         "# Tollway against bare Pingora\n\n\
          Median (smallest..largest) of {rounds} rounds of {turn:?}; README.md beside this file says \
          what each figure means.\n\n\
          - Machine: {}; load average (1, 5 min) before: {before}, after: {after}\n\
-         - Version: {version}, with {}\n\n\
-         {}",
+         - Version: {version}, with {}\n",
         machine::describe(),
         args.bench.launch.config.file_name().unwrap_or_default().display(),
-        table(rows),
-    )
+    );
+    for (heading, rows) in [("", rows), ("\n## By provider family\n", of_families)] {
+        if !rows.is_empty() {
+            report.push_str(heading);
+            report.push('\n');
+            report.push_str(&table(rows));
+        }
+    }
+    report
 }
 
 fn read_args(folder: &Path) -> Result<Args, Failure> {
@@ -133,15 +145,25 @@ fn read_args(folder: &Path) -> Result<Args, Failure> {
         version: None,
         save: None,
     };
+    let groups = groups();
+    let [(_, core), (_, families), (_, instructions), _] = &groups;
+    let names = || [core, families, instructions].into_iter().flatten();
+    let full = [core.as_slice(), families].concat();
     let mut given = std::env::args().skip(1);
     while let Some(arg) = given.next() {
         if !arg.starts_with('-') {
-            if !ALL.contains(&arg.as_str()) && !instructions::ALL.contains(&arg.as_str()) {
-                let names = [ALL.as_slice(), instructions::ALL.as_slice()].concat().join(", ");
-                let message = format!("there is no measurement {arg}; there are: {names}\n{USAGE}");
-                return Err(message.into());
+            match groups.iter().find(|(group, _)| *group == arg) {
+                Some((_, names)) => args.names.extend_from_slice(names),
+                None if names().any(|name| *name == arg) => args.names.push(arg),
+                None => {
+                    let groups = groups.iter().map(|(group, _)| *group);
+                    let names = groups.chain(names().map(String::as_str)).collect::<Vec<_>>();
+                    let names = names.join(", ");
+                    let message =
+                        format!("there is no measurement {arg}; there are: {names}\n{USAGE}");
+                    return Err(message.into());
+                }
             }
-            args.names.push(arg);
             continue;
         }
         let mut value = || given.next().ok_or_else(|| format!("{arg} has no value\n{USAGE}"));
@@ -156,10 +178,10 @@ fn read_args(folder: &Path) -> Result<Args, Failure> {
         }
     }
     if args.names.is_empty() {
-        args.names = ALL.map(str::to_owned).into();
+        args.names.clone_from(&full);
     }
     // What is kept must not be less than it seems.
-    if args.save.is_some() && args.names != ALL && args.names != instructions::ALL {
+    if args.save.is_some() && args.names != full && args.names != *instructions {
         return Err("--save is for a run of all measurements".into());
     }
     Ok(args)

@@ -1,8 +1,9 @@
 //! Requests that are the same and come at once share one upstream call.
 //!
 //! The first one leads: it makes the call and writes down what comes. The others follow: they get
-//! what was written so far and then each piece as it comes, whether it is a stream or not. When the
-//! leader's client leaves, the call goes on by itself for as long as somebody follows.
+//! what was written so far and then each piece as it comes, whether it is a stream or not. As soon as
+//! a stream has a follower, a task of its own reads it, at nobody's pace, and the one that led
+//! follows as well. The call goes on for as long as anybody is there.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,17 +14,19 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use memchr::memmem;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tollway_filter_api::cache::CacheKey;
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::{Deployment, Reject, Rejection};
+use tollway_wire::event_log::{Budget, EventLog, Reader};
 use tollway_wire::usage::Usage;
 
 use crate::exchange::{AnswerStream, Opened};
 
 /// An answer that has grown larger takes no more followers.
 const OPEN_BYTES_MAX: usize = 4 << 20;
-/// An answer that has grown larger is not kept for those who follow already, either.
+/// What is kept of all shared answers together. One for which there is no room takes no followers,
+/// and breaks for those it has.
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// What requests that may share a call have in common: all that can change what is written.
@@ -38,8 +41,16 @@ pub(crate) struct FlightKey {
 }
 
 /// The calls in flight that can be shared.
-#[derive(Default)]
-pub(crate) struct Flights(Mutex<HashMap<FlightKey, Arc<Flight>>>);
+pub(crate) struct Flights {
+    listed: Mutex<HashMap<FlightKey, Arc<Flight>>>,
+    budget: Arc<Budget>,
+}
+
+impl Default for Flights {
+    fn default() -> Flights {
+        Flights { listed: Mutex::default(), budget: Budget::new(KEPT_BYTES_MAX) }
+    }
+}
 
 /// A request's part in a call.
 pub(crate) enum Seat {
@@ -52,35 +63,44 @@ pub(crate) enum Seat {
 impl Flights {
     /// Finds the call of this request, or begins it.
     pub(crate) fn board(self: &Arc<Self>, key: FlightKey) -> Seat {
-        let mut flights = self.0.lock();
-        if let Some(flight) = flights.get(&key)
+        let mut listed = self.listed.lock();
+        if let Some(flight) = listed.get(&key)
             && let Some(follower) = Follower::join(flight)
         {
             return Seat::Follow(follower);
         }
-        let flight = Arc::new(Flight::default());
-        flights.insert(key.clone(), Arc::clone(&flight));
-        Seat::Lead(Lead { flight, listing: Listing { flights: Arc::clone(self), key } })
+        let (followed, joined) = oneshot::channel();
+        let flight = Arc::new(Flight::new(self, key.clone(), followed));
+        listed.insert(key, Arc::clone(&flight));
+        Seat::Lead(Lead { listing: Listing::new(flight), joined })
     }
 }
 
 /// One call and what has come of it.
-#[derive(Default)]
 struct Flight {
+    /// Where others find it, and by what.
+    flights: Arc<Flights>,
+    key: FlightKey,
     state: Mutex<State>,
     /// Something was written down, or somebody left.
     changed: Notify,
 }
 
-#[derive(Default)]
 struct State {
     head: Option<Head>,
-    log: Vec<u8>,
+    /// A whole answer.
+    whole: Bytes,
+    /// What has come of a stream.
+    log: EventLog,
     end: Option<End>,
     followers: usize,
+    /// Those for whom it is still listed.
+    listings: usize,
+    /// Tells the one who leads of the first one who follows.
+    followed: Option<oneshot::Sender<()>>,
     /// Not joined any more.
     closed: bool,
-    /// The leader has left without paying: the first follower that ends does.
+    /// The one who began has left without paying: the first follower that ends does.
     unpaid: bool,
 }
 
@@ -94,18 +114,37 @@ struct Head {
 }
 
 /// How the call ended.
-enum End {
-    Done {
-        usage: Option<Usage>,
-    },
-    /// Before or within the answer.
-    Failed {
-        reject: Reject,
-        usage: Option<Usage>,
-    },
+struct End {
+    /// Why it broke, before or within the answer.
+    broken: Option<Reject>,
+    usage: Option<Usage>,
+    /// `usage` is our own count, because the provider's did not come.
+    estimated: bool,
+}
+
+impl End {
+    fn failed(reject: Reject) -> End {
+        End { broken: Some(reject), usage: None, estimated: false }
+    }
 }
 
 impl Flight {
+    fn new(flights: &Arc<Flights>, key: FlightKey, followed: oneshot::Sender<()>) -> Flight {
+        let state = State {
+            head: None,
+            whole: Bytes::new(),
+            log: EventLog::new(&flights.budget),
+            end: None,
+            followers: 0,
+            listings: 0,
+            followed: Some(followed),
+            closed: false,
+            unpaid: false,
+        };
+        let flights = Arc::clone(flights);
+        Flight { flights, key, state: Mutex::new(state), changed: Notify::new() }
+    }
+
     fn write(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock());
         self.changed.notify_waiters();
@@ -116,22 +155,51 @@ impl Flight {
     }
 }
 
-/// Keeps a call where others find it. Dropped when nobody can join any more.
+/// Keeps a call where others find it. Nobody joins once the last one of a call is dropped.
 struct Listing {
-    flights: Arc<Flights>,
-    key: FlightKey,
+    flight: Arc<Flight>,
+}
+
+impl Listing {
+    fn new(flight: Arc<Flight>) -> Listing {
+        flight.state.lock().listings += 1;
+        Listing { flight }
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        let flight = &self.flight;
+        {
+            let mut state = flight.state.lock();
+            state.listings -= 1;
+            if state.listings > 0 {
+                return;
+            }
+            state.closed = true;
+        }
+        let mut listed = flight.flights.listed.lock();
+        // Another one may have begun since: one that takes no followers is replaced.
+        if listed.get(&flight.key).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
+            listed.remove(&flight.key);
+        }
+    }
 }
 
 /// The request that makes the call.
 pub(crate) struct Lead {
-    flight: Arc<Flight>,
     listing: Listing,
+    joined: oneshot::Receiver<()>,
 }
 
 /// A call on its way to its answer.
 pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Opened, Rejection>> + Send>>;
 
 impl Lead {
+    fn flight(&self) -> &Arc<Flight> {
+        &self.listing.flight
+    }
+
     /// The answer has begun, or has failed to.
     pub(crate) fn opened(
         &self,
@@ -139,13 +207,13 @@ impl Lead {
         deployment: Option<&Arc<Deployment>>,
     ) {
         let deployment = deployment.cloned();
-        self.flight.write(|state| match opened {
+        self.flight().write(|state| match opened {
             Ok(Opened::Whole(answer)) => {
                 let headers = answer.headers.clone();
                 state.head =
                     Some(Head { headers, content_type: None, is_stream: false, deployment });
-                state.log.extend_from_slice(&answer.body);
-                state.end = Some(End::Done { usage: answer.usage });
+                state.whole = answer.body.clone();
+                state.end = Some(End { broken: None, usage: answer.usage, estimated: false });
             }
             Ok(Opened::Stream(stream)) => {
                 state.head = Some(Head {
@@ -155,63 +223,83 @@ impl Lead {
                     deployment,
                 });
             }
-            Err(reject) => {
-                state.end = Some(End::Failed { reject: copy(reject), usage: None });
-            }
+            Err(reject) => state.end = Some(End::failed(copy(reject))),
         });
+    }
+
+    /// Waits until somebody follows.
+    pub(crate) async fn followed(&mut self) {
+        // The other end is in the flight, which is here.
+        let _ = (&mut self.joined).await;
+    }
+
+    /// Whether anybody follows.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.flight().followers() > 0
     }
 
     /// The next events have come.
     pub(crate) fn sent(&self, events: &Bytes) {
-        let mut state = self.flight.state.lock();
-        if state.closed && state.followers == 0 {
+        let mut state = self.flight().state.lock();
+        if state.end.is_some() || (state.closed && state.followers == 0) {
             return;
         }
-        if state.end.is_some() {
-            // It was given up: a follower that does not read must not make it grow for ever.
-            return;
-        }
-        state.log.extend_from_slice(events);
-        state.closed |= state.log.len() > OPEN_BYTES_MAX;
-        if state.log.len() > KEPT_BYTES_MAX {
-            let reject = Reject::internal("The answer is too large to be shared.", "too large");
-            state.end = Some(End::Failed { reject: *reject, usage: None });
-        }
-        if state.closed && state.followers == 0 {
-            state.log = Vec::new();
-        }
-        let is_followed = state.followers > 0;
-        drop(state);
-        if is_followed {
-            self.flight.changed.notify_waiters();
+        let is_full = state.log.push(events).is_err();
+        state.closed |= is_full || state.log.held() > OPEN_BYTES_MAX;
+        if state.followers > 0 {
+            if is_full {
+                let reject = Reject::internal("The answer is too large to be shared.", "too large");
+                state.end = Some(End::failed(*reject));
+            }
+            drop(state);
+            self.flight().changed.notify_waiters();
+        } else if state.closed {
+            state.log.clear();
         }
     }
 
-    /// The stream has ended: as it should, or not.
-    pub(crate) fn ended(&self, usage: Option<Usage>, broken: Option<&Reject>) {
-        self.flight.write(|state| {
+    /// The stream has ended: as it should, or not. What it took is what `report` says.
+    pub(crate) fn ended(&self, report: &Report, broken: Option<&Reject>) {
+        self.flight().write(|state| {
             // One that was given up because of its size stays so.
-            state.end.get_or_insert_with(|| match broken {
-                None => End::Done { usage },
-                Some(reject) => End::Failed { reject: copy(reject), usage },
+            state.end.get_or_insert_with(|| End {
+                broken: broken.map(copy),
+                usage: report.usage,
+                estimated: report.usage_estimated,
             });
         });
     }
 
-    /// The leader's client has left: whether the call goes on for others, to whom it is then to be
-    /// handed over. One of them pays for it, unless `each_pays`.
+    /// The leader's client has left before the answer began: whether the call goes on for others, to
+    /// whom it is then to be handed over. One of them pays for it, unless `each_pays`.
     pub(crate) fn leaves(&self, each_pays: bool) -> bool {
-        let mut state = self.flight.state.lock();
-        let goes_on = state.followers > 0 && state.end.is_none();
+        let mut state = self.flight().state.lock();
+        let goes_on = state.followers > 0;
         state.unpaid = goes_on && !each_pays;
         goes_on
     }
 
-    /// Lets the call go on without its leader, for those who follow.
-    pub(crate) fn hand_over(self, rest: Rest) {
+    /// Lets the call go on by itself, and follows it from the end of what has come. Whoever leads
+    /// pays for the call, as before.
+    pub(crate) fn step_back(self, stream: Box<AnswerStream>, is_text: bool) -> Follower {
+        let mut reader = Reader::default();
+        {
+            let mut state = self.flight().state.lock();
+            state.followers += 1;
+            state.log.read(&mut reader);
+        }
+        let flight = Arc::clone(self.flight());
+        let _listing = Some(Listing::new(Arc::clone(&flight)));
+        self.hand_over(Rest::Stream(stream), is_text);
+        Follower { flight, _listing, reader, has_left: false, began_it: true }
+    }
+
+    /// Lets the call go on without its leader, for those who follow. `is_text`: what comes is text,
+    /// and is counted even where the provider does not.
+    pub(crate) fn hand_over(self, rest: Rest, is_text: bool) {
         tokio::spawn(async move {
-            let flight = Arc::clone(&self.flight);
-            let work = self.carry_on(rest);
+            let flight = Arc::clone(self.flight());
+            let work = self.carry_on(rest, is_text);
             tokio::pin!(work);
             loop {
                 let changed = flight.changed.notified();
@@ -226,7 +314,7 @@ impl Lead {
         });
     }
 
-    async fn carry_on(self, rest: Rest) {
+    async fn carry_on(self, rest: Rest, is_text: bool) {
         let opened = match rest {
             Rest::Opening(opening, report) => {
                 let opened = opening.await;
@@ -245,32 +333,21 @@ impl Lead {
             }
         };
         let mut report = Report::default();
-        stream.report(&mut report, broken.is_none());
-        self.ended(report.usage, broken.as_deref());
+        stream.settle(&mut report, broken.is_none(), is_text);
+        self.ended(&report, broken.as_deref());
     }
 }
 
 /// A leader that goes without a word, as one that panics does, must not leave others waiting.
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.listing.remove(&self.flight);
-        self.flight.write(|state| {
-            state.closed = true;
+        self.flight().write(|state| {
             if state.end.is_none() {
+                state.closed = true;
                 let reject = Reject::internal("The shared call was given up.", "no leader");
-                state.end = Some(End::Failed { reject: *reject, usage: None });
+                state.end = Some(End::failed(*reject));
             }
         });
-    }
-}
-
-impl Listing {
-    fn remove(&self, flight: &Arc<Flight>) {
-        let mut flights = self.flights.0.lock();
-        // Another one may have begun since: one that takes no followers is replaced.
-        if flights.get(&self.key).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
-            flights.remove(&self.key);
-        }
     }
 }
 
@@ -282,38 +359,42 @@ pub(crate) enum Rest {
     Stream(Box<AnswerStream>),
 }
 
-/// A request that gets another one's answer.
+/// A request that gets what a call brings, be it another one's or its own.
 pub(crate) struct Follower {
     flight: Arc<Flight>,
+    /// Until the cache has the answer, those who come find it here.
+    _listing: Option<Listing>,
     /// How much of the log it has had.
-    at: usize,
-    /// What the answer took is written down.
-    is_settled: bool,
+    reader: Reader,
+    /// Not one of those who follow any more.
+    has_left: bool,
+    /// The call was its own, and is paid for by it.
+    began_it: bool,
 }
 
 /// What a follower gets at first.
 pub(crate) struct Begun {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) content_type: Option<HeaderValue>,
-    pub(crate) is_stream: bool,
-}
-
-/// What a follower gets next.
-pub(crate) enum Next {
-    Events(Bytes),
-    Done,
-    Failed(Rejection),
+    /// All of it, if it is not a stream.
+    pub(crate) whole: Option<Bytes>,
 }
 
 impl Follower {
     fn join(flight: &Arc<Flight>) -> Option<Follower> {
         let mut state = flight.state.lock();
-        if state.closed || matches!(state.end, Some(End::Failed { .. })) {
+        if state.closed || state.end.as_ref().is_some_and(|end| end.broken.is_some()) {
             return None;
         }
         state.followers += 1;
+        if let Some(followed) = state.followed.take() {
+            // Fails where the leader has gone: there is nobody to tell.
+            let _ = followed.send(());
+        }
         drop(state);
-        Some(Follower { flight: Arc::clone(flight), at: 0, is_settled: false })
+        let flight = Arc::clone(flight);
+        let reader = Reader::default();
+        Some(Follower { flight, _listing: None, reader, has_left: false, began_it: false })
     }
 
     /// Waits for the answer to begin.
@@ -330,10 +411,10 @@ impl Follower {
                     return Ok(Begun {
                         headers: head.headers.clone(),
                         content_type: head.content_type.clone(),
-                        is_stream: head.is_stream,
+                        whole: (!head.is_stream).then(|| state.whole.clone()),
                     });
                 }
-                if let Some(End::Failed { reject, .. }) = &state.end {
+                if let Some(End { broken: Some(reject), .. }) = &state.end {
                     return Err(Box::new(copy(reject)));
                 }
             }
@@ -341,23 +422,20 @@ impl Follower {
         }
     }
 
-    /// Waits for what comes next.
-    pub(crate) async fn next(&mut self) -> Next {
+    /// Waits for what comes next of a stream: events, or `None` at its end.
+    ///
+    /// # Errors
+    /// What broke it.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Rejection>> {
         loop {
             let changed = self.flight.changed.notified();
             {
                 let state = self.flight.state.lock();
-                if let Some(new) = state.log.get(self.at..).filter(|new| !new.is_empty()) {
-                    let events = Bytes::copy_from_slice(new);
-                    self.at = state.log.len();
-                    return Next::Events(events);
+                if state.log.length() > self.reader.length() {
+                    return Some(Ok(state.log.read(&mut self.reader)));
                 }
-                match &state.end {
-                    Some(End::Done { .. }) => return Next::Done,
-                    Some(End::Failed { reject, .. }) => {
-                        return Next::Failed(Box::new(copy(reject)));
-                    }
-                    None => {}
+                if let Some(end) = &state.end {
+                    return end.broken.as_ref().map(|reject| Err(Box::new(copy(reject))));
                 }
             }
             changed.await;
@@ -367,50 +445,58 @@ impl Follower {
     /// Writes down what the answer took, once it has ended. All but one of those who share it get
     /// it as they would get it from the cache, unless `each_pays`.
     pub(crate) fn report(&mut self, report: &mut Report, each_pays: bool) {
-        self.is_settled = true;
         let mut state = self.flight.state.lock();
-        report.coalesced = true;
-        report.usage = match &state.end {
-            Some(End::Done { usage } | End::Failed { usage, .. }) => *usage,
-            None => None,
-        };
-        let pays = each_pays || (state.end.is_some() && std::mem::take(&mut state.unpaid));
-        report.cache_hit = !pays;
+        let has_ended = state.end.is_some();
+        let pays = self.began_it || each_pays || (has_ended && std::mem::take(&mut state.unpaid));
+        self.write_down(report, pays);
+        if let Some(end) = &state.end {
+            report.usage = end.usage;
+            report.usage_estimated = end.estimated;
+        }
+    }
+
+    fn write_down(&self, report: &mut Report, pays: bool) {
+        report.coalesced = !self.began_it;
+        report.cache_hit = !pays && !self.began_it;
     }
 
     /// Its client leaves before the end. It pays for what it was sent where each one does; else the
     /// last one to leave pays for what came, if nobody else has.
     pub(crate) fn leaves(&mut self, report: &mut Report, each_pays: bool) {
-        if std::mem::replace(&mut self.is_settled, true) {
+        if std::mem::replace(&mut self.has_left, true) {
             return;
         }
         let mut state = self.flight.state.lock();
-        let is_last = state.followers == 1 && std::mem::take(&mut state.unpaid);
+        state.unpaid |= self.began_it && !each_pays;
+        state.followers -= 1;
+        self.flight.changed.notify_waiters();
+        let is_last = state.followers == 0 && std::mem::take(&mut state.unpaid);
         // Nobody would pay for what one gets who comes now.
         state.closed |= is_last;
-        report.coalesced = true;
-        report.cache_hit = !(each_pays || is_last);
-        if !report.cache_hit {
-            if let Some(End::Done { usage } | End::Failed { usage, .. }) = &state.end
-                && usage.is_some()
-            {
-                report.usage = *usage;
-                return;
-            }
-            let had =
-                if is_last { &state.log[..] } else { state.log.get(..self.at).unwrap_or(&[]) };
-            // About a token each.
-            let events = memmem::find_iter(had, b"\n\n").count() as u64;
-            let usage = report.usage.get_or_insert_default();
-            usage.completion_tokens = usage.completion_tokens.max(events);
-            report.usage_estimated = true;
+        self.write_down(report, each_pays || is_last);
+        if !(each_pays || is_last) {
+            return;
         }
+        if let Some(End { usage: Some(usage), estimated, .. }) = state.end {
+            report.usage = Some(usage);
+            report.usage_estimated = estimated;
+            return;
+        }
+        let had = state.log.read(&mut Reader::default());
+        let had = if is_last { &had[..] } else { &had[..self.reader.length()] };
+        // About a token each.
+        let events = memmem::find_iter(had, b"\n\n").count() as u64;
+        let usage = report.usage.get_or_insert_default();
+        usage.completion_tokens = usage.completion_tokens.max(events);
+        report.usage_estimated = true;
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.flight.write(|state| state.followers -= 1);
+        if !self.has_left {
+            self.flight.write(|state| state.followers -= 1);
+        }
     }
 }
 
@@ -442,14 +528,25 @@ mod tests {
         let Seat::Lead(lead) = flights.board(key()) else { panic!("the first one leads") };
         let Seat::Follow(mut follower) = flights.board(key()) else { panic!("it follows") };
         let events = Bytes::from(vec![b'x'; 1 << 20]);
-        let most = KEPT_BYTES_MAX + events.len();
         for _ in 0..200 {
             lead.sent(&events);
-            assert!(lead.flight.state.lock().log.len() <= most);
+            assert!(lead.flight().state.lock().log.held() <= KEPT_BYTES_MAX);
         }
-        lead.ended(None, None);
-        assert!(matches!(follower.next().await, Next::Events(had) if had.len() <= most));
-        assert!(matches!(follower.next().await, Next::Failed(_)), "it is not complete");
+        lead.ended(&Report::default(), None);
+        let had = follower.next().await.expect("it has not ended").expect("it has not broken");
+        assert!(had.len() <= KEPT_BYTES_MAX);
+        assert!(follower.next().await.is_some_and(|next| next.is_err()), "it is not complete");
+    }
+
+    #[test]
+    fn answer_that_is_too_large_is_not_kept_where_nobody_follows() {
+        let flights = Arc::new(Flights::default());
+        let Seat::Lead(lead) = flights.board(key()) else { panic!("the first one leads") };
+        for _ in 0..5 {
+            lead.sent(&Bytes::from(vec![b'x'; 1 << 20]));
+        }
+        assert_eq!(lead.flight().state.lock().log.held(), 0);
+        assert!(matches!(flights.board(key()), Seat::Lead(_)));
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod routes;
 mod scrub;
 mod serve_request;
 mod server;
+mod shared_call;
 mod start;
 mod state;
 mod stored;

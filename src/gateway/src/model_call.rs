@@ -18,14 +18,14 @@ use tollway_wire::splice::{Edits, json_string};
 
 use crate::background::{Job, Place};
 use crate::body::{self, BodyError};
-use crate::coalesce::{Begun, FlightKey, Follower, Lead, Next, Opening, Rest, Seat};
+use crate::coalesce::{FlightKey, Seat};
 use crate::early::{finish, refuse};
 use crate::exchange::{self, AnswerStream, Opened};
 use crate::responses::{Made, Turn};
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation};
 use crate::wishes::Wishes;
-use crate::{background, models, observe, random, respond, responses};
+use crate::{background, models, observe, random, respond, responses, shared_call};
 
 /// Serves a model call.
 pub(crate) async fn serve(
@@ -124,9 +124,9 @@ async fn exchange(
     }
     match key.map(|key| gateway.flights.board(key)) {
         None => Box::pin(alone(session, gateway, ctx, call, None)).await,
-        Some(Seat::Lead(lead)) => leading(session, gateway, ctx, call, lead).await,
+        Some(Seat::Lead(lead)) => shared_call::lead(session, gateway, ctx, call, lead).await,
         Some(Seat::Follow(follower)) => {
-            Box::pin(following(session, generation, ctx, follower)).await
+            Box::pin(shared_call::follow(session, gateway, generation, ctx, follower)).await
         }
     }
 }
@@ -152,7 +152,7 @@ async fn alone(
     match opened? {
         Ok(Opened::Stream(mut stream)) => {
             let keep = turn.map(|turn| (turn, gateway));
-            let result = relay(session, &call.generation, ctx, &mut stream, None, keep).await;
+            let result = relay(session, &call.generation, ctx, &mut stream, keep).await;
             settle(gateway, ctx, &mut stream, &result);
             result
         }
@@ -250,136 +250,6 @@ fn deployment_of(ctx: &RequestCtx) -> Option<Arc<str>> {
     ctx.report.deployment.as_ref().map(|deployment| Arc::clone(&deployment.id))
 }
 
-/// A call that other requests may come to share.
-async fn leading(
-    session: &mut ServerSession,
-    gateway: &Arc<Gateway>,
-    ctx: &mut RequestCtx,
-    call: exchange::Call,
-    lead: Lead,
-) -> Result<Outcome> {
-    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
-    let generation = Arc::clone(&call.generation);
-    let report = Arc::clone(&call.report);
-    let mut opening: Opening = {
-        let gateway = Arc::clone(gateway);
-        Box::pin(async move { gateway.exchange.open(&call).await })
-    };
-    let opened = tokio::select! {
-        biased;
-        opened = &mut opening => opened,
-        gone = session.read_body_or_idle(true) => {
-            if lead.leaves(each_pays) {
-                // What it costs is theirs.
-                lead.hand_over(Rest::Opening(opening, report));
-            } else {
-                told(&mut ctx.report, &mut report.lock());
-            }
-            return Err(gone_error(gone));
-        }
-    };
-    drop(opening);
-    told(&mut ctx.report, &mut report.lock());
-    lead.opened(&opened, ctx.report.deployment.as_ref());
-    let result = match opened {
-        Ok(Opened::Stream(mut stream)) => {
-            let result = relay(session, &generation, ctx, &mut stream, Some(&lead), None).await;
-            if result.is_err() && lead.leaves(each_pays) {
-                if each_pays {
-                    stream.report_so_far(&mut ctx.report);
-                    estimate_prompt(ctx);
-                }
-                lead.hand_over(Rest::Stream(stream));
-                return result;
-            }
-            settle(gateway, ctx, &mut stream, &result);
-            result
-        }
-        Ok(Opened::Whole(answer)) => {
-            ctx.report.upstream_ended = Some(gateway.clock.now());
-            whole(session, &generation, ctx, answer.headers, answer.body).await
-        }
-        Err(reject) => refuse(session, &generation, ctx, reject).await,
-    };
-    // Until the cache has the answer, those who come now find it here.
-    ctx.held = Some(Box::new(lead));
-    result
-}
-
-/// A request that gets another one's answer.
-async fn following(
-    session: &mut ServerSession,
-    generation: &Generation,
-    ctx: &mut RequestCtx,
-    mut follower: Follower,
-) -> Result<Outcome> {
-    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
-    let begun = tokio::select! {
-        biased;
-        begun = follower.begun(&mut ctx.report) => begun,
-        gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
-    };
-    let begun = match begun {
-        Ok(begun) => begun,
-        Err(reject) => return refuse(session, generation, ctx, reject).await,
-    };
-    ctx.report.coalesced = true;
-    if !begun.is_stream {
-        let Next::Events(body) = follower.next().await else {
-            let reject = Reject::internal("The shared answer is gone.", "an empty answer");
-            return refuse(session, generation, ctx, reject).await;
-        };
-        follower.report(&mut ctx.report, each_pays);
-        return whole(session, generation, ctx, begun.headers, body).await;
-    }
-    let result = share(session, generation, ctx, &mut follower, begun).await;
-    if result.is_err() {
-        follower.leaves(&mut ctx.report, each_pays);
-        if ctx.report.usage_estimated {
-            estimate_prompt(ctx);
-        }
-    }
-    result
-}
-
-/// Passes on a stream that another request gets.
-async fn share(
-    session: &mut ServerSession,
-    generation: &Generation,
-    ctx: &mut RequestCtx,
-    follower: &mut Follower,
-    begun: Begun,
-) -> Result<Outcome> {
-    let each_pays = ctx.coalesce.is_some_and(|coalesce| coalesce.each_pays);
-    let (chain, content_type) = (&generation.chain, begun.content_type);
-    respond::begin_stream(session, chain, ctx, begun.headers, content_type).await?;
-    loop {
-        let next = tokio::select! {
-            biased;
-            next = follower.next() => next,
-            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
-        };
-        let broken = match next {
-            Next::Events(mut events) => match chain.chunk(ctx, &mut events) {
-                Ok(()) => {
-                    ctx.report.bytes_sent += events.len() as u64;
-                    session.write_response_body(events, false).await?;
-                    continue;
-                }
-                Err(reject) => reject,
-            },
-            Next::Failed(reject) => reject,
-            Next::Done => {
-                follower.report(&mut ctx.report, each_pays);
-                session.write_response_body(Bytes::new(), true).await?;
-                return Ok(Outcome::Done);
-            }
-        };
-        follower.report(&mut ctx.report, each_pays);
-        return broken_stream(session, generation, ctx, None, &broken).await;
-    }
-}
-
 /// Takes over what the exchange tells of a call.
 pub(crate) fn told(report: &mut Report, of_call: &mut Report) {
     report.attempts = of_call.attempts;
@@ -391,7 +261,7 @@ pub(crate) fn told(report: &mut Report, of_call: &mut Report) {
 }
 
 /// Writes a whole answer.
-async fn whole(
+pub(crate) async fn whole(
     session: &mut ServerSession,
     generation: &Generation,
     ctx: &mut RequestCtx,
@@ -410,13 +280,20 @@ pub(crate) fn settle(
     stream: &mut AnswerStream,
     result: &Result<Outcome>,
 ) {
-    let is_text = |view: &Arc<RequestView>| {
-        matches!(view.operation, Operation::ChatCompletions | Operation::Completions)
-    };
-    // Some servers never tell what a stream took, and it is not free for that.
-    let is_counted = stream.usage().is_some() || !ctx.view.as_ref().is_some_and(is_text);
     let is_done = result.as_ref().is_ok_and(|outcome| *outcome == Outcome::Done);
-    stream.report(&mut ctx.report, is_done && is_counted);
+    let is_text = is_text(ctx);
+    stream.settle(&mut ctx.report, is_done, is_text);
+    settled(gateway, ctx);
+}
+
+/// Whether text is asked for, which can be counted where the provider does not.
+pub(crate) fn is_text(ctx: &RequestCtx) -> bool {
+    let operation = ctx.view.as_ref().map(|view| view.operation);
+    matches!(operation, Some(Operation::ChatCompletions | Operation::Completions))
+}
+
+/// What a stream took is written down, as far as it is known.
+pub(crate) fn settled(gateway: &Gateway, ctx: &mut RequestCtx) {
     if ctx.report.usage_estimated {
         estimate_prompt(ctx);
     }
@@ -439,7 +316,6 @@ async fn relay(
     generation: &Generation,
     ctx: &mut RequestCtx,
     stream: &mut AnswerStream,
-    lead: Option<&Lead>,
     mut keep: Option<(&Turn, &Gateway)>,
 ) -> Result<Outcome> {
     let headers = stream.take_headers();
@@ -453,16 +329,10 @@ async fn relay(
         };
         let broken = match next {
             None => {
-                if let Some(lead) = lead {
-                    lead.ended(stream.usage(), None);
-                }
                 session.write_response_body(Bytes::new(), true).await?;
                 return Ok(Outcome::Done);
             }
             Some(Ok(mut events)) => {
-                if let Some(lead) = lead {
-                    lead.sent(&events);
-                }
                 // Before the client knows that it is complete, and asks for it.
                 if let Some((turn, gateway)) = keep
                     && let Some(response) = stream.response()
@@ -480,12 +350,7 @@ async fn relay(
                     Err(reject) => reject,
                 }
             }
-            Some(Err(reject)) => {
-                if let Some(lead) = lead {
-                    lead.ended(stream.usage(), Some(&reject));
-                }
-                reject
-            }
+            Some(Err(reject)) => reject,
         };
         return broken_stream(session, generation, ctx, Some(stream), &broken).await;
     }
@@ -493,7 +358,7 @@ async fn relay(
 
 /// Tells the client why a stream ends here. The status is long sent: the error goes into the stream,
 /// and no `[DONE]` follows it.
-async fn broken_stream(
+pub(crate) async fn broken_stream(
     session: &mut ServerSession,
     generation: &Generation,
     ctx: &mut RequestCtx,

@@ -1,5 +1,6 @@
-//! Embeddings as base64, for clients that ask for it and providers that have only numbers; and in
-//! several calls, for providers that take fewer inputs in one.
+//! Answers with embeddings: as OpenAI writes them, and as base64, for clients that ask for it and
+//! providers that have only numbers. And several calls for one request, for providers that take
+//! fewer inputs at once.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,28 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tollway_wire::scan::{self, Limits, Object};
 use tollway_wire::splice::Edits;
+
+use crate::Asked;
+
+/// OpenAI's answer to an embeddings call, of vectors that stay as they came.
+pub(crate) fn answer(vectors: &[&RawValue], tokens: u64, asked: &Asked) -> Vec<u8> {
+    let length: usize = vectors.iter().map(|vector| vector.get().len() + 48).sum();
+    let mut out = Vec::with_capacity(length + 128);
+    out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");
+    for (at, vector) in vectors.iter().enumerate() {
+        let comma = if at == 0 { "" } else { "," };
+        let open = format!("{comma}{{\"object\":\"embedding\",\"index\":{at},\"embedding\":");
+        for part in [open.as_bytes(), vector.get().as_bytes(), b"}"] {
+            out.extend_from_slice(part);
+        }
+    }
+    let tail = format!(
+        "],\"model\":{},\"usage\":{{\"prompt_tokens\":{tokens},\"total_tokens\":{tokens}}}}}",
+        Value::from(asked.model.as_str()),
+    );
+    out.extend_from_slice(tail.as_bytes());
+    out
+}
 
 /// OpenAI's answer to an embeddings call with its vectors as base64 of little-endian 32-bit floats:
 /// what `encoding_format: "base64"` means, and what OpenAI's JavaScript SDK takes for granted.

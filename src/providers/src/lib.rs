@@ -13,18 +13,27 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::Object;
+use tollway_wire::sse::TooLong;
 use tollway_wire::usage::Usage;
 
 pub mod anthropic;
 pub mod azure;
 pub mod bedrock;
+mod chunks;
 pub mod cohere;
 pub mod embeddings;
 pub mod gemini;
+mod media;
+mod messages;
 pub mod openai;
+mod params;
 pub mod presets;
 pub mod prices;
+mod request;
 mod rerank;
+mod response;
+mod tool_blocks;
+mod tools;
 pub mod vertex;
 
 /// A request, as the exchange hands it to a provider.
@@ -363,6 +372,12 @@ pub enum DecodeError {
     /// The provider reported an error in the middle of the stream.
     #[error("{}", .0.message)]
     Reported(UpstreamError),
+}
+
+impl From<TooLong> for DecodeError {
+    fn from(error: TooLong) -> Self {
+        DecodeError::Malformed(error.to_string())
+    }
 }
 
 /// An error as the provider told it, in OpenAI's terms.

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use tollway_wire::openai::usage::usage_of_object;
 use tollway_wire::usage::Usage;
 
+use crate::DecodeError;
 use crate::cohere::{Counts, counted, error_inside};
-use crate::{DecodeError, Decoder};
+use crate::response::WholeDecoder;
 
 /// Reads one answer to a rerank call. Cohere's, Jina's and Together's pass as they are; Voyage's
 /// ranking is called `data` as in OpenAI's lists, and is written anew as LiteLLM writes it
@@ -37,8 +38,10 @@ struct Ranked<'a> {
     document: Option<Value>,
 }
 
-impl Decoder for RerankDecoder {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+impl WholeDecoder for RerankDecoder {
+    const NO_STREAM: &str = "a ranking does not come in a stream";
+
+    fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let malformed = |fault: &str| match error_inside(body) {
             Some(error) => DecodeError::Reported(error),
             None => DecodeError::Malformed(format!("not a ranking: {fault}")),
@@ -71,15 +74,7 @@ impl Decoder for RerankDecoder {
         Ok(written.to_string().into_bytes())
     }
 
-    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Malformed("a ranking does not come as a stream".into()))
-    }
-
-    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Truncated)
-    }
-
-    fn usage(&self) -> Option<Usage> {
+    fn counted(&self) -> Option<Usage> {
         self.usage
     }
 }
@@ -91,10 +86,10 @@ mod tests {
     #[track_caller]
     fn check(body: &str, expect: Option<&str>, tokens: u64, units: u64) {
         let mut decoder = RerankDecoder::default();
-        let got = decoder.whole(body.as_bytes()).ok();
+        let got = decoder.translate(body.as_bytes()).ok();
         let got = got.as_deref().map(String::from_utf8_lossy);
         assert_eq!(got.as_deref(), expect, "{body}");
-        let usage = decoder.usage().unwrap_or_default();
+        let usage = decoder.counted().unwrap_or_default();
         assert_eq!((usage.prompt_tokens, usage.search_units), (tokens, units), "{body}");
     }
 

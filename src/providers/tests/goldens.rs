@@ -5,9 +5,7 @@
 //! the snapshots anew; read the difference before it is committed. See `goldens/README.md`.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
-use std::{env, fs};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -20,6 +18,12 @@ use tollway_providers::{Asked, Call, DecodeError, Place, Provider, Target};
 use tollway_wire::event_stream::write_message;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
+
+// Sources and no crate: what only tests need is no part of `tollway-wire`.
+#[path = "../../wire/tests/golden/mod.rs"]
+mod golden;
+
+use golden::{cut, cuts, damage, pretty};
 
 /// The folders of cases, each named for its provider, and how many cases it has at least.
 const FOLDERS: &[(&str, usize)] = &[
@@ -180,11 +184,6 @@ fn write_frame(out: &mut Vec<u8>, kind: &str, payload: &Value) {
     }
 }
 
-fn pretty(json: &[u8]) -> String {
-    let value: Value = serde_json::from_slice(json).expect("valid JSON");
-    serde_json::to_string_pretty(&value).expect("it was read")
-}
-
 /// What comes out of a case.
 fn run(provider: &dyn Provider, case: &Case) -> String {
     let mut out = String::new();
@@ -237,44 +236,15 @@ fn run(provider: &dyn Provider, case: &Case) -> String {
     out
 }
 
-fn cases(folder: &str) -> Vec<(String, Case)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(folder);
-    let mut cases = Vec::new();
-    for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}")) {
-        let path = entry.expect("a folder entry").path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let text = fs::read_to_string(&path).expect("readable");
-            let case =
-                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-            cases.push((path.with_extension("snap").to_string_lossy().into_owned(), case));
-        }
-    }
-    cases.sort_by(|a, b| a.0.cmp(&b.0));
-    cases
-}
-
-fn check_all(name: &str, least: usize) {
-    let provider = provider(name).expect("a known provider");
-    let cases = cases(name);
-    assert!(cases.len() >= least, "only {} cases of {name}", cases.len());
-    let mut wrong = Vec::new();
-    for (snap, case) in cases {
-        let got = run(provider, &case);
-        if env::var_os("UPDATE_GOLDENS").is_some() {
-            fs::write(&snap, &got).expect("writable");
-        }
-        let expect = fs::read_to_string(&snap).unwrap_or_default();
-        if got != expect {
-            wrong.push(format!("--- {snap}\n{expect}\n+++ got\n{got}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+fn cases(provider: &str) -> Vec<(String, Case)> {
+    golden::cases(&format!("goldens/{provider}"))
 }
 
 #[test]
 fn every_provider_is_translated_as_recorded() {
-    for (folder, least) in FOLDERS {
-        check_all(folder, *least);
+    for (name, least) in FOLDERS {
+        let provider = provider(name).expect("a known provider");
+        golden::check(&format!("goldens/{name}"), *least, |case| run(provider, case));
     }
 }
 
@@ -295,32 +265,19 @@ proptest! {
     #[test]
     fn any_split_of_a_stream_gives_the_client_the_same_bytes(
         (name, case, bytes) in any_stream(),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        cuts in cuts(),
     ) {
-        let bytes = bytes.as_slice();
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
-        cuts.sort_unstable();
-        let mut pieces = Vec::new();
-        let mut from = 0;
-        for cut in cuts.into_iter().chain([bytes.len()]) {
-            pieces.push(&bytes[from..cut]);
-            from = cut;
-        }
         let provider = provider(name).expect("a known provider");
-        prop_assert_eq!(decode(provider, &case, &pieces), decode(provider, &case, &[bytes]));
+        let pieces = cut(&bytes, cuts);
+        prop_assert_eq!(decode(provider, &case, &pieces), decode(provider, &case, &[&bytes]));
     }
 
     #[test]
     fn a_broken_stream_makes_no_decoder_panic(
         (name, case, mut stream) in any_stream(),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
-        end in any::<prop::sample::Index>(),
+        damage in damage(),
     ) {
-        for (at, byte) in damage {
-            let at = at.index(stream.len());
-            stream[at] = byte;
-        }
-        stream.truncate(end.index(stream.len()) + 1);
+        damage.apply(&mut stream);
         let provider = provider(name).expect("a known provider");
         let decoder = provider.decoder(&case.place(provider, true), asked(true));
         let mut decoder = decoder.expect("the provider has a dialect of its own");

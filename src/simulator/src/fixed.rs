@@ -2,8 +2,47 @@
 //! request's head.
 
 use bytes::Bytes;
-use serde_json::json;
+use serde_json::{Map, json};
 use tokio::time::Duration;
+
+use crate::answer::{Answer, Delta, count_tokens};
+use crate::dialect::{Dialect, Meta, Usage};
+use crate::reply::Finish;
+
+/// The shape of a chat's prebuilt answer: whose API it is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// OpenAI's chat completions.
+    Chat,
+    /// OpenAI's responses.
+    Responses,
+    /// Anthropic's messages.
+    Messages,
+    /// Gemini's `generateContent` and `streamGenerateContent?alt=sse`.
+    Gemini,
+    /// Bedrock's Converse, whose streams are Amazon's binary frames.
+    Converse,
+    /// Cohere's chat, version 2.
+    Cohere,
+}
+
+impl Shape {
+    fn dialect(self) -> Dialect {
+        match self {
+            Shape::Chat => Dialect::Chat,
+            Shape::Responses => Dialect::Responses,
+            Shape::Messages => Dialect::Messages,
+            Shape::Gemini => Dialect::GEMINI,
+            Shape::Converse => Dialect::Converse,
+            Shape::Cohere => Dialect::Cohere,
+        }
+    }
+}
+
+/// The text of a chunk: one token.
+const PIECE: &str = " sim";
+/// The tokens of every question.
+const PROMPT_TOKENS: u64 = 10;
 
 /// An answer that is the same for every request to its path. The request's body is counted and
 /// thrown away; the request is not in the journal.
@@ -37,11 +76,20 @@ impl Fixed {
         events: impl IntoIterator<Item = E>,
         interval: Duration,
     ) -> Fixed {
-        let mut writes = vec![
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\
-              transfer-encoding: chunked\r\nx-tollway-simulated: true\r\n\r\n"
-                .to_vec(),
-        ];
+        Fixed::chunks(path, Dialect::Chat.stream_type(), events, interval)
+    }
+
+    fn chunks<E: AsRef<[u8]>>(
+        path: impl Into<String>,
+        content_type: &str,
+        events: impl IntoIterator<Item = E>,
+        interval: Duration,
+    ) -> Fixed {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\n\
+             transfer-encoding: chunked\r\nx-tollway-simulated: true\r\n\r\n"
+        );
+        let mut writes = vec![head.into_bytes()];
         for (index, event) in events.into_iter().enumerate() {
             let event = event.as_ref();
             let mut frame = format!("{:x}\r\n", event.len()).into_bytes();
@@ -57,6 +105,41 @@ impl Fixed {
         }
         let writes = writes.into_iter().map(Bytes::from).collect();
         Fixed { path: path.into(), writes, interval }
+    }
+
+    /// Answers a chat with a text of this many bytes, in this shape.
+    pub fn answer(path: impl Into<String>, shape: Shape, text_bytes: usize) -> Fixed {
+        if shape == Shape::Chat {
+            return Fixed::completion(path, text_bytes);
+        }
+        let text = "sim ".repeat(text_bytes.div_ceil(4))[..text_bytes].to_owned();
+        let usage = usage(count_tokens(&text));
+        let answer = Answer { text, finish: Some(Finish::Stop), ..Answer::default() };
+        Fixed::json(path, shape.dialect().whole(&meta(), &answer, &usage).to_string())
+    }
+
+    /// Answers a chat as a stream in this shape. It has as many content chunks as are asked for,
+    /// and the same text in every shape; what comes before and after them is the provider's.
+    pub fn stream(path: impl Into<String>, shape: Shape, chunks: u32, interval: Duration) -> Fixed {
+        if shape == Shape::Chat {
+            return Fixed::completion_stream(path, chunks, interval);
+        }
+        let dialect = shape.dialect();
+        let mut writer = dialect.events(meta());
+        let mut events = writer.open(0, &usage(0), false);
+        events.extend((1..=u64::from(chunks)).map(|so_far| {
+            // What opens the content comes with its first piece.
+            writer.delta(0, &Delta::Text(PIECE), &usage(so_far)).concat()
+        }));
+        let (text, finish) = (PIECE.repeat(chunks as usize), Some(Finish::Stop));
+        let answer = Answer { text, finish, ..Answer::default() };
+        let usage = usage(u64::from(chunks));
+        events.extend(writer.finish(0, &answer, &usage, false));
+        events.extend(writer.usage(&usage));
+        events.push(writer.done());
+        // An empty chunk would end the body.
+        events.retain(|event| !event.is_empty());
+        Fixed::chunks(path, dialect.stream_type(), events, interval)
     }
 
     /// Answers an OpenAI chat completion whose text is this many bytes.
@@ -78,9 +161,9 @@ impl Fixed {
                 "finish_reason": "stop",
             }],
             "usage": {
-                "prompt_tokens": 10,
+                "prompt_tokens": PROMPT_TOKENS,
                 "completion_tokens": tokens,
-                "total_tokens": 10 + tokens,
+                "total_tokens": PROMPT_TOKENS + tokens as u64,
             },
             "system_fingerprint": "simulated",
         });
@@ -108,15 +191,30 @@ impl Fixed {
             event(choice, serde_json::Value::Null)
         };
         let mut events = vec![choice(json!({"role": "assistant", "content": ""}), None)];
-        events.extend((0..chunks).map(|_| choice(json!({"content": " sim"}), None)));
+        events.extend((0..chunks).map(|_| choice(json!({"content": PIECE}), None)));
         events.push(choice(json!({}), Some("stop")));
         let usage = json!({
-            "prompt_tokens": 10,
+            "prompt_tokens": PROMPT_TOKENS,
             "completion_tokens": chunks,
-            "total_tokens": u64::from(chunks) + 10,
+            "total_tokens": u64::from(chunks) + PROMPT_TOKENS,
         });
         events.push(event(json!([]), usage));
         events.push("data: [DONE]\n\n".to_owned());
         Fixed::events(path, events, interval)
     }
+}
+
+fn meta() -> Meta {
+    Meta {
+        number: 0,
+        model: "fixed".to_owned(),
+        choices: 1,
+        include_usage: true,
+        no_usage: false,
+        repeated: Map::new().into(),
+    }
+}
+
+fn usage(completion: u64) -> Usage {
+    Usage { prompt: PROMPT_TOKENS, completion, ..Usage::default() }
 }

@@ -97,7 +97,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-pub use crate::fixed::Fixed;
+pub use crate::fixed::{Fixed, Shape};
 use crate::journal::Journal;
 pub use crate::journal::{Connections, Credential, End, Outcome, Received, Signature, Totals};
 pub use crate::reply::{Finish, Reply};

@@ -7,8 +7,10 @@
 //! and the tests share it as it is.
 
 pub mod anthropic;
+pub mod base64;
 pub mod client;
 pub mod count;
+pub mod event_log;
 pub mod event_stream;
 pub mod form;
 pub mod gemini;

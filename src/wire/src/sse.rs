@@ -354,15 +354,6 @@ pub fn write_done(out: &mut Vec<u8>) {
     out.extend_from_slice(DONE);
 }
 
-/// Appends an error inside a stream the way OpenAI and LiteLLM do: a data event whose object has
-/// an `error` member. `error` is the value of that member. No `[DONE]` follows an error.
-pub fn write_error(out: &mut Vec<u8>, error: &[u8]) {
-    out.reserve(error.len() + 20);
-    out.extend_from_slice(b"data: {\"error\":");
-    out.extend_from_slice(error);
-    out.extend_from_slice(b"}\n\n");
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

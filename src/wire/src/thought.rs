@@ -8,6 +8,8 @@
 
 use std::borrow::Cow;
 
+use crate::base64;
+
 /// What stands between id and signature. The word is LiteLLM's.
 const MARK: &str = "__thought__";
 
@@ -52,35 +54,15 @@ fn signature(coded: &str) -> Option<Cow<'_, str>> {
     if coded.is_empty() {
         return None;
     }
-    let text = decode(coded).and_then(|bytes| String::from_utf8(bytes).ok());
+    let is_url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let bytes = coded.bytes().all(is_url).then(|| base64::decode(coded)).flatten();
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     if let Some(text) = text.filter(|text| !text.chars().any(char::is_control)) {
         return (!text.is_empty()).then_some(Cow::Owned(text));
     }
     // LiteLLM's: base64 that is no text when it is decoded.
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');
     coded.bytes().all(is_base64).then_some(Cow::Borrowed(coded))
-}
-
-fn decode(coded: &str) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(coded.len() / 4 * 3 + 3);
-    let (mut bits, mut count) = (0u32, 0u32);
-    for byte in coded.bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'-' => 62,
-            b'_' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count & 0xFF) as u8);
-        }
-    }
-    Some(out)
 }
 
 #[cfg(test)]

@@ -6,9 +6,7 @@
 //! writes the snapshots anew; read the difference before it is committed. See `README.md`.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
-use std::{env, fs};
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -18,6 +16,10 @@ use tollway_wire::client::{self, Asked, EncodeError, Encoder};
 use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::tap::TapError;
+
+mod golden;
+
+use golden::{cases, cut, cuts, damage, pretty};
 
 /// The folders of cases, each with its dialect and how many cases it has at least.
 const FOLDERS: &[(&str, Dialect, usize)] =
@@ -96,11 +98,6 @@ impl Case {
         }
         Some(stream.into_bytes())
     }
-}
-
-fn pretty(json: &[u8]) -> String {
-    let value: Value = serde_json::from_slice(json).expect("valid JSON");
-    serde_json::to_string_pretty(&value).expect("it was read")
 }
 
 fn encode(case: &Case, dialect: Dialect, groups: &[&[u8]]) -> (String, Result<(), EncodeError>) {
@@ -190,40 +187,11 @@ fn run(dialect: Dialect, case: &Case) -> String {
     out
 }
 
-fn cases(folder: &str) -> Vec<(String, Case)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
-    let mut cases = Vec::new();
-    for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}")) {
-        let path = entry.expect("a folder entry").path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let text = fs::read_to_string(&path).expect("readable");
-            let case =
-                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-            cases.push((path.with_extension("snap").to_string_lossy().into_owned(), case));
-        }
-    }
-    cases.sort_by(|a, b| a.0.cmp(&b.0));
-    cases
-}
-
 #[test]
 fn every_dialect_is_translated_as_recorded() {
-    let mut wrong = Vec::new();
     for (folder, dialect, least) in FOLDERS {
-        let cases = cases(folder);
-        assert!(cases.len() >= *least, "only {} cases of {folder}", cases.len());
-        for (snap, case) in cases {
-            let got = run(*dialect, &case);
-            if env::var_os("UPDATE_GOLDENS").is_some() {
-                fs::write(&snap, &got).expect("writable");
-            }
-            let expect = fs::read_to_string(&snap).unwrap_or_default();
-            if got != expect {
-                wrong.push(format!("--- {snap}\n{expect}\n+++ got\n{got}"));
-            }
-        }
+        golden::check(folder, *least, |case| run(*dialect, case));
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 type Picked = (Dialect, Arc<Case>);
@@ -238,43 +206,16 @@ fn pick(has: impl Fn(&Case) -> bool) -> impl Strategy<Value = Picked> {
     prop::sample::select(all)
 }
 
-fn cut<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
-    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
-    cuts.sort_unstable();
-    let mut pieces = Vec::new();
-    let mut from = 0;
-    for cut in cuts.into_iter().chain([bytes.len()]) {
-        pieces.push(&bytes[from..cut]);
-        from = cut;
-    }
-    pieces
-}
-
-fn damage(bytes: &mut Vec<u8>, with: Vec<(prop::sample::Index, u8)>, end: prop::sample::Index) {
-    for (at, byte) in with {
-        let at = at.index(bytes.len());
-        bytes[at] = byte;
-    }
-    bytes.truncate(end.index(bytes.len()) + 1);
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn how_events_are_grouped_changes_nothing(
         (dialect, case) in pick(|case| case.chunks.is_some()),
-        ends in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        cuts in cuts(),
     ) {
         let events = case.events().expect("picked");
-        let mut ends: Vec<usize> = ends.iter().map(|end| end.index(events.len() + 1)).collect();
-        ends.sort_unstable();
-        let mut groups = Vec::new();
-        let mut from = 0;
-        for end in ends.into_iter().chain([events.len()]) {
-            groups.push(events[from..end].concat());
-            from = end;
-        }
+        let groups: Vec<Vec<u8>> = cut(&events, cuts).iter().map(|group| group.concat()).collect();
         let groups: Vec<&[u8]> = groups.iter().map(Vec::as_slice).collect();
         let whole = events.concat();
         prop_assert_eq!(encode(&case, dialect, &groups), encode(&case, dialect, &[&whole]));
@@ -283,10 +224,10 @@ proptest! {
     #[test]
     fn any_split_of_a_passing_stream_is_seen_the_same(
         (dialect, case) in pick(|case| case.pass.is_some()),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        cuts in cuts(),
     ) {
         let stream = case.passing().expect("picked");
-        let pieces = cut(&stream, &cuts);
+        let pieces = cut(&stream, cuts);
         // An event may go out before the last half of a line end that is CR LF is there; the blank
         // line is complete without it.
         let seen = |pieces: &[&[u8]]| {
@@ -299,13 +240,12 @@ proptest! {
     #[test]
     fn a_damaged_stream_makes_nothing_panic(
         (dialect, case) in pick(|case| case.chunks.is_some() || case.pass.is_some()),
-        with in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
-        end in any::<prop::sample::Index>(),
+        damage in damage(),
     ) {
         let events = case.events().map(|events| events.concat());
         let mut stream = events.or_else(|| case.passing()).expect("picked");
         if !stream.is_empty() {
-            damage(&mut stream, with, end);
+            damage.apply(&mut stream);
         }
         let mut out = Vec::new();
         let mut encoder = case.encoder(dialect, true);
@@ -317,12 +257,11 @@ proptest! {
     #[test]
     fn a_damaged_answer_makes_nothing_panic(
         (dialect, case) in pick(|case| case.answer.is_some() || case.body.is_some()),
-        with in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
-        end in any::<prop::sample::Index>(),
+        damage in damage(),
     ) {
         let body = case.answer.as_ref().or(case.body.as_ref()).expect("picked");
         let mut body = body.to_string().into_bytes();
-        damage(&mut body, with, end);
+        damage.apply(&mut body);
         let _ = case.encoder(dialect, false).whole(&body);
         let _ = client::usage_of_body(dialect, case.operation(), &body);
     }

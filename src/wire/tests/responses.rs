@@ -6,9 +6,7 @@
 //! difference before it is committed. See `responses/README.md`.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
-use std::{env, fs};
 
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -20,7 +18,12 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::responses::stored;
 use tollway_wire::sse::{Parser, TooLong};
 
+mod golden;
+
+use golden::{cut, cuts, damage, pretty};
+
 /// There are at least this many cases.
+const FOLDER: &str = "responses";
 const CASES_MIN: usize = 45;
 
 /// One case.
@@ -58,11 +61,6 @@ fn asked(body: &[u8], stream: bool) -> Asked<'_> {
 
 fn new_encoder(body: &[u8], stream: bool) -> Box<dyn Encoder> {
     encoder(Dialect::Responses, &asked(body, stream)).expect("it has an encoder")
-}
-
-fn pretty(json: &[u8]) -> String {
-    let value: Value = serde_json::from_slice(json).expect("valid JSON");
-    serde_json::to_string_pretty(&value).expect("it was read")
 }
 
 impl Case {
@@ -158,37 +156,12 @@ fn run(case: &Case) -> String {
 }
 
 fn cases() -> Vec<(String, Case)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/responses");
-    let mut cases = Vec::new();
-    for entry in fs::read_dir(&folder).expect("the folder is there") {
-        let path = entry.expect("a folder entry").path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let text = fs::read_to_string(&path).expect("readable");
-            let case =
-                serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-            cases.push((path.with_extension("snap").to_string_lossy().into_owned(), case));
-        }
-    }
-    cases.sort_by(|a, b| a.0.cmp(&b.0));
-    cases
+    golden::cases(FOLDER)
 }
 
 #[test]
 fn every_case_comes_out_as_recorded() {
-    let cases = cases();
-    assert!(cases.len() >= CASES_MIN, "only {} cases", cases.len());
-    let mut wrong = Vec::new();
-    for (snap, case) in cases {
-        let got = run(&case);
-        if env::var_os("UPDATE_GOLDENS").is_some() {
-            fs::write(&snap, &got).expect("writable");
-        }
-        let expect = fs::read_to_string(&snap).unwrap_or_default();
-        if got != expect {
-            wrong.push(format!("--- {snap}\n{expect}\n+++ got\n{got}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    golden::check(FOLDER, CASES_MIN, run);
 }
 
 /// The same answer as a stream and whole gives the same response, in another order of items at most.
@@ -377,48 +350,29 @@ proptest! {
     #[test]
     fn any_grouping_of_events_gives_the_same_bytes(
         (case, events) in any_stream(),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        cuts in cuts(),
     ) {
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(events.len() + 1)).collect();
-        cuts.sort_unstable();
-        let mut groups = Vec::new();
-        let mut from = 0;
-        for cut in cuts.into_iter().chain([events.len()]) {
-            groups.push(events[from..cut].concat());
-            from = cut;
-        }
+        let groups: Vec<Vec<u8>> = cut(&events, cuts).iter().map(|group| group.concat()).collect();
         prop_assert_eq!(case.encode(&groups), case.encode(&events));
     }
 
     #[test]
     fn any_split_of_bytes_gives_the_same_bytes(
         (case, events) in any_stream(),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        cuts in cuts(),
     ) {
         let bytes = events.concat();
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
-        cuts.sort_unstable();
-        let mut pieces = Vec::new();
-        let mut from = 0;
-        for cut in cuts.into_iter().chain([bytes.len()]) {
-            pieces.push(bytes[from..cut].to_vec());
-            from = cut;
-        }
+        let pieces: Vec<Vec<u8>> = cut(&bytes, cuts).iter().map(|piece| piece.to_vec()).collect();
         prop_assert_eq!(case.encode(&pieces), case.encode(&events));
     }
 
     #[test]
     fn a_damaged_stream_makes_no_encoder_panic(
         (case, events) in any_stream(),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
-        end in any::<prop::sample::Index>(),
+        damage in damage(),
     ) {
         let mut bytes = events.concat();
-        for (at, byte) in damage {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-        }
-        bytes.truncate(end.index(bytes.len()) + 1);
+        damage.apply(&mut bytes);
         let body = case.body();
         let mut encoder = new_encoder(&body, true);
         let mut out = Vec::new();

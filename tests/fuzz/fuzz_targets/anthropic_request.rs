@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tollway_fuzz::steer;
+use tollway_fuzz::{pick, steer};
 use tollway_providers::anthropic::Anthropic;
 use tollway_providers::{Call, Provider, Target, presets};
 use tollway_wire::operation::{Dialect, Operation};
@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     let call = Call::new(Operation::ChatCompletions, Dialect::OpenAi, &body, &object)
         .streamed(steering.stream);
     let target = Target {
-        model: MODELS[usize::from(steering.model) % MODELS.len()].into(),
+        model: pick(MODELS, steering.model).into(),
         drop_params: steering.drop_params,
         max_output_tokens: steering.max_output_tokens.then_some(4096),
     };

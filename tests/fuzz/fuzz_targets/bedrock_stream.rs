@@ -9,13 +9,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 use serde::de::IgnoredAny;
-use tollway_fuzz::{Cuts, steer};
+use tollway_fuzz::decoders::{asked, decode};
+use tollway_fuzz::{Cuts, Event, events, pick, steer};
 use tollway_providers::bedrock::Bedrock;
-use tollway_providers::{Asked, DecodeError, Place, Provider};
+use tollway_providers::{Place, Provider};
 use tollway_wire::event_stream::write_message;
 use tollway_wire::operation::{Dialect, Operation};
-use tollway_wire::sse::{Parser, TooLong};
-use tollway_wire::usage::Usage;
 
 #[derive(Arbitrary, Debug)]
 struct Steering {
@@ -53,44 +52,23 @@ fn frames(lines: &[u8]) -> Vec<u8> {
 fuzz_target!(|data: &[u8]| {
     let Some((steering, lines)) = steer::<Steering>(data, 6) else { return };
     let stream = frames(lines);
-    let asked = Asked {
-        model: "gpt-4o \"mini\"".into(),
-        include_usage: steering.include_usage,
-        created: 1_700_000_000,
-        nonce: 1,
-    };
-    let (dialect, model) = CALLS[usize::from(steering.call) % CALLS.len()];
+    let asked = asked(steering.include_usage);
+    let (dialect, model) = pick(CALLS, steering.call);
     let place = Place { operation: Operation::ChatCompletions, dialect, model, stream: true };
     let decoder = || Bedrock.decoder(&place, asked.clone()).expect("it translates");
-    let decode = |pieces: &[bytes::Bytes]| -> (Vec<u8>, Result<(), DecodeError>, Option<Usage>) {
-        let mut decoder = decoder();
-        let mut out = Vec::new();
-        for piece in pieces {
-            if let Err(error) = decoder.stream(piece, &mut out) {
-                return (out, Err(error), decoder.usage());
-            }
-        }
-        let end = decoder.finish(&mut out);
-        (out, end, decoder.usage())
-    };
-    let whole = decode(&[bytes::Bytes::copy_from_slice(&stream)]);
-    assert_eq!(whole, decode(&steering.cuts.of(&stream)));
+    let (decoded, result, _) = decode(decoder, &steering.cuts, &stream);
 
-    let (mut done, mut events) = (false, 0);
-    let read = Parser::default().push(&whole.0, |event| {
-        assert!(!done, "nothing comes after the end");
-        done = match dialect {
-            Dialect::Anthropic => event.name == b"message_stop",
-            _ => event.data == b"[DONE]",
-        };
-        if event.data != b"[DONE]" {
-            serde_json::from_slice::<IgnoredAny>(event.data).expect("an event is JSON");
-        }
-        events += 1;
-        Ok::<_, TooLong>(())
-    });
-    read.expect("no input of a fuzzer is too long");
-    assert!(whole.1.is_err() || (done && events > 0), "a whole stream announces its end");
+    let mut events = events(&[decoded]);
+    let ends = |(name, data): &Event| match dialect {
+        Dialect::Anthropic => name == b"message_stop",
+        _ => data == b"[DONE]",
+    };
+    let end = events.pop_if(|last| ends(last));
+    assert!(!events.iter().any(ends), "nothing comes after the end");
+    for (_, data) in events.iter().chain(&end).filter(|(_, data)| data != b"[DONE]") {
+        serde_json::from_slice::<IgnoredAny>(data).expect("an event is JSON");
+    }
+    assert!(result.is_err() || end.is_some(), "a whole stream announces its end");
 
     // The same bytes as they are, as an answer in one piece, and as an error.
     let mut out = Vec::new();

@@ -6,7 +6,7 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tollway_fuzz::steer;
+use tollway_fuzz::{pick, steer};
 use tollway_providers::{Access, Call, Place, Target, presets};
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
@@ -36,7 +36,7 @@ fuzz_target!(|data: &[u8]| {
     let name = if steering.provider { "gemini" } else { "vertex_ai" };
     let provider = presets::provider(name).expect("it is there");
     let target = Target {
-        model: MODELS[usize::from(steering.model) % MODELS.len()].into(),
+        model: pick(MODELS, steering.model).into(),
         drop_params: steering.drop_params,
         max_output_tokens: None,
     };

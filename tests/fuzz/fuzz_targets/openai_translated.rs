@@ -7,7 +7,7 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tollway_fuzz::steer;
+use tollway_fuzz::{pick, steer};
 use tollway_providers::{Call, Target, presets};
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
@@ -28,13 +28,13 @@ fuzz_target!(|data: &[u8]| {
     let Some((steering, text)) = steer::<Steering>(data, 4) else { return };
     let body = Bytes::copy_from_slice(text);
     let Ok(object) = scan(&body, &Limits::default()) else { return };
-    let name = PROVIDERS[usize::from(steering.provider) % PROVIDERS.len()];
+    let name = pick(PROVIDERS, steering.provider);
     let provider = presets::provider(name).expect("it is there");
     let operation = Operation::ChatCompletions;
     let call = Call::new(operation, Dialect::OpenAi, &body, &object).streamed(steering.stream);
     let call = Call { translated: true, ..call };
     let target = Target {
-        model: MODELS[usize::from(steering.model) % MODELS.len()].into(),
+        model: pick(MODELS, steering.model).into(),
         drop_params: steering.drop_params,
         max_output_tokens: None,
     };

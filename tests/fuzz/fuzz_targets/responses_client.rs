@@ -7,12 +7,11 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tollway_fuzz::{Cuts, steer};
-use tollway_wire::client::{Asked, EncodeError, Encoder};
+use tollway_fuzz::{Cuts, events, pick, steer, uncut};
+use tollway_wire::client::{Asked, Encoder};
 use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::operation::Operation;
 use tollway_wire::responses::{ResponsesEncoder, StreamTap, stored, to_chat, usage_of_body};
-use tollway_wire::sse::{Parser, TooLong};
 use tollway_wire::tap::Tap;
 
 #[derive(Arbitrary, Debug)]
@@ -30,7 +29,7 @@ const REQUESTS: &[&str] = &[
 
 fuzz_target!(|data: &[u8]| {
     let Some((steering, text)) = steer::<Steering>(data, 5) else { return };
-    let request = REQUESTS[usize::from(steering.request) % REQUESTS.len()];
+    let request = pick(REQUESTS, steering.request);
     let asked = |body| Asked {
         operation: Operation::ChatCompletions,
         model: "a \"fast\" one",
@@ -39,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
         id: "0a1b",
         created: 1_790_000_000,
     };
-    let encode = |pieces: &[Bytes]| -> (Vec<u8>, Result<(), EncodeError>, Option<Vec<u8>>) {
+    let (encoded, ..) = uncut(&steering.cuts, text, |pieces| {
         let mut encoder = ResponsesEncoder::new(&asked(request.as_bytes()));
         let mut out = Vec::new();
         let result = pieces.iter().try_for_each(|piece| encoder.stream(piece, &mut out));
@@ -47,19 +46,12 @@ fuzz_target!(|data: &[u8]| {
             encoder.error(502, &ErrorObject::default(), &mut out);
         }
         (out, result, encoder.response().map(<[u8]>::to_vec))
-    };
-    let whole = encode(&[Bytes::copy_from_slice(text)]);
-    assert_eq!(whole, encode(&steering.cuts.of(text)));
-
-    let mut number = 0;
-    let read = Parser::default().push(&whole.0, |event| {
-        let data: Value = serde_json::from_slice(event.data).expect("an event is JSON");
-        assert_eq!(data["type"].as_str().map(str::as_bytes), Some(event.name));
-        assert_eq!(data["sequence_number"], number);
-        number += 1;
-        Ok::<_, TooLong>(())
     });
-    read.expect("no input of a fuzzer is too long");
+    for (number, (name, data)) in events(&[encoded]).iter().enumerate() {
+        let data: Value = serde_json::from_slice(data).expect("an event is JSON");
+        assert_eq!(data["type"].as_str().map(str::as_bytes), Some(name.as_slice()));
+        assert_eq!(data["sequence_number"], number);
+    }
 
     // The same bytes as a whole answer, as a request, and as what is kept of one.
     let mut encoder = ResponsesEncoder::new(&asked(text));
@@ -90,7 +82,7 @@ fuzz_target!(|data: &[u8]| {
     };
     // Where a CRLF is cut, its LF may go to either block.
     if !text.contains(&b'\r') {
-        assert_eq!(watch(&[Bytes::copy_from_slice(text)]), watch(&steering.cuts.of(text)));
+        let _ = uncut(&steering.cuts, text, watch);
     } else {
         let _ = watch(&steering.cuts.of(text));
     }

@@ -4,11 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tollway_fuzz::{Cuts, steer};
+use tollway_fuzz::{Cuts, Event, events, steer, uncut};
 use tollway_wire::sse::{Parser, Splitter, TooLong, read_block};
-
-/// The name and data of an event.
-type Owned = (Vec<u8>, Vec<u8>);
 
 fuzz_target!(|data: &[u8]| {
     let Some((cuts, stream)) = steer::<Cuts>(data, 4) else { return };
@@ -16,8 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let whole = [bytes::Bytes::copy_from_slice(stream)];
     let expect = by_the_specification(stream);
 
-    assert_eq!(parsed(&whole), expect);
-    assert_eq!(parsed(&pieces), expect);
+    assert_eq!(uncut(&cuts, stream, |pieces| events(pieces)), expect);
 
     for pieces in [&whole[..], &pieces] {
         let (mut put_together, mut events, mut joined) = (Vec::new(), Vec::new(), Vec::new());
@@ -60,21 +56,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn parsed(pieces: &[bytes::Bytes]) -> Vec<Owned> {
-    let mut events = Vec::new();
-    let mut parser = Parser::default();
-    for piece in pieces {
-        let read = parser.push(piece, |event| {
-            events.push((event.name.to_vec(), event.data.to_vec()));
-            Ok::<_, TooLong>(())
-        });
-        read.expect("no input of a fuzzer is too long");
-    }
-    events
-}
-
 /// Line by line, as the specification tells it; slow and plain.
-fn by_the_specification(stream: &[u8]) -> Vec<Owned> {
+fn by_the_specification(stream: &[u8]) -> Vec<Event> {
     let mut rest = stream.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(stream);
     let (mut events, mut name, mut data) = (Vec::new(), Vec::new(), None::<Vec<u8>>);
     while let Some(end) = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {

@@ -6,9 +6,8 @@
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use tollway_fuzz::{Cuts, steer};
+use tollway_fuzz::{Cuts, events, steer};
 use tollway_wire::openai::{StreamTap, TapError};
-use tollway_wire::sse::{Parser, TooLong};
 use tollway_wire::usage::Usage;
 
 #[derive(Arbitrary, Debug)]
@@ -51,7 +50,7 @@ fuzz_target!(|data: &[u8]| {
     let cut = watch(&steering.cuts.of(stream));
     // Where a CRLF was cut, its LF stays with the block before or begins one that is dropped.
     if stream.contains(&b'\r') {
-        assert_eq!(events(&whole.sent), events(&cut.sent));
+        assert_eq!(events(&[&whole.sent]), events(&[&cut.sent]));
         assert_eq!(
             (&whole.result, whole.usage, whole.events, whole.finished, whole.done),
             (&cut.result, cut.usage, cut.events, cut.finished, cut.done)
@@ -66,17 +65,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if whole.result.is_ok() {
         assert!(whole.done);
-        let last = events(&whole.sent).pop().expect("a whole stream has an end");
+        let (_, last) = events(&[whole.sent]).pop().expect("a whole stream has an end");
         assert_eq!(last.trim_ascii(), b"[DONE]");
     }
 });
-
-fn events(stream: &[u8]) -> Vec<Vec<u8>> {
-    let mut events = Vec::new();
-    let read = Parser::default().push(stream, |event| {
-        events.push(event.data.to_vec());
-        Ok::<_, TooLong>(())
-    });
-    read.expect("no input of a fuzzer is too long");
-    events
-}

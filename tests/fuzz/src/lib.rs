@@ -1,7 +1,11 @@
 //! What the fuzz targets share.
 
-use bytes::Bytes;
+use std::fmt::Debug;
 
+use bytes::Bytes;
+use tollway_wire::sse::{Parser, TooLong};
+
+pub mod decoders;
 pub mod dialects;
 
 /// Where a stream is cut into reads: the lengths of the pieces, over and over. Without any, every
@@ -22,6 +26,34 @@ impl Cuts {
         }
         pieces
     }
+}
+
+/// What `run` makes of a stream, which is the same wherever the stream is cut.
+pub fn uncut<T: PartialEq + Debug>(cuts: &Cuts, stream: &[u8], run: impl Fn(&[Bytes]) -> T) -> T {
+    let whole = run(&[Bytes::copy_from_slice(stream)]);
+    assert_eq!(whole, run(&cuts.of(stream)));
+    whole
+}
+
+/// One of a list, by a byte that steers.
+pub fn pick<T: Copy>(list: &[T], byte: u8) -> T {
+    list[usize::from(byte) % list.len()]
+}
+
+/// The name and data of an event.
+pub type Event = (Vec<u8>, Vec<u8>);
+
+/// The events of a stream that comes in pieces.
+pub fn events(pieces: &[impl AsRef<[u8]>]) -> Vec<Event> {
+    let (mut parser, mut events) = (Parser::default(), Vec::new());
+    for piece in pieces {
+        let read = parser.push(piece.as_ref(), |event| {
+            events.push((event.name.to_vec(), event.data.to_vec()));
+            Ok::<_, TooLong>(())
+        });
+        read.expect("no input of a fuzzer is too long");
+    }
+    events
 }
 
 /// Takes what steers a target off the front of its input; the rest is the text it is about. That

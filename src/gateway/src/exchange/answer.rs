@@ -225,11 +225,6 @@ impl AnswerStream {
         }
     }
 
-    /// What the provider has counted so far.
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        self.source.as_ref().map_or(self.usage, |source| source.codec.usage())
-    }
-
     /// Tells the client, in its dialect, why the stream ends here. `None` where the dialect can
     /// tell it without knowing what came before.
     pub(crate) fn error_event(&mut self, status: u16, error: &ErrorObject) -> Option<Vec<u8>> {
@@ -268,27 +263,17 @@ impl AnswerStream {
         }
     }
 
-    /// Writes down what has come so far, for one who leaves while others still read.
-    pub(crate) fn report_so_far(&self, report: &mut Report) {
-        let codec = self.source.as_ref().map(|source| &source.codec);
-        let (usage, events) = match codec {
-            Some(codec) => (codec.usage(), codec.events()),
-            None => (self.usage, self.events),
-        };
-        let usage = report.usage.insert(usage.unwrap_or_default());
-        usage.completion_tokens = usage.completion_tokens.max(events);
-        report.usage_estimated = true;
-    }
-
-    /// Writes down what is known in the end. Of a stream whose count is not `complete`, the output is
-    /// counted by its events, which is about a token each, where that is more than the provider had
-    /// said until then.
-    pub(crate) fn report(&mut self, report: &mut Report, complete: bool) {
+    /// Writes down what it took in the end. The output of a stream that was not `done`, or of a text
+    /// that the provider did not count, is counted by its events, which is about a token each, where
+    /// that is more than the provider had said until then.
+    pub(crate) fn settle(&mut self, report: &mut Report, done: bool, is_text: bool) {
         self.stop();
         if self.usage.is_some() {
             report.usage = self.usage;
         }
-        if !complete && self.content_type.is_none() {
+        // Some servers never tell what a stream took, and it is not free for that.
+        let is_counted = done && (self.usage.is_some() || !is_text);
+        if !is_counted && self.content_type.is_none() {
             let usage = report.usage.get_or_insert_default();
             usage.completion_tokens = usage.completion_tokens.max(self.events);
             report.usage_estimated = true;

@@ -17,6 +17,12 @@ pub(super) fn read_error(status: u16, body: &[u8]) -> UpstreamError {
     }
 }
 
+/// The error that JSON with a status of success, or without one, is.
+pub(super) fn read_body(body: &[u8]) -> Option<UpstreamError> {
+    let body: ErrorBody = serde_json::from_slice(body).ok()?;
+    (!body.error.kind.is_empty()).then(|| read_event(body.error))
+}
+
 /// Reads the `error` member of an error event, which has no status of its own.
 pub(super) fn read_event(error: ErrorObject) -> UpstreamError {
     from_object(status_of(&error.kind), error)

@@ -5,8 +5,13 @@ use tollway_wire::anthropic::{Role, Turn};
 use tollway_wire::openai::request::{Content, FilePart, ImageUrl, Message, Part, ToolCall};
 
 use crate::RequestError;
+use crate::media::{is_url, parse_data_url};
+use crate::messages::{
+    arguments, check_calls, file_of, invalid, not_base64, parts, take_text, tool_call_id, trim_end,
+    unknown_part, unknown_role, without_data, without_image,
+};
 
-use super::media::{base64_block, document_source, image, image_type, is_url, parse_data_url};
+use super::media::{base64_block, document_source, image, image_type};
 
 /// What stands where Anthropic demands text and the client has none: it refuses empty text blocks,
 /// an empty conversation, and one that begins with the assistant.
@@ -27,14 +32,6 @@ pub(super) struct Conversation {
     pub(super) lacks_thinking: bool,
 }
 
-/// A fault of one message.
-pub(super) fn invalid(at: usize, what: impl std::fmt::Display) -> RequestError {
-    RequestError::Invalid {
-        message: format!("messages[{at}]: {what}"),
-        param: Some(format!("messages[{at}]")),
-    }
-}
-
 /// Translates a conversation.
 pub(super) fn conversation(messages: Vec<Message>) -> Result<Conversation, RequestError> {
     let mut all = Conversation::default();
@@ -53,7 +50,7 @@ pub(super) fn conversation(messages: Vec<Message>) -> Result<Conversation, Reque
                 let block = all.tool_result(at, message)?;
                 all.add_turn(Role::User, vec![block]);
             }
-            role => return Err(invalid(at, format_args!("role `{role}` is not supported"))),
+            role => return Err(unknown_role(at, role)),
         }
     }
     all.finish();
@@ -64,13 +61,8 @@ impl Conversation {
     /// Anthropic takes the system prompt apart from the turns, so instructions that come later in
     /// the conversation move to its front, as LiteLLM moves them.
     fn add_system(&mut self, message: Message) {
-        let parts = match message.content {
-            None => return,
-            Some(Content::Text(text)) => vec![Part { text: Some(text), ..Part::default() }],
-            Some(Content::Parts(parts)) => parts,
-        };
         let before = self.system.len();
-        for part in parts {
+        for part in parts(message.content) {
             self.system.extend(text_block(part.text.unwrap_or_default(), part.cache_control));
         }
         if self.system.len() > before {
@@ -128,9 +120,7 @@ impl Conversation {
                 }
             }
         }
-        if message.extra.get("function_call").is_some_and(|call| !call.is_null()) {
-            return Err(invalid(at, "`function_call` is not supported; use `tool_calls`"));
-        }
+        check_calls(at, &message.extra)?;
         let calls = message.tool_calls.unwrap_or_default();
         let has_calls = !calls.is_empty();
         for call in calls {
@@ -143,9 +133,7 @@ impl Conversation {
     }
 
     fn tool_result(&mut self, at: usize, message: Message) -> Result<Value, RequestError> {
-        let Some(id) = message.tool_call_id else {
-            return Err(invalid(at, "a tool message has no `tool_call_id`"));
-        };
+        let id = tool_call_id(at, message.tool_call_id)?;
         self.has_tool_blocks = true;
         let mut block = json!({"type": "tool_result", "tool_use_id": safe_id(&id)});
         let mut cache_control = message.cache_control;
@@ -176,23 +164,19 @@ impl Conversation {
     }
 
     /// Translates one content part; `None` where it is empty.
-    fn part(&mut self, at: usize, part: Part) -> Result<Option<Value>, RequestError> {
+    fn part(&mut self, at: usize, mut part: Part) -> Result<Option<Value>, RequestError> {
         let cache_control = part.cache_control.clone();
+        if let Some(text) = take_text(&mut part) {
+            return Ok(text_block(text, cache_control));
+        }
         let mut block = match part.kind.as_str() {
-            "text" | "input_text" | "output_text" => {
-                return Ok(text_block(part.text.unwrap_or_default(), cache_control));
-            }
-            "refusal" => {
-                let text = part.extra.get("refusal").and_then(Value::as_str).unwrap_or_default();
-                return Ok(text_block(text.to_owned(), cache_control));
-            }
             "image_url" => match part.image_url {
                 Some(ImageUrl::Url(url)) => image(at, url, None)?,
                 Some(ImageUrl::Object { url, format, .. }) => image(at, url, format)?,
-                None => return Err(invalid(at, "an image_url part has no `image_url`")),
+                None => return Err(without_image(at)),
             },
             "file" => {
-                let file = part.file.ok_or_else(|| invalid(at, "a file part has no `file`"))?;
+                let file = file_of(at, part.file)?;
                 self.file(at, file, &part.extra)?
             }
             "input_audio" | "video_url" => {
@@ -206,9 +190,7 @@ impl Conversation {
                 let block = serde_json::to_value(part);
                 return Ok(Some(block.map_err(|error| invalid(at, error))?));
             }
-            kind => {
-                return Err(invalid(at, format_args!("content part `{kind}` is not supported")));
-            }
+            kind => return Err(unknown_part(at, kind)),
         };
         if let Some(cache_control) = cache_control {
             block["cache_control"] = cache_control;
@@ -231,7 +213,7 @@ impl Conversation {
                     document_source(at, media_type, data)?
                 }
                 None if data.starts_with("data:") => {
-                    return Err(invalid(at, "the file is a data URL that is not base64"));
+                    return Err(not_base64(at));
                 }
                 // Bare base64, which OpenAI refuses and LiteLLM takes.
                 None => {
@@ -252,7 +234,7 @@ impl Conversation {
                 json!({"type": "file", "file_id": id})
             }
             (None, None) => {
-                return Err(invalid(at, "a file part has neither `file_data` nor `file_id`"));
+                return Err(without_data(at));
             }
         };
         let mut block = json!({"type": "document", "source": source});
@@ -272,10 +254,8 @@ impl Conversation {
         // Text that ends in white space is refused where the assistant is to go on with it.
         if let Some(last) = self.turns.last_mut().filter(|turn| turn.role == Role::Assistant)
             && let Some(block) = last.content.last_mut()
-            && let Some(text) = block.get("text").and_then(Value::as_str)
-            && text.trim_end().len() < text.len()
         {
-            block["text"] = text.trim_end().into();
+            trim_end(block);
         }
         if self.turns.first().is_none_or(|turn| turn.role == Role::Assistant) {
             let content = vec![json!({"type": "text", "text": PLACEHOLDER})];
@@ -334,13 +314,7 @@ fn is_anthropic_block(kind: &str) -> bool {
 }
 
 fn tool_use(call: ToolCall) -> Value {
-    let arguments = call.function.arguments;
-    let input = match serde_json::from_str(&arguments) {
-        Ok(input @ Value::Object(_)) => input,
-        _ if arguments.trim().is_empty() => json!({}),
-        // What a model once wrote need not be JSON, and Anthropic takes nothing but an object.
-        _ => json!({"arguments": arguments}),
-    };
+    let input = arguments(&call.function.arguments);
     let mut block = json!({"type": "tool_use", "id": safe_id(&call.id)});
     block["name"] = call.function.name.into();
     block["input"] = input;

@@ -18,11 +18,11 @@ use crate::{
 
 mod betas;
 mod error;
-pub(crate) mod media;
+mod media;
 mod messages;
 pub(crate) mod model;
 mod native;
-pub(crate) mod params;
+mod params;
 mod request;
 mod response;
 pub(crate) mod schema;
@@ -37,10 +37,6 @@ const VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 const VERSION_HEADER: HeaderName = HeaderName::from_static("anthropic-version");
 const BETA_HEADER: HeaderName = HeaderName::from_static("anthropic-beta");
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
-
-/// The tool that stands in for structured output on models that do not have it. Its input is the
-/// answer. The name is LiteLLM's.
-const JSON_TOOL: &str = "json_tool_call";
 
 /// Anthropic.
 #[derive(Clone, Copy, Debug)]

@@ -6,14 +6,17 @@ use tollway_wire::openai::request::{ChatRequest, ResponseFormat, Stop};
 use tollway_wire::operation::Operation;
 
 use crate::openai::is_gateway_only;
+use crate::params::{Lacks, drop_listed};
+use crate::request::{read_chat, stop_sequences, unwritable};
+use crate::tools::{JSON_TOOL, answer_schema};
 use crate::{Call, RequestError, Target, UpstreamBody};
 
 use super::betas::Betas;
 use super::messages::{Conversation, conversation};
 use super::model::Abilities;
-use super::params::{Lacks, drop_listed, unsupported};
+use super::params::take_unsupported;
 use super::thinking::set_thinking;
-use super::{JSON_TOOL, schema, tools};
+use super::{NAME, schema, tools};
 
 /// Anthropic demands `max_tokens`; this is LiteLLM's where neither client nor price table has one.
 const MAX_TOKENS_DEFAULT: u64 = 4096;
@@ -32,15 +35,7 @@ const HINTS: &[&str] = &[
 
 /// Writes the body of one attempt.
 pub(super) fn translate(call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError> {
-    let mut request: ChatRequest = serde_json::from_slice(call.body).map_err(|error| {
-        RequestError::Invalid { message: format!("not a chat request: {error}"), param: None }
-    })?;
-    if request.messages.is_empty() {
-        return Err(RequestError::Invalid {
-            message: "Missing required parameter: 'messages'.".into(),
-            param: Some("messages".into()),
-        });
-    }
+    let mut request = read_chat(call.body)?;
     drop_listed(&mut request);
     let abilities = Abilities::of(&target.model);
     let mut lacks = Lacks::new(&request, target);
@@ -52,7 +47,7 @@ pub(super) fn translate(call: &Call<'_>, target: &Target) -> Result<UpstreamBody
     let mut betas = Betas::default();
     let all = conversation(std::mem::take(&mut request.messages))?;
 
-    unsupported(&mut request, &mut lacks, &mut body);
+    take_unsupported(&mut request, &mut lacks, &mut body);
     let choice = set_tools(&mut request, &mut body, &abilities, &all)?;
     body.tool_choice = choice;
     let mut output_config = take_output_config(&mut request.extra);
@@ -71,12 +66,12 @@ pub(super) fn translate(call: &Call<'_>, target: &Target) -> Result<UpstreamBody
         set_format(request.response_format.take(), &mut body, &mut output_config, &abilities);
     check_forced_tool(&mut body, &abilities, &mut lacks);
     set_sampling(&mut request, &mut body, &abilities, &mut lacks);
-    body.stop_sequences = stop_sequences(request.stop.take(), lacks.drops);
+    body.stop_sequences = visible_stop_sequences(request.stop.take(), lacks.drops);
     body.metadata = user_id(&request).map(|id| json!({"user_id": id}));
     if !output_config.is_empty() {
         body.output_config = Some(output_config.into());
     }
-    lacks.check(target)?;
+    lacks.check(NAME, target)?;
 
     betas.of_client(&request.extra);
     for (name, value) in std::mem::take(&mut request.extra) {
@@ -89,10 +84,7 @@ pub(super) fn translate(call: &Call<'_>, target: &Target) -> Result<UpstreamBody
     system.extend(instruction.map(|text| json!({"type": "text", "text": text})));
     body.system = plain_system(system);
     body.messages = all.turns;
-    let bytes = written(&body, call.operation).map_err(|error| RequestError::Invalid {
-        message: format!("the request cannot be written: {error}"),
-        param: None,
-    })?;
+    let bytes = written(&body, call.operation).map_err(unwritable)?;
     Ok(UpstreamBody { headers: betas.into_headers(), ..UpstreamBody::plain(bytes.into()) })
 }
 
@@ -209,19 +201,12 @@ fn set_format(
     if schema.is_none() && !can_force {
         return Some("Answer with one JSON object and nothing else.");
     }
-    let input_schema = match schema {
-        Some(Value::Object(mut schema)) => {
-            schema.entry("type").or_insert_with(|| "object".into());
-            Value::Object(schema)
-        }
-        _ => json!({"type": "object", "additionalProperties": true, "properties": {}}),
-    };
     let tools = body.tools.get_or_insert_default();
     let alone = tools.is_empty();
     tools.push(json!({
         "name": JSON_TOOL,
         "description": "Gives the final answer. Its input is the answer.",
-        "input_schema": input_schema,
+        "input_schema": answer_schema(schema),
     }));
     let forces_another = body.tool_choice.as_ref().is_some_and(tools::is_forced);
     if !can_force {
@@ -245,7 +230,7 @@ fn check_forced_tool(body: &mut MessagesRequest, abilities: &Abilities, lacks: &
         return;
     }
     if !lacks.allows("tool_choice") {
-        lacks.names.push("tool_choice");
+        lacks.add("tool_choice");
         body.tool_choice = None;
     }
 }
@@ -273,14 +258,14 @@ fn set_sampling(
         if abilities.sampling && !thinks || lacks.allows("temperature") {
             body.temperature = Some(temperature);
         } else if !is_one(&temperature) {
-            lacks.names.push("temperature");
+            lacks.add("temperature");
         }
     }
     if let Some(top_p) = top_p {
         if abilities.sampling || lacks.allows("top_p") {
             body.top_p = Some(top_p);
         } else if !is_one(&top_p) {
-            lacks.names.push("top_p");
+            lacks.add("top_p");
         }
     }
     if !abilities.sampling
@@ -288,17 +273,14 @@ fn set_sampling(
         && request.extra.get("top_k").is_some_and(|top_k| !top_k.is_null())
     {
         request.extra.shift_remove("top_k");
-        lacks.names.push("top_k");
+        lacks.add("top_k");
     }
 }
 
 /// Anthropic refuses a sequence of nothing but white space; it is dropped where parameters are.
-fn stop_sequences(stop: Option<Stop>, drops: bool) -> Option<Vec<String>> {
-    let mut all = match stop? {
-        Stop::One(one) => vec![one],
-        Stop::Several(several) => several,
-    };
-    all.retain(|sequence| !(sequence.is_empty() || drops && sequence.trim().is_empty()));
+fn visible_stop_sequences(stop: Option<Stop>, drops: bool) -> Option<Vec<String>> {
+    let mut all = stop_sequences(stop)?;
+    all.retain(|sequence| !(drops && sequence.trim().is_empty()));
     (!all.is_empty()).then_some(all)
 }
 

@@ -4,9 +4,10 @@ use serde_json::{Map, Value, json};
 use tollway_wire::anthropic::MessagesRequest;
 use tollway_wire::openai::request::ChatRequest;
 
+use crate::params::Lacks;
+
 use super::messages::Conversation;
 use super::model::Abilities;
-use super::params::Lacks;
 use super::tools;
 
 /// The smallest thinking budget Anthropic takes.
@@ -39,7 +40,7 @@ pub(super) fn set_thinking(
             }
             Explicit::Nothing => return,
             Explicit::Lacks => {
-                lacks.names.push("thinking");
+                lacks.add("thinking");
                 return;
             }
             Explicit::Effort(effort) => wanted = Some(Value::from(effort)),
@@ -55,7 +56,7 @@ pub(super) fn set_thinking(
         _ => return,
     };
     if !abilities.thinking {
-        lacks.names.push("reasoning_effort");
+        lacks.add("reasoning_effort");
         return;
     }
     if effort == "none" || effort == "disable" {

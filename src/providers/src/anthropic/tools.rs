@@ -3,6 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::RequestError;
+use crate::tools::{
+    invalid, invalid_choice, members, names_of, take_name, take_parameters, unfold,
+    without_function,
+};
 
 use super::model::Abilities;
 
@@ -24,20 +28,11 @@ const ANTHROPIC_MEMBERS: &[&str] = &[
     "eager_input_streaming",
 ];
 
-fn invalid(at: usize, what: &str) -> RequestError {
-    RequestError::Invalid {
-        message: format!("tools[{at}]: {what}"),
-        param: Some(format!("tools[{at}]")),
-    }
-}
-
 /// Translates the tools of a request.
 pub(super) fn tools(tools: Vec<Value>, abilities: &Abilities) -> Result<Tools, RequestError> {
     let mut all = Tools::default();
     for (at, tool) in tools.into_iter().enumerate() {
-        let Value::Object(mut tool) = tool else {
-            return Err(invalid(at, "a tool is an object"));
-        };
+        let mut tool = members(at, tool)?;
         let kind = tool.get("type").and_then(Value::as_str).unwrap_or("function").to_owned();
         // Anthropic's own form, which LiteLLM takes as it is.
         if tool.contains_key("input_schema") {
@@ -55,21 +50,11 @@ pub(super) fn tools(tools: Vec<Value>, abilities: &Abilities) -> Result<Tools, R
             // OpenAI's names for a search by the provider.
             "web_search" | "web_search_preview" => all.tools.push(web_search(&tool)),
             _ => {
-                // LiteLLM's form of Anthropic's tools: what belongs to the tool is in `function`.
-                if let Some(Value::Object(function)) = tool.remove("function") {
-                    for (key, value) in function {
-                        match (key.as_str(), value) {
-                            ("parameters", Value::Object(parameters)) => tool.extend(parameters),
-                            ("description", _) => {}
-                            (_, value) => {
-                                tool.insert(key, value);
-                            }
-                        }
-                    }
-                }
-                if kind.starts_with("computer_") {
-                    tool.entry("name").or_insert_with(|| "computer".into());
-                }
+                let function = match tool.remove("function") {
+                    Some(Value::Object(function)) => function,
+                    _ => Map::new(),
+                };
+                unfold(&kind, &mut tool, function);
                 all.tools.push(Value::Object(tool));
             }
         }
@@ -83,20 +68,10 @@ fn function(
     abilities: &Abilities,
 ) -> Result<Value, RequestError> {
     let Some(Value::Object(mut function)) = tool.remove("function") else {
-        return Err(invalid(at, "a function tool has no `function`"));
+        return Err(without_function(at));
     };
-    let Some(name @ Value::String(_)) = function.remove("name") else {
-        return Err(invalid(at, "the function has no name"));
-    };
-    let mut schema = match function.remove("parameters") {
-        Some(Value::Object(schema)) => schema,
-        _ => Map::new(),
-    };
-    // Anthropic demands an object with its type told.
-    schema.entry("type").or_insert_with(|| "object".into());
-    if schema["type"] == "object" {
-        schema.entry("properties").or_insert_with(|| json!({}));
-    }
+    let name = take_name(at, &mut function)?;
+    let schema = take_parameters(&mut function);
     let mut translated = Map::new();
     translated.insert("name".into(), name);
     if let Some(description @ Value::String(_)) = function.remove("description") {
@@ -167,13 +142,9 @@ pub(super) fn tool_choice(
     parallel: Option<bool>,
     tools: &mut Vec<Value>,
 ) -> Result<Option<Value>, RequestError> {
-    let invalid = || RequestError::Invalid {
-        message: "tool_choice is none of auto, none, required or a tool by name".into(),
-        param: Some("tool_choice".into()),
-    };
     let mut translated = match choice {
         None | Some(Value::Null) => None,
-        Some(Value::String(word)) => Some(by_word(&word).ok_or_else(invalid)?),
+        Some(Value::String(word)) => Some(by_word(&word).ok_or_else(invalid_choice)?),
         Some(Value::Object(mut choice)) => {
             let kind = choice.get("type").and_then(Value::as_str).unwrap_or("function").to_owned();
             Some(match kind.as_str() {
@@ -182,16 +153,16 @@ pub(super) fn tool_choice(
                     let name = function.and_then(|mut function| {
                         function.as_object_mut().and_then(|function| function.remove("name"))
                     });
-                    let name = name.or_else(|| choice.remove("name")).ok_or_else(invalid)?;
+                    let name = name.or_else(|| choice.remove("name")).ok_or_else(invalid_choice)?;
                     json!({"type": "tool", "name": name})
                 }
-                "allowed_tools" => allowed_tools(&choice, tools).ok_or_else(invalid)?,
+                "allowed_tools" => allowed_tools(&choice, tools).ok_or_else(invalid_choice)?,
                 "required" => json!({"type": "any"}),
                 "auto" | "any" | "tool" | "none" => Value::Object(choice),
-                _ => return Err(invalid()),
+                _ => return Err(invalid_choice()),
             })
         }
-        Some(_) => return Err(invalid()),
+        Some(_) => return Err(invalid_choice()),
     };
     if tools.is_empty() {
         return Ok(None);
@@ -217,12 +188,7 @@ fn by_word(word: &str) -> Option<Value> {
 
 fn allowed_tools(choice: &Map<String, Value>, tools: &mut Vec<Value>) -> Option<Value> {
     let allowed = choice.get("allowed_tools")?;
-    let names: Vec<&str> = allowed
-        .get("tools")?
-        .as_array()?
-        .iter()
-        .filter_map(|tool| tool.get("function").unwrap_or(tool).get("name")?.as_str())
-        .collect();
+    let names = names_of(allowed.get("tools")?)?;
     tools.retain(|tool| tool["name"].as_str().is_some_and(|name| names.contains(&name)));
     by_word(allowed.get("mode").and_then(Value::as_str).unwrap_or("auto"))
 }

@@ -9,8 +9,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tollway_wire::usage::Usage;
 
+use crate::cohere::vectors;
+use crate::embeddings::answer as written;
 use crate::openai::is_gateway_only;
-use crate::{Asked, Call, DecodeError, Decoder, RequestError, Target, UpstreamBody};
+use crate::response::WholeDecoder;
+use crate::{Asked, Call, DecodeError, RequestError, Target, UpstreamBody};
 
 use super::NAME;
 use super::error::{is_error, read_error};
@@ -166,30 +169,10 @@ impl EmbeddingsDecoder {
     }
 }
 
-/// Cohere's vectors, which lie by type where types were asked for.
-fn vectors(raw: &RawValue) -> Option<Vec<&RawValue>> {
-    if let Ok(list) = serde_json::from_str(raw.get()) {
-        return Some(list);
-    }
-    #[derive(Deserialize)]
-    struct ByType<'a> {
-        #[serde(borrow)]
-        float: Option<Vec<&'a RawValue>>,
-        #[serde(borrow)]
-        int8: Option<Vec<&'a RawValue>>,
-        #[serde(borrow)]
-        uint8: Option<Vec<&'a RawValue>>,
-        #[serde(borrow)]
-        binary: Option<Vec<&'a RawValue>>,
-        #[serde(borrow)]
-        ubinary: Option<Vec<&'a RawValue>>,
-    }
-    let all: ByType<'_> = serde_json::from_str(raw.get()).ok()?;
-    all.float.or(all.int8).or(all.uint8).or(all.binary).or(all.ubinary)
-}
+impl WholeDecoder for EmbeddingsDecoder {
+    const NO_STREAM: &str = "embeddings do not come in a stream";
 
-impl Decoder for EmbeddingsDecoder {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         if is_error(body) {
             return Err(DecodeError::Reported(read_error(200, body)));
         }
@@ -201,34 +184,15 @@ impl Decoder for EmbeddingsDecoder {
             (None, None) => None,
         };
         let list = list.ok_or_else(|| DecodeError::Malformed("there are no embeddings".into()))?;
-        let mut out = b"{\"object\":\"list\",\"data\":[".to_vec();
-        for (at, vector) in list.into_iter().enumerate() {
-            let comma = if at > 0 { "," } else { "" };
-            let open = format!("{comma}{{\"object\":\"embedding\",\"index\":{at},\"embedding\":");
-            for part in [open.as_bytes(), vector.get().as_bytes(), b"}"] {
-                out.extend_from_slice(part);
-            }
-        }
         // Cohere's models tell their count in a header that is not seen here.
         let tokens = answer.input_text_token_count.unwrap_or(0);
         if tokens > 0 {
             self.usage = Some(Usage { prompt_tokens: tokens, ..Usage::default() });
         }
-        let rest = json!({"prompt_tokens": tokens, "total_tokens": tokens});
-        let model = Value::from(self.asked.model.as_str());
-        out.extend_from_slice(format!("],\"model\":{model},\"usage\":{rest}}}").as_bytes());
-        Ok(out)
+        Ok(written(&list, tokens, &self.asked))
     }
 
-    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Malformed("embeddings do not come in a stream".into()))
-    }
-
-    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Truncated)
-    }
-
-    fn usage(&self) -> Option<Usage> {
+    fn counted(&self) -> Option<Usage> {
         self.usage
     }
 }

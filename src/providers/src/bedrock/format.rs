@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use tollway_wire::openai::request::ResponseFormat;
 
 use crate::anthropic::schema;
+use crate::tools::{JSON_TOOL, answer_schema};
 
-use super::JSON_TOOL;
 use super::body::Body;
 use super::model::Model;
 use super::tools::{Choice, can_force};
@@ -30,18 +30,11 @@ pub(super) fn set_format(
     if wanted.is_none() && !can_force {
         return Some("Answer with one JSON object and nothing else.");
     }
-    let input_schema = match wanted {
-        Some(Value::Object(mut schema)) => {
-            schema.entry("type").or_insert_with(|| "object".into());
-            Value::Object(schema)
-        }
-        _ => json!({"type": "object", "additionalProperties": true, "properties": {}}),
-    };
     let alone = body.tools.is_empty();
     body.tools.push(json!({"toolSpec": {
         "name": JSON_TOOL,
         "description": "Gives the final answer. Its input is the answer.",
-        "inputSchema": {"json": input_schema},
+        "inputSchema": {"json": answer_schema(wanted)},
     }}));
     if !can_force {
         *choice = None;

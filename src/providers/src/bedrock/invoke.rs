@@ -19,6 +19,8 @@ use tollway_wire::usage::Usage;
 
 use crate::anthropic::Anthropic;
 use crate::openai::is_gateway_only;
+use crate::request::unwritable;
+use crate::response::WholeDecoder;
 use crate::{
     Asked, Call, DecodeError, Decoder, Place, Provider, RequestError, Target, UpstreamBody,
 };
@@ -69,10 +71,7 @@ pub(super) fn translate_chat(
         betas.extend(names.split(',').map(str::to_owned));
     }
     let limits = Limits { members: u16::MAX, ..Limits::default() };
-    let object = scan(&sent.bytes, &limits).map_err(|error| RequestError::Invalid {
-        message: format!("the request cannot be written: {error}"),
-        param: None,
-    })?;
+    let object = scan(&sent.bytes, &limits).map_err(unwritable)?;
     Ok(UpstreamBody::plain(into_invoke(&sent.bytes, &object, &betas)))
 }
 
@@ -130,8 +129,10 @@ pub(super) fn count_tokens(call: &Call<'_>) -> UpstreamBody {
 /// Decodes the answer to [`count_tokens`] into Anthropic's.
 pub(super) struct CountDecoder;
 
-impl Decoder for CountDecoder {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+impl WholeDecoder for CountDecoder {
+    const NO_STREAM: &str = "a count does not come in a stream";
+
+    fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Count {
@@ -140,18 +141,6 @@ impl Decoder for CountDecoder {
         let count: Count = serde_json::from_slice(body)
             .map_err(|error| DecodeError::Malformed(format!("not a count of tokens: {error}")))?;
         Ok(json!({"input_tokens": count.input_tokens}).to_string().into_bytes())
-    }
-
-    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Malformed("tokens are not counted in a stream".into()))
-    }
-
-    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Truncated)
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        None
     }
 }
 

@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 use tollway_wire::openai::request::{FilePart, ImageUrl, Part};
 
 use crate::RequestError;
-use crate::anthropic::media::{is_url, parse_data_url};
+use crate::media::{is_url, parse_data_url};
+use crate::messages::{invalid, not_base64, without_data};
 
-use super::messages::{DocumentNames, invalid};
+use super::messages::DocumentNames;
 
 /// The longest name of a document.
 const NAME_CHARS_MAX: usize = 200;
@@ -126,7 +127,7 @@ pub(super) fn file(
                 (bare(file.format.as_deref().unwrap_or(media_type)), source(at, data)?)
             }
             None if data.starts_with("data:") => {
-                return Err(invalid(at, "the file is a data URL that is not base64"));
+                return Err(not_base64(at));
             }
             // Bare base64, which OpenAI refuses and LiteLLM takes.
             None => {
@@ -141,7 +142,7 @@ pub(super) fn file(
         (None, Some(id)) if is_url(id) => return Err(refuse_url(at, "files")),
         (None, Some(_)) => return Err(invalid(at, "bedrock keeps no uploaded files")),
         (None, None) => {
-            return Err(invalid(at, "a file part has neither `file_data` nor `file_id`"));
+            return Err(without_data(at));
         }
     };
     if media_type.starts_with("image/") {

@@ -7,6 +7,10 @@ use sha2::{Digest, Sha256};
 use tollway_wire::openai::request::{Content, Message, Part, ToolCall};
 
 use crate::RequestError;
+use crate::messages::{
+    arguments, check_calls, file_of, invalid, parts, take_text, tool_call_id, trim_end,
+    unknown_part, unknown_role, without_image,
+};
 
 use super::media;
 use super::model::{Family, Model};
@@ -75,14 +79,6 @@ impl DocumentNames {
     }
 }
 
-/// A fault of one message.
-pub(super) fn invalid(at: usize, what: impl std::fmt::Display) -> RequestError {
-    RequestError::Invalid {
-        message: format!("messages[{at}]: {what}"),
-        param: Some(format!("messages[{at}]")),
-    }
-}
-
 /// Translates a conversation.
 pub(super) fn conversation(
     messages: Vec<Message>,
@@ -114,7 +110,7 @@ pub(super) fn conversation(
                 let blocks = all.tool_result(at, message)?;
                 all.add_turn(true, blocks);
             }
-            role => return Err(invalid(at, format_args!("role `{role}` is not supported"))),
+            role => return Err(unknown_role(at, role)),
         }
     }
     all.finish();
@@ -145,13 +141,8 @@ impl Conversation {
     /// Converse takes the system prompt apart from the turns, so instructions that come later in
     /// the conversation move to its front, as LiteLLM moves them.
     fn add_system(&mut self, message: Message) {
-        let parts = match message.content {
-            None => return,
-            Some(Content::Text(text)) => vec![Part { text: Some(text), ..Part::default() }],
-            Some(Content::Parts(parts)) => parts,
-        };
         let mut blocks = Vec::new();
-        for part in parts {
+        for part in parts(message.content) {
             let text = part.text.unwrap_or_default();
             if part.kind == "guarded_text" {
                 blocks.push(guarded(text));
@@ -216,9 +207,7 @@ impl Conversation {
                 }
             }
         }
-        if message.extra.get("function_call").is_some_and(|call| !call.is_null()) {
-            return Err(invalid(at, "`function_call` is not supported; use `tool_calls`"));
-        }
+        check_calls(at, &message.extra)?;
         let calls = message.tool_calls.unwrap_or_default();
         let has_calls = !calls.is_empty();
         for call in calls {
@@ -235,9 +224,7 @@ impl Conversation {
     }
 
     fn tool_result(&mut self, at: usize, message: Message) -> Result<Vec<Value>, RequestError> {
-        let Some(id) = message.tool_call_id else {
-            return Err(invalid(at, "a tool message has no `tool_call_id`"));
-        };
+        let id = tool_call_id(at, message.tool_call_id)?;
         self.has_tool_blocks = true;
         let mut mark = message.cache_control;
         let mut content = Vec::new();
@@ -269,20 +256,17 @@ impl Conversation {
         blocks: &mut Vec<Value>,
     ) -> Result<(), RequestError> {
         let mark = part.cache_control.take();
+        let text = take_text(&mut part);
         let block = match part.kind.as_str() {
-            "text" | "input_text" | "output_text" => text_block(part.text.unwrap_or_default()),
-            "refusal" => {
-                let text = part.extra.get("refusal").and_then(Value::as_str).unwrap_or_default();
-                text_block(text.to_owned())
-            }
+            _ if text.is_some() => text.and_then(text_block),
             // LiteLLM's word for what a guardrail is to look at.
             "guarded_text" => part.text.filter(|text| !text.trim().is_empty()).map(guarded),
             "image_url" => match part.image_url {
                 Some(image) => Some(media::image(at, image, &mut self.names)?),
-                None => return Err(invalid(at, "an image_url part has no `image_url`")),
+                None => return Err(without_image(at)),
             },
             "file" => {
-                let file = part.file.ok_or_else(|| invalid(at, "a file part has no `file`"))?;
+                let file = file_of(at, part.file)?;
                 Some(media::file(at, file, &part.extra, &mut self.names)?)
             }
             "video_url" => Some(media::video(at, &part)?),
@@ -292,9 +276,7 @@ impl Conversation {
                 Some(found @ Value::Object(_)) => Some(json!({"json": found})),
                 _ => return Err(invalid(at, "a json part has no object `json`")),
             },
-            kind => {
-                return Err(invalid(at, format_args!("content part `{kind}` is not supported")));
-            }
+            kind => return Err(unknown_part(at, kind)),
         };
         if let Some(block) = block {
             blocks.push(block);
@@ -313,10 +295,8 @@ impl Conversation {
         // Text that ends in white space is refused where the assistant is to go on with it.
         if let Some(last) = self.turns.last_mut().filter(|turn| !turn.is_user)
             && let Some(block) = last.content.last_mut()
-            && let Some(text) = block.get("text").and_then(Value::as_str)
-            && text.trim_end().len() < text.len()
         {
-            block["text"] = text.trim_end().into();
+            trim_end(block);
         }
         if self.turns.first().is_none_or(|turn| !turn.is_user) {
             let content = vec![json!({"text": PLACEHOLDER})];
@@ -353,13 +333,7 @@ fn reasoning(block: Value) -> Option<Value> {
 }
 
 fn tool_use(call: ToolCall) -> Value {
-    let arguments = call.function.arguments;
-    let input = match serde_json::from_str(&arguments) {
-        Ok(input @ Value::Object(_)) => input,
-        _ if arguments.trim().is_empty() => json!({}),
-        // What a model once wrote need not be JSON, and Bedrock takes nothing but an object.
-        _ => json!({"arguments": arguments}),
-    };
+    let input = arguments(&call.function.arguments);
     let name = safe_name(&call.function.name);
     json!({"toolUse": {"toolUseId": safe_id(&call.id), "name": name, "input": input}})
 }

@@ -36,7 +36,6 @@ mod invoke;
 mod media;
 mod messages;
 mod model;
-mod params;
 mod request;
 mod response;
 mod sigv4;
@@ -59,10 +58,6 @@ const SERVICE: &str = "bedrock";
 const DATE_HEADER: HeaderName = HeaderName::from_static("x-amz-date");
 const CONTENT_HEADER: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-amz-security-token");
-
-/// The tool that stands in for structured output on models that do not have it. Its input is the
-/// answer. The name is LiteLLM's.
-const JSON_TOOL: &str = "json_tool_call";
 
 const SETTINGS: &[Setting] = &[
     setting("aws_access_key_id", &["AWS_ACCESS_KEY_ID"], false),

@@ -1,17 +1,18 @@
 //! A chat as Converse takes it: which of OpenAI's parameters there are, and under which name.
 
 use serde_json::{Map, Number, Value, json};
-use tollway_wire::openai::request::{ChatRequest, Stop};
+use tollway_wire::openai::request::ChatRequest;
 
-use crate::anthropic::params::drop_listed;
 use crate::openai::is_gateway_only;
+use crate::params::{Lacks, OPENAI_ONLY, drop_listed};
+use crate::request::{read_chat, stop_sequences, unwritable};
 use crate::{Call, RequestError, Target, UpstreamBody};
 
+use super::NAME;
 use super::body::Body;
 use super::format::set_format;
 use super::messages::{Turn, conversation};
 use super::model::{Family, Model};
-use super::params::{Lacks, unsupported};
 use super::thinking::set_thinking;
 use super::tools::{Choice, grounding, set_tools, tool_choice, write_config};
 
@@ -44,21 +45,14 @@ pub(super) fn translate(
     target: &Target,
     model: &Model<'_>,
 ) -> Result<UpstreamBody, RequestError> {
-    let mut request: ChatRequest = serde_json::from_slice(call.body).map_err(|error| {
-        RequestError::Invalid { message: format!("not a chat request: {error}"), param: None }
-    })?;
-    if request.messages.is_empty() {
-        return Err(RequestError::Invalid {
-            message: "Missing required parameter: 'messages'.".into(),
-            param: Some("messages".into()),
-        });
-    }
+    let mut request = read_chat(call.body)?;
     drop_listed(&mut request);
     let mut lacks = Lacks::new(&request, target);
     let mut body = Body::default();
     let all = conversation(std::mem::take(&mut request.messages), model)?;
 
-    unsupported(&mut request, &mut lacks, &mut body.additional);
+    lacks.take_sampling(&mut request, &mut body.additional);
+    lacks.take(OPENAI_ONLY, &mut request.extra);
     set_own(&mut request.extra, model, &mut body, &mut lacks);
     set_tools(request.tools.take().unwrap_or_default(), model, &all, &mut body, &mut lacks)?;
     if request.extra.shift_remove("web_search_options").is_some_and(|wanted| !wanted.is_null()) {
@@ -80,17 +74,12 @@ pub(super) fn translate(
         body.inference.insert("stopSequences".into(), stop.into());
     }
     set_rest(std::mem::take(&mut request.extra), &mut body);
-    lacks.check(target)?;
+    lacks.check(NAME, target)?;
 
     let mut system = all.system;
     system.extend(instruction.map(|text| json!({"text": text})));
     let messages = all.turns.into_iter().map(Turn::into_json).collect();
-    let bytes = serde_json::to_vec(&body.into_json(system, messages)).map_err(|error| {
-        RequestError::Invalid {
-            message: format!("the request cannot be written: {error}"),
-            param: None,
-        }
-    })?;
+    let bytes = serde_json::to_vec(&body.into_json(system, messages)).map_err(unwritable)?;
     Ok(UpstreamBody::plain(bytes.into()))
 }
 
@@ -211,14 +200,4 @@ fn set_rest(extra: Map<String, Value>, body: &mut Body) {
             body.additional.entry(name).or_insert(value);
         }
     }
-}
-
-/// Bedrock refuses empty sequences.
-fn stop_sequences(stop: Option<Stop>) -> Option<Vec<String>> {
-    let mut all = match stop? {
-        Stop::One(one) => vec![one],
-        Stop::Several(several) => several,
-    };
-    all.retain(|sequence| !sequence.is_empty());
-    (!all.is_empty()).then_some(all)
 }

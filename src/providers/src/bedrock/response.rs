@@ -5,14 +5,13 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tollway_wire::anthropic::UsageCounts;
-use tollway_wire::openai::request::{FunctionCall, ToolCall};
-use tollway_wire::openai::response::{ChatResponse, Choice, ResponseMessage};
 
+use crate::response::{Parts, completion};
 use crate::{Asked, DecodeError};
 
 use super::error::{is_error, read_error};
+use super::finish_reason;
 use super::usage::TokenUsage;
-use super::{JSON_TOOL, finish_reason};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -129,10 +128,10 @@ pub(super) fn translate(
     })?;
     let mut parts = Parts::default();
     for block in answer.output.message.content {
-        parts.add(block);
+        add(&mut parts, block)?;
     }
     let mut reason = finish_reason(answer.stop_reason.as_deref());
-    if reason == "tool_calls" && parts.tool_calls.is_empty() {
+    if reason == "tool_calls" && !parts.has_calls() {
         reason = "stop";
     }
     let usage = answer.usage.as_ref().map(TokenUsage::counts);
@@ -143,129 +142,34 @@ pub(super) fn translate(
     if let Some(tier) = answer.service_tier {
         extra.insert("service_tier".into(), tier.kind.into());
     }
-    let response = ChatResponse {
-        id: id_of(asked, body),
-        object: "chat.completion".into(),
-        created: asked.created,
-        model: asked.model.clone(),
-        choices: vec![Choice {
-            message: parts.into_message(),
-            finish_reason: Some(reason.into()),
-            ..Choice::default()
-        }],
-        usage: usage.as_ref().map(UsageCounts::to_openai),
-        extra,
-    };
-    let json = serde_json::to_vec(&response).map_err(|error| {
-        DecodeError::Malformed(format!("the answer cannot be written: {error}"))
-    })?;
-    Ok((json, usage))
+    let written = usage.as_ref().map(UsageCounts::to_openai);
+    let choices = vec![parts.into_choice(reason)];
+    Ok((completion(id_of(asked, body), asked, choices, written, extra)?, usage))
 }
 
-/// What the blocks of an answer come to.
-#[derive(Default)]
-struct Parts {
-    text: Option<String>,
-    reasoning: Option<String>,
-    thinking_blocks: Vec<Value>,
-    tool_calls: Vec<ToolCall>,
-    /// The input of the tool that stands in for structured output.
-    json: Option<String>,
-    citations: Vec<Value>,
-    annotations: Vec<Value>,
-    images: Vec<Value>,
-}
-
-impl Parts {
-    fn add(&mut self, block: Block<'_>) {
-        if let Some(text) = block.text {
-            self.text.get_or_insert_default().push_str(&text);
-        }
-        if let Some(call) = block.tool_use.filter(|call| call.kind.is_none()) {
-            self.add_call(call);
-        }
-        if let Some(reasoning) = block.reasoning_content {
-            self.add_reasoning(reasoning);
-        }
-        if let Some(cited) = block.citations_content {
-            self.add_cited(cited);
-        }
-        if let Some(Image { format, source: ImageSource { bytes: Some(bytes) } }) = block.image {
-            let url = format!("data:image/{format};base64,{bytes}");
-            self.images.push(json!({"type": "image_url", "image_url": {"url": url}}));
-        }
+fn add(parts: &mut Parts, block: Block<'_>) -> Result<(), DecodeError> {
+    if let Some(text) = block.text {
+        parts.add_text(&text);
     }
-
-    fn add_call(&mut self, call: ToolUse<'_>) {
+    if let Some(call) = block.tool_use.filter(|call| call.kind.is_none()) {
         let arguments = call.input.map_or("{}", |raw| raw.get()).to_owned();
-        if call.name == JSON_TOOL {
-            self.json = Some(arguments);
-            return;
-        }
-        self.tool_calls.push(ToolCall {
-            id: call.tool_use_id,
-            kind: "function".into(),
-            function: FunctionCall { name: call.name, arguments },
-            extra: Map::new(),
-        });
+        parts.add_call(Some(call.tool_use_id), call.name, arguments)?;
     }
-
-    fn add_reasoning(&mut self, reasoning: Reasoning) {
+    if let Some(reasoning) = block.reasoning_content {
         if let Some(ReasoningText { text, signature }) = reasoning.reasoning_text {
-            self.reasoning.get_or_insert_default().push_str(&text);
-            self.thinking_blocks.push(json!({
-                "type": "thinking",
-                "thinking": text,
-                "signature": signature.unwrap_or_default(),
-            }));
+            parts.add_thinking(&text, &signature.unwrap_or_default());
         }
         if let Some(data) = reasoning.redacted_content {
-            self.thinking_blocks.push(json!({"type": "redacted_thinking", "data": data}));
+            parts.add_redacted(Some(data.into()));
         }
     }
-
-    fn add_cited(&mut self, cited: Cited) {
+    if let Some(cited) = block.citations_content {
         let text: String = cited.content.iter().map(|part| part.text.as_str()).collect();
-        let before = self.text.get_or_insert_default();
-        let start = before.chars().count();
-        let span = (start, start + text.chars().count());
-        before.push_str(&text);
-        self.annotations.extend(cited.citations.iter().filter_map(|c| annotation(c, span)));
-        if !cited.citations.is_empty() {
-            self.citations.push(cited.citations.into());
-        }
+        parts.add_cited(&text, cited.citations, "/location/web/url");
     }
-
-    fn into_message(self) -> ResponseMessage {
-        let mut extra = Map::new();
-        for (name, list) in [("annotations", self.annotations), ("images", self.images)] {
-            if !list.is_empty() {
-                extra.insert(name.into(), list.into());
-            }
-        }
-        if !self.citations.is_empty() {
-            let fields = json!({"citations": self.citations});
-            extra.insert("provider_specific_fields".into(), fields);
-        }
-        let no_calls = self.tool_calls.is_empty();
-        ResponseMessage {
-            role: "assistant".into(),
-            // Content is null where there is nothing but calls, and empty where there is nothing.
-            content: self.json.or(self.text).or_else(|| no_calls.then(String::new)),
-            refusal: None,
-            tool_calls: (!no_calls).then_some(self.tool_calls),
-            reasoning_content: self.reasoning,
-            thinking_blocks: (!self.thinking_blocks.is_empty()).then_some(self.thinking_blocks),
-            extra,
-        }
+    if let Some(Image { format, source: ImageSource { bytes: Some(bytes) } }) = block.image {
+        let url = format!("data:image/{format};base64,{bytes}");
+        parts.images.push(json!({"type": "image_url", "image_url": {"url": url}}));
     }
-}
-
-/// OpenAI's annotation for a citation of something on the web.
-fn annotation(citation: &Value, (start, end): (usize, usize)) -> Option<Value> {
-    let url = citation.get("location")?.get("web")?.get("url")?.as_str()?;
-    let title = citation.get("title").and_then(Value::as_str).unwrap_or_default();
-    Some(json!({"type": "url_citation", "url_citation": {
-        "start_index": start, "end_index": end, "url": url, "title": title,
-    }}))
+    Ok(())
 }

@@ -5,11 +5,11 @@ use serde_json::{Map, Value, json};
 use tollway_wire::openai::request::ChatRequest;
 
 use crate::anthropic::model::Abilities;
+use crate::params::Lacks;
 
 use super::body::Body;
 use super::messages::Conversation;
 use super::model::{Family, Model};
-use super::params::Lacks;
 
 /// The smallest thinking budget Anthropic takes.
 const BUDGET_MIN: u64 = 1024;

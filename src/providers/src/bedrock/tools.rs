@@ -3,11 +3,14 @@
 use serde_json::{Map, Value, json};
 
 use crate::RequestError;
+use crate::params::Lacks;
+use crate::tools::{
+    invalid_choice, members, names_of, take_name, take_parameters, unfold, without_function,
+};
 
 use super::body::Body;
 use super::messages::Conversation;
 use super::model::{Family, Model};
-use super::params::Lacks;
 
 /// Anthropic's own tools that Claude has on Bedrock as well, by how their types begin, and the beta
 /// each is (<https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages-tool-use.html>,
@@ -73,13 +76,6 @@ pub(super) fn can_force(model: &Model<'_>) -> (bool, bool) {
     }
 }
 
-fn invalid(at: usize, what: &str) -> RequestError {
-    RequestError::Invalid {
-        message: format!("tools[{at}]: {what}"),
-        param: Some(format!("tools[{at}]")),
-    }
-}
-
 /// Translates the tools of a request.
 pub(super) fn set_tools(
     tools: Vec<Value>,
@@ -89,9 +85,7 @@ pub(super) fn set_tools(
     lacks: &mut Lacks,
 ) -> Result<(), RequestError> {
     for (at, tool) in tools.into_iter().enumerate() {
-        let Value::Object(mut tool) = tool else {
-            return Err(invalid(at, "a tool is an object"));
-        };
+        let mut tool = members(at, tool)?;
         let kind = tool.get("type").and_then(Value::as_str).unwrap_or("function").to_owned();
         let function = match tool.remove("function") {
             Some(Value::Object(function)) => Some(function),
@@ -137,19 +131,7 @@ fn set_claude_tool(
         lacks.add("tools");
         return;
     };
-    // LiteLLM's form of them: what belongs to the tool is in `function`.
-    for (key, value) in function.into_iter().flatten() {
-        match (key.as_str(), value) {
-            ("parameters", Value::Object(parameters)) => tool.extend(parameters),
-            ("description", _) => {}
-            (_, value) => {
-                tool.insert(key, value);
-            }
-        }
-    }
-    if kind.starts_with("computer_") {
-        tool.entry("name").or_insert_with(|| "computer".into());
-    }
+    unfold(kind, &mut tool, function.unwrap_or_default());
     body.add_beta(beta);
     body.claude_tools.push(tool.into());
 }
@@ -169,19 +151,10 @@ fn tool_spec(
             }
             tool
         }
-        None => return Err(invalid(at, "a function tool has no `function`")),
+        None => return Err(without_function(at)),
     };
-    let Some(name @ Value::String(_)) = function.remove("name") else {
-        return Err(invalid(at, "the function has no name"));
-    };
-    let mut schema = match function.remove("parameters") {
-        Some(Value::Object(schema)) => schema,
-        _ => Map::new(),
-    };
-    schema.entry("type").or_insert_with(|| "object".into());
-    if schema["type"] == "object" {
-        schema.entry("properties").or_insert_with(|| json!({}));
-    }
+    let name = take_name(at, &mut function)?;
+    let schema = take_parameters(&mut function);
     let mut spec = json!({"name": name, "inputSchema": {"json": schema}});
     let description = function.get("description").and_then(Value::as_str);
     if let Some(description) = description.filter(|text| !text.is_empty()) {
@@ -199,13 +172,9 @@ pub(super) fn tool_choice(
     choice: Option<Value>,
     body: &mut Body,
 ) -> Result<Option<Choice>, RequestError> {
-    let invalid = || RequestError::Invalid {
-        message: "tool_choice is none of auto, none, required or a tool by name".into(),
-        param: Some("tool_choice".into()),
-    };
     match choice {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(word)) => by_word(&word, body).ok_or_else(invalid),
+        Some(Value::String(word)) => by_word(&word, body).ok_or_else(invalid_choice),
         Some(Value::Object(choice)) => {
             let kind = choice.get("type").and_then(Value::as_str).unwrap_or("function");
             match kind {
@@ -213,25 +182,20 @@ pub(super) fn tool_choice(
                     let function = choice.get("function").or_else(|| choice.get("custom"));
                     let name = function.and_then(|function| function.get("name"));
                     let name = name.or_else(|| choice.get("name")).and_then(Value::as_str);
-                    Ok(Some(Choice::Tool(name.ok_or_else(invalid)?.to_owned())))
+                    Ok(Some(Choice::Tool(name.ok_or_else(invalid_choice)?.to_owned())))
                 }
                 "allowed_tools" => {
-                    let allowed = choice.get("allowed_tools").ok_or_else(invalid)?;
-                    let tools = allowed.get("tools").and_then(Value::as_array);
-                    let names: Vec<&str> = tools
-                        .ok_or_else(invalid)?
-                        .iter()
-                        .filter_map(|tool| tool.get("function").unwrap_or(tool).get("name"))
-                        .filter_map(Value::as_str)
-                        .collect();
+                    let allowed = choice.get("allowed_tools").ok_or_else(invalid_choice)?;
+                    let names =
+                        allowed.get("tools").and_then(names_of).ok_or_else(invalid_choice)?;
                     keep(body, &names);
                     let mode = allowed.get("mode").and_then(Value::as_str).unwrap_or("auto");
-                    by_word(mode, body).ok_or_else(invalid)
+                    by_word(mode, body).ok_or_else(invalid_choice)
                 }
-                word => by_word(word, body).ok_or_else(invalid),
+                word => by_word(word, body).ok_or_else(invalid_choice),
             }
         }
-        Some(_) => Err(invalid()),
+        Some(_) => Err(invalid_choice()),
     }
 }
 

@@ -5,7 +5,9 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tollway_wire::usage::Usage;
 
-use crate::{Asked, Call, DecodeError, Decoder, RequestError, Target, UpstreamBody};
+use crate::embeddings::answer as written;
+use crate::response::WholeDecoder;
+use crate::{Asked, Call, DecodeError, RequestError, Target, UpstreamBody};
 
 use super::error;
 use super::request::{invalid, members, without_dropped};
@@ -120,7 +122,7 @@ struct Answer<'a> {
 }
 
 /// The vectors, by kind in the second version of the API, bare in the first.
-fn vectors(raw: &RawValue) -> Option<Vec<&RawValue>> {
+pub(crate) fn vectors(raw: &RawValue) -> Option<Vec<&RawValue>> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Kinds<'a> {
@@ -149,8 +151,10 @@ fn vectors(raw: &RawValue) -> Option<Vec<&RawValue>> {
     serde_json::from_str(list.get()).ok()
 }
 
-impl Decoder for EmbedDecoder {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+impl WholeDecoder for EmbedDecoder {
+    const NO_STREAM: &str = "embeddings do not come in a stream";
+
+    fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let answer: Answer<'_> =
             serde_json::from_slice(body).map_err(|fault| match error::inside(body) {
                 Some(error) => DecodeError::Reported(error),
@@ -160,32 +164,10 @@ impl Decoder for EmbedDecoder {
             .ok_or_else(|| DecodeError::Malformed("there are no embeddings in it".into()))?;
         self.usage = counted(answer.meta.map(|counts| counts.total()));
         let tokens = self.usage.map_or(0, |usage| usage.prompt_tokens);
-        let mut out = Vec::with_capacity(body.len() + vectors.len() * 48);
-        out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");
-        for (at, vector) in vectors.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            let open = format!("{comma}{{\"object\":\"embedding\",\"index\":{at},\"embedding\":");
-            for part in [open.as_bytes(), vector.get().as_bytes(), b"}"] {
-                out.extend_from_slice(part);
-            }
-        }
-        let tail = format!(
-            "],\"model\":{},\"usage\":{{\"prompt_tokens\":{tokens},\"total_tokens\":{tokens}}}}}",
-            Value::from(self.asked.model.as_str()),
-        );
-        out.extend_from_slice(tail.as_bytes());
-        Ok(out)
+        Ok(written(&vectors, tokens, &self.asked))
     }
 
-    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Malformed("embeddings do not come as a stream".into()))
-    }
-
-    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Truncated)
-    }
-
-    fn usage(&self) -> Option<Usage> {
+    fn counted(&self) -> Option<Usage> {
         self.usage
     }
 }

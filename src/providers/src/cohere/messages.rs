@@ -4,7 +4,10 @@ use serde_json::{Map, Value, json};
 use tollway_wire::openai::request::{Content, FilePart, ImageUrl, Message, Part};
 
 use crate::RequestError;
-use crate::anthropic::media::{decode_base64, parse_data_url};
+use crate::media::{parse_data_url, text_of_base64};
+use crate::messages::{
+    check_calls, file_of, invalid, take_text, tool_call_id, unknown_role, without_image,
+};
 
 /// A conversation as Cohere takes it.
 #[derive(Debug, Default)]
@@ -13,14 +16,6 @@ pub(super) struct Conversation {
     pub(super) messages: Vec<Value>,
     /// The texts of the user's files, which Cohere takes beside the conversation and cites.
     pub(super) documents: Vec<Value>,
-}
-
-/// A fault of one message.
-fn invalid(at: usize, what: impl std::fmt::Display) -> RequestError {
-    RequestError::Invalid {
-        message: format!("messages[{at}]: {what}"),
-        param: Some(format!("messages[{at}]")),
-    }
 }
 
 /// Translates a conversation. `thinks` says whether the model takes its own thinking back.
@@ -41,7 +36,7 @@ pub(super) fn conversation(
             }
             "assistant" => assistant(at, message, thinks)?,
             "tool" => tool_result(at, message)?,
-            role => return Err(invalid(at, format_args!("role `{role}` is not supported"))),
+            role => return Err(unknown_role(at, role)),
         };
         all.messages.push(written);
     }
@@ -73,15 +68,9 @@ impl Conversation {
 }
 
 /// The text of a part, if it is one of text.
-fn text(at: usize, part: Part) -> Result<String, RequestError> {
-    match part.kind.as_str() {
-        "text" | "input_text" | "output_text" => Ok(part.text.unwrap_or_default()),
-        "refusal" => {
-            let text = part.extra.get("refusal").and_then(Value::as_str);
-            Ok(text.unwrap_or_default().to_owned())
-        }
-        kind => Err(invalid(at, format_args!("cohere does not take `{kind}` parts here"))),
-    }
+fn text(at: usize, mut part: Part) -> Result<String, RequestError> {
+    take_text(&mut part)
+        .ok_or_else(|| invalid(at, format_args!("cohere does not take `{}` parts here", part.kind)))
 }
 
 /// Cohere takes data URLs and http URLs, as OpenAI does.
@@ -89,7 +78,7 @@ fn image(at: usize, part: Part) -> Result<Value, RequestError> {
     let (url, detail) = match part.image_url {
         Some(ImageUrl::Url(url)) => (url, None),
         Some(ImageUrl::Object { url, mut extra, .. }) => (url, extra.shift_remove("detail")),
-        None => return Err(invalid(at, "an image_url part has no `image_url`")),
+        None => return Err(without_image(at)),
     };
     let mut image = json!({"url": url});
     if let Some(detail @ Value::String(_)) = detail {
@@ -100,14 +89,13 @@ fn image(at: usize, part: Part) -> Result<Value, RequestError> {
 
 /// A file's text as one of Cohere's documents.
 fn document(at: usize, file: Option<FilePart>) -> Result<Value, RequestError> {
-    let file = file.ok_or_else(|| invalid(at, "a file part has no `file`"))?;
+    let file = file_of(at, file)?;
     let data = file.file_data.as_deref().and_then(parse_data_url);
     let is_text = |kind: &str| kind.starts_with("text/") || kind == "application/json";
     let Some((_, data)) = data.filter(|(kind, _)| is_text(kind)) else {
         return Err(invalid(at, "cohere takes only files of text, as base64 data URLs"));
     };
-    let text = decode_base64(data).and_then(|bytes| String::from_utf8(bytes).ok());
-    let text = text.ok_or_else(|| invalid(at, "the file is not text in base64"))?;
+    let text = text_of_base64(at, data)?;
     let mut members = Map::new();
     if let Some(name) = file.filename.filter(|name| !name.is_empty()) {
         members.insert("title".into(), name.into());
@@ -119,9 +107,7 @@ fn document(at: usize, file: Option<FilePart>) -> Result<Value, RequestError> {
 /// The assistant's turn. What it said beside its tool calls goes into `tool_plan`, where Cohere's
 /// models wrote it; what it thought goes there too where the model has no other place for it.
 fn assistant(at: usize, message: Message, thinks: bool) -> Result<Value, RequestError> {
-    if message.extra.get("function_call").is_some_and(|call| !call.is_null()) {
-        return Err(invalid(at, "`function_call` is not supported; use `tool_calls`"));
-    }
+    check_calls(at, &message.extra)?;
     let mut thinking = message.reasoning_content.clone().unwrap_or_default();
     if thinking.is_empty() {
         let blocks = message.thinking_blocks.iter().flatten();
@@ -181,9 +167,7 @@ fn assistant(at: usize, message: Message, thinks: bool) -> Result<Value, Request
 }
 
 fn tool_result(at: usize, message: Message) -> Result<Value, RequestError> {
-    let Some(id) = message.tool_call_id else {
-        return Err(invalid(at, "a tool message has no `tool_call_id`"));
-    };
+    let id = tool_call_id(at, message.tool_call_id)?;
     let content = match message.content.unwrap_or_else(empty) {
         Content::Text(text) => text.into(),
         Content::Parts(parts) => {

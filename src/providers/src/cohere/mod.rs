@@ -27,6 +27,7 @@ mod stream;
 mod tools;
 mod usage;
 
+pub(crate) use embed::vectors;
 pub(crate) use error::inside as error_inside;
 pub(crate) use usage::{Counts, counted};
 

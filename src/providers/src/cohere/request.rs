@@ -4,14 +4,16 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tollway_wire::openai::request::{ChatRequest, ResponseFormat, Stop};
+use tollway_wire::openai::request::{ChatRequest, ResponseFormat};
 use tollway_wire::splice::Edits;
 
 use crate::openai::{is_gateway_only, listed};
+use crate::params::Lacks;
+use crate::request::{read_chat, stop_sequences, unwritable};
 use crate::{Call, RequestError, Target, UpstreamBody};
 
 use super::messages::conversation;
-use super::params::{HINTS, Lacks, unsupported};
+use super::params::{HINTS, take_unsupported};
 use super::tools::{tool_choice, tools};
 
 /// A fault of the request as a whole.
@@ -54,13 +56,9 @@ pub(super) fn request(
     target: &Target,
 ) -> Result<UpstreamBody, RequestError> {
     let body = without_dropped(call);
-    let mut request: ChatRequest = serde_json::from_slice(&body)
-        .map_err(|error| invalid(format!("not a chat request: {error}"), None))?;
-    if request.messages.is_empty() {
-        return Err(invalid("Missing required parameter: 'messages'.".into(), Some("messages")));
-    }
-    let mut lacks = Lacks::new(call, target);
-    unsupported(&mut request, &mut lacks);
+    let mut request = read_chat(&body)?;
+    let mut lacks = Lacks::new(&request, target);
+    take_unsupported(&mut request, &mut lacks);
     let thinks = thinks(&target.model);
     let all = conversation(std::mem::take(&mut request.messages), thinks)?;
 
@@ -83,7 +81,7 @@ pub(super) fn request(
     put("response_format", response_format(request.response_format.take()));
     put("thinking", thinking(&mut request, thinks, &mut lacks));
     put("max_tokens", request.max_completion_tokens.or(request.max_tokens).map(Value::from));
-    put("stop_sequences", stop_sequences(request.stop.take()));
+    put("stop_sequences", stop_sequences(request.stop.take()).map(Value::from));
     put("temperature", request.temperature.take().map(Value::from));
     put("p", request.top_p.take().map(Value::from));
     put("k", request.extra.shift_remove("top_k").filter(|k| !k.is_null()));
@@ -105,8 +103,7 @@ pub(super) fn request(
             out.insert(name, value);
         }
     }
-    let bytes = serde_json::to_vec(&out)
-        .map_err(|error| invalid(format!("the request cannot be written: {error}"), None))?;
+    let bytes = serde_json::to_vec(&out).map_err(unwritable)?;
     Ok(UpstreamBody::plain(bytes.into()))
 }
 
@@ -160,15 +157,6 @@ fn thinking(request: &mut ChatRequest, thinks: bool, lacks: &mut Lacks) -> Optio
         "medium" => json!({"type": "enabled", "token_budget": 2048}),
         _ => json!({"type": "enabled"}),
     })
-}
-
-fn stop_sequences(stop: Option<Stop>) -> Option<Value> {
-    let mut all = match stop? {
-        Stop::One(one) => vec![one],
-        Stop::Several(several) => several,
-    };
-    all.retain(|sequence| !sequence.is_empty());
-    (!all.is_empty()).then(|| all.into())
 }
 
 /// The members of a JSON object that is ours to take apart, with those of the gateway taken out.

@@ -3,11 +3,12 @@
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tollway_wire::openai::request::ToolCall;
-use tollway_wire::openai::response::{ChatResponse, Choice, ResponseMessage};
+use tollway_wire::openai::response::{Choice, ResponseMessage};
 use tollway_wire::openai::usage::UsageObject;
 use tollway_wire::surrogate::mend;
 use tollway_wire::usage::Usage;
 
+use crate::response::completion;
 use crate::{Asked, DecodeError};
 
 use super::usage::Counts;
@@ -106,31 +107,22 @@ pub(super) fn translate(
         }
         extra.insert("provider_specific_fields".into(), json!({"citations": citations}));
     }
-    let response = ChatResponse {
-        id: format!("chatcmpl-{}", answer.id),
-        object: "chat.completion".into(),
-        created: asked.created,
-        model: asked.model.clone(),
-        choices: vec![Choice {
-            message: ResponseMessage {
-                role: "assistant".into(),
-                content: text.or_else(|| tool_calls.is_none().then(String::new)),
-                tool_calls,
-                reasoning_content: reasoning,
-                extra,
-                ..ResponseMessage::default()
-            },
-            finish_reason: Some(reason.into()),
-            logprobs: answer.logprobs.map(logprobs),
-            ..Choice::default()
-        }],
-        usage: usage.as_ref().map(UsageObject::from),
-        extra: Map::new(),
+    let choice = Choice {
+        message: ResponseMessage {
+            role: "assistant".into(),
+            content: text.or_else(|| tool_calls.is_none().then(String::new)),
+            tool_calls,
+            reasoning_content: reasoning,
+            extra,
+            ..ResponseMessage::default()
+        },
+        finish_reason: Some(reason.into()),
+        logprobs: answer.logprobs.map(logprobs),
+        ..Choice::default()
     };
-    let json = serde_json::to_vec(&response).map_err(|error| {
-        DecodeError::Malformed(format!("the answer cannot be written: {error}"))
-    })?;
-    Ok((json, usage))
+    let id = format!("chatcmpl-{}", answer.id);
+    let written = usage.as_ref().map(UsageObject::from);
+    Ok((completion(id, asked, vec![choice], written, Map::new())?, usage))
 }
 
 /// OpenAI's annotations for a citation: one for each of its sources that is on the web. Where the

@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tollway_wire::openai::usage::UsageObject;
-use tollway_wire::sse::{self, Parser};
+use tollway_wire::sse::Parser;
 use tollway_wire::surrogate::mend;
 use tollway_wire::usage::Usage;
 
+use crate::chunks::{Chunks, string};
 use crate::{Asked, DecodeError, Decoder};
 
 use super::response::{Logprob, annotations, logprobs};
@@ -95,32 +96,23 @@ pub(super) struct ChatDecoder {
 }
 
 struct State {
-    asked: Asked,
-    /// A chunk up to its delta; empty until the message has started.
-    head: Vec<u8>,
-    /// What a chunk ends with after its choice.
-    tail: &'static [u8],
+    chunks: Chunks,
     /// The index Cohere gave to each tool call, in the order in which they began, and whether it has
     /// had arguments.
     tools: Vec<(u64, bool)>,
     usage: Option<Usage>,
-    stopped: bool,
 }
 
 impl ChatDecoder {
     pub(super) fn new(asked: Asked) -> Self {
-        // With usage asked for, every chunk says that it has none (OpenAI's
-        // `ChatCompletionStreamOptions`, 2026-11).
-        let tail: &[u8] = if asked.include_usage { b"}],\"usage\":null}\n\n" } else { b"}]}\n\n" };
-        let state =
-            State { asked, head: Vec::new(), tail, tools: Vec::new(), usage: None, stopped: false };
+        let state = State { chunks: Chunks::new(asked), tools: Vec::new(), usage: None };
         ChatDecoder { parser: Parser::default(), state }
     }
 }
 
 impl Decoder for ChatDecoder {
     fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        let (json, usage) = response::translate(body, &self.state.asked)?;
+        let (json, usage) = response::translate(body, &self.state.chunks.asked)?;
         self.state.usage = usage;
         Ok(json)
     }
@@ -131,18 +123,10 @@ impl Decoder for ChatDecoder {
     }
 
     fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        if self.state.stopped {
+        if self.state.chunks.has_ended() {
             return Ok(());
         }
-        // A proxy before Cohere may answer JSON or a page although a stream was asked for.
-        let held = self.parser.held().trim_ascii();
-        if self.state.head.is_empty() && !held.is_empty() && !sse::is_event_block(held) {
-            return Err(match error::inside(held) {
-                Some(error) => DecodeError::Reported(error),
-                None => DecodeError::Malformed("not an event stream".into()),
-            });
-        }
-        Err(DecodeError::Truncated)
+        Err(self.state.chunks.unfinished(self.parser.held(), error::inside))
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -155,15 +139,10 @@ fn read<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>) -> T {
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
 }
 
-/// A raw JSON string that is not empty, quotes included.
-fn string(raw: Option<&RawValue>) -> Option<&[u8]> {
-    raw.map(|raw| raw.get().as_bytes()).filter(|raw| raw.len() > 2 && raw[0] == b'"')
-}
-
 impl State {
     fn event(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
         // The event after the end, which OpenAI's dialect has and Cohere's sends too.
-        if self.stopped || data == b"[DONE]" {
+        if self.chunks.has_ended() || data == b"[DONE]" {
             return Ok(());
         }
         let data = &*mend(data);
@@ -177,7 +156,10 @@ impl State {
             "content-delta" | "content-start" => {
                 self.content(&read::<Content<'_>>(message.content), event.logprobs, out);
             }
-            "tool-plan-delta" => self.reasoning(string(message.tool_plan), out),
+            "tool-plan-delta" => {
+                let plan = string(message.tool_plan).into_iter();
+                plan.for_each(|text| self.chunks.reasoning(text, out));
+            }
             "tool-call-start" => self.tool_start(event.index, message.tool_calls, out)?,
             "tool-call-delta" => {
                 let call: ToolCall<'_> = read(message.tool_calls);
@@ -185,7 +167,10 @@ impl State {
             }
             "tool-call-end" => self.tool_end(event.index, out),
             "citation-start" => self.citation(message.citations, out),
-            "message-start" => self.start(&event.id.unwrap_or_default(), out),
+            "message-start" => {
+                let id = event.id.filter(|id| !id.is_empty()).unwrap_or("unknown".into());
+                self.chunks.begin(|_| format!("chatcmpl-{id}"), out);
+            }
             "message-end" => {
                 self.usage = delta.usage.map(|counts| counts.total()).or(self.usage);
                 let reason = delta.finish_reason.as_deref();
@@ -206,56 +191,21 @@ impl State {
         Ok(())
     }
 
-    /// Writes the first chunk, and what all chunks begin with.
-    fn start(&mut self, id: &str, out: &mut Vec<u8>) {
-        if !self.head.is_empty() {
-            return;
-        }
-        let id = if id.is_empty() { "unknown" } else { id };
-        self.head = format!(
-            "data: {{\"id\":{},\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{},\"choices\":[{{\"index\":0,\"delta\":",
-            Value::from(format!("chatcmpl-{id}")),
-            self.asked.created,
-            Value::from(self.asked.model.as_str()),
-        )
-        .into_bytes();
-        self.chunk(out, &[b"{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null"]);
-    }
-
-    /// Writes a chunk whose choice is the parts put together.
-    fn chunk(&mut self, out: &mut Vec<u8>, choice: &[&[u8]]) {
-        if self.head.is_empty() {
-            self.start("", out);
-        }
-        let parts: usize = choice.iter().map(|part| part.len()).sum();
-        out.reserve(self.head.len() + self.tail.len() + parts);
-        out.extend_from_slice(&self.head);
-        choice.iter().for_each(|part| out.extend_from_slice(part));
-        out.extend_from_slice(self.tail);
-    }
-
     fn content(
         &mut self,
         content: &Content<'_>,
         raw_logprobs: Option<&RawValue>,
         out: &mut Vec<u8>,
     ) {
-        self.reasoning(string(content.thinking), out);
+        let chunks = &mut self.chunks;
+        string(content.thinking).into_iter().for_each(|text| chunks.reasoning(text, out));
         let Some(text) = string(content.text) else { return };
         match raw_logprobs.map(|raw| serde_json::from_str::<Logprob>(raw.get())) {
             Some(Ok(piece)) => {
                 let logprobs = logprobs(vec![piece]).to_string();
-                let middle = b"},\"finish_reason\":null,\"logprobs\":";
-                self.chunk(out, &[b"{\"content\":", text, middle, logprobs.as_bytes()]);
+                chunks.scored(text, logprobs.as_bytes(), out);
             }
-            _ => self.chunk(out, &[b"{\"content\":", text, b"},\"finish_reason\":null"]),
-        }
-    }
-
-    fn reasoning(&mut self, thinking: Option<&[u8]>, out: &mut Vec<u8>) {
-        if let Some(thinking) = thinking {
-            let open = b"{\"reasoning_content\":";
-            self.chunk(out, &[open, thinking, b"},\"finish_reason\":null"]);
+            _ => chunks.text(text, out),
         }
     }
 
@@ -272,20 +222,8 @@ impl State {
         if self.tools.len() >= TOOLS_MAX {
             return Err(DecodeError::Malformed("too many tool calls".into()));
         }
-        let place = self.tools.len().to_string();
+        self.chunks.call(self.tools.len(), id, name, out);
         self.tools.push((index, false));
-        self.chunk(
-            out,
-            &[
-                b"{\"tool_calls\":[{\"index\":",
-                place.as_bytes(),
-                b",\"id\":",
-                id,
-                b",\"type\":\"function\",\"function\":{\"name\":",
-                name,
-                b",\"arguments\":\"\"}}]},\"finish_reason\":null",
-            ],
-        );
         self.arguments(index, string(call.function.arguments), out);
         Ok(())
     }
@@ -295,17 +233,7 @@ impl State {
         // The last one of this index is the one that is being written.
         let Some(place) = self.tools.iter().rposition(|(of, _)| *of == index) else { return };
         self.tools[place].1 = true;
-        let place = place.to_string();
-        self.chunk(
-            out,
-            &[
-                b"{\"tool_calls\":[{\"index\":",
-                place.as_bytes(),
-                b",\"function\":{\"arguments\":",
-                arguments,
-                b"}}]},\"finish_reason\":null",
-            ],
-        );
+        self.chunks.arguments(place, arguments, out);
     }
 
     /// A tool without parameters may get no arguments at all, but OpenAI's clients parse what they
@@ -324,7 +252,7 @@ impl State {
         if !annotations.is_empty() {
             delta["annotations"] = annotations.into();
         }
-        self.chunk(out, &[delta.to_string().as_bytes(), b",\"finish_reason\":null"]);
+        self.chunks.delta(&[delta.to_string().as_bytes()], out);
     }
 
     fn stop(&mut self, reason: Option<&str>, out: &mut Vec<u8>) {
@@ -333,19 +261,8 @@ impl State {
         if reason == "stop" && !self.tools.is_empty() {
             reason = "tool_calls";
         }
-        self.chunk(out, &[b"{},\"finish_reason\":\"", reason.as_bytes(), b"\""]);
-        if self.asked.include_usage
-            && let Some(usage) = &self.usage
-            && let Ok(usage) = serde_json::to_vec(&UsageObject::from(usage))
-        {
-            // The head without the choice it opens.
-            let head = self.head.len() - b"{\"index\":0,\"delta\":".len();
-            for part in [&self.head[..head], b"],\"usage\":", &usage, b"}\n\n"] {
-                out.extend_from_slice(part);
-            }
-        }
-        sse::write_done(out);
-        self.stopped = true;
+        self.chunks.finish(reason, out);
+        self.chunks.end(self.usage.as_ref().map(UsageObject::from), "", out);
     }
 }
 

@@ -3,13 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::RequestError;
-
-fn invalid(at: usize, what: impl std::fmt::Display) -> RequestError {
-    RequestError::Invalid {
-        message: format!("tools[{at}]: {what}"),
-        param: Some(format!("tools[{at}]")),
-    }
-}
+use crate::tools::{
+    invalid, invalid_choice, members, name_of, names_of, take_name, take_parameters,
+    without_function,
+};
 
 /// What a request's tools become.
 #[derive(Debug, Default)]
@@ -24,28 +21,16 @@ pub(super) struct Tools {
 pub(super) fn tools(tools: Vec<Value>) -> Result<Tools, RequestError> {
     let mut all = Tools::default();
     for (at, tool) in tools.into_iter().enumerate() {
-        let Value::Object(mut tool) = tool else {
-            return Err(invalid(at, "a tool is an object"));
-        };
+        let mut tool = members(at, tool)?;
         let kind = tool.get("type").and_then(Value::as_str).unwrap_or("function");
         if kind != "function" {
             return Err(invalid(at, format_args!("cohere does not have tools of type {kind}")));
         }
         let Some(Value::Object(mut function)) = tool.remove("function") else {
-            return Err(invalid(at, "a function tool has no `function`"));
+            return Err(without_function(at));
         };
-        let Some(name @ Value::String(_)) = function.remove("name") else {
-            return Err(invalid(at, "the function has no name"));
-        };
-        // Cohere demands parameters.
-        let mut parameters = match function.remove("parameters") {
-            Some(Value::Object(parameters)) => parameters,
-            _ => Map::new(),
-        };
-        parameters.entry("type").or_insert_with(|| "object".into());
-        if parameters["type"] == "object" {
-            parameters.entry("properties").or_insert_with(|| json!({}));
-        }
+        let name = take_name(at, &mut function)?;
+        let parameters = take_parameters(&mut function);
         all.strict |= function.get("strict") == Some(&Value::Bool(true));
         let mut written = Map::new();
         written.insert("name".into(), name);
@@ -64,34 +49,28 @@ pub(super) fn tool_choice(
     choice: Option<Value>,
     tools: &mut Vec<Value>,
 ) -> Result<Option<&'static str>, RequestError> {
-    let invalid = || RequestError::Invalid {
-        message: "tool_choice is none of auto, none, required or a tool by name".into(),
-        param: Some("tool_choice".into()),
-    };
     let choice = match choice {
         None | Some(Value::Null) => None,
-        Some(Value::String(word)) => by_word(&word).ok_or_else(invalid)?,
+        Some(Value::String(word)) => by_word(&word).ok_or_else(invalid_choice)?,
         Some(Value::Object(choice)) => match choice.get("type").and_then(Value::as_str) {
             Some("allowed_tools") => {
                 let allowed = choice.get("allowed_tools").unwrap_or(&Value::Null);
-                let list = allowed["tools"].as_array().ok_or_else(invalid)?;
-                let name = |tool: &Value| Some(name_of(tool)?.to_owned());
-                let names: Vec<String> = list.iter().filter_map(name).collect();
-                retain(tools, |name| names.iter().any(|allowed| allowed == name));
-                by_word(allowed["mode"].as_str().unwrap_or("auto")).ok_or_else(invalid)?
+                let names = names_of(&allowed["tools"]).ok_or_else(invalid_choice)?;
+                retain(tools, |name| names.contains(&name));
+                by_word(allowed["mode"].as_str().unwrap_or("auto")).ok_or_else(invalid_choice)?
             }
             Some("function") | None => {
                 let choice = Value::Object(choice);
-                let wanted = name_of(&choice).ok_or_else(invalid)?;
+                let wanted = name_of(&choice).ok_or_else(invalid_choice)?;
                 retain(tools, |name| name == wanted);
                 if tools.is_empty() {
-                    return Err(invalid());
+                    return Err(invalid_choice());
                 }
                 Some("REQUIRED")
             }
-            Some(word) => by_word(word).ok_or_else(invalid)?,
+            Some(word) => by_word(word).ok_or_else(invalid_choice)?,
         },
-        Some(_) => return Err(invalid()),
+        Some(_) => return Err(invalid_choice()),
     };
     Ok(choice.filter(|_| !tools.is_empty()))
 }
@@ -103,10 +82,6 @@ fn by_word(word: &str) -> Option<Option<&'static str>> {
         "required" | "any" | "REQUIRED" => Some("REQUIRED"),
         _ => return None,
     })
-}
-
-fn name_of(tool: &Value) -> Option<&str> {
-    tool.get("function").unwrap_or(tool).get("name")?.as_str()
 }
 
 fn retain(tools: &mut Vec<Value>, keep: impl Fn(&str) -> bool) {

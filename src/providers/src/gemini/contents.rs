@@ -7,6 +7,7 @@ use tollway_wire::openai::request::{Content, Message, Part, ToolCall};
 use tollway_wire::thought;
 
 use crate::RequestError;
+use crate::messages::{arguments, check_calls, invalid, take_text, unknown_part, unknown_role};
 
 use super::media::media;
 use super::model::Model;
@@ -41,14 +42,6 @@ enum Kind {
     /// The user's, too, but it holds what tools answered and nothing else: Gemini counts whether
     /// there are as many answers as calls.
     Results,
-}
-
-/// A fault of one message.
-pub(super) fn invalid(at: usize, what: impl std::fmt::Display) -> RequestError {
-    RequestError::Invalid {
-        message: format!("messages[{at}]: {what}"),
-        param: Some(format!("messages[{at}]")),
-    }
 }
 
 /// A call of the conversation, as its answer needs to know it.
@@ -90,7 +83,7 @@ pub(super) fn conversation(
                     results.extend(media.into_iter().map(|part| (usize::MAX, part)));
                 }
             }
-            role => return Err(invalid(at, format_args!("role `{role}` is not supported"))),
+            role => return Err(unknown_role(at, role)),
         }
     }
     all.add_results(&mut results);
@@ -193,15 +186,13 @@ fn content_part(at: usize, mut part: Part) -> Result<Option<Value>, RequestError
     if let Some(media) = media(at, &mut part)? {
         return Ok(Some(media));
     }
+    if let Some(text) = take_text(&mut part) {
+        return Ok(text_part(text));
+    }
     match part.kind.as_str() {
-        "text" | "input_text" | "output_text" => Ok(text_part(part.text.unwrap_or_default())),
-        "refusal" => {
-            let text = part.extra.get("refusal").and_then(Value::as_str).unwrap_or_default();
-            Ok(text_part(text.to_owned()))
-        }
         // Anthropic's thinking inside of content, which is another model's own.
         "thinking" | "redacted_thinking" | "reasoning" => Ok(None),
-        kind => Err(invalid(at, format_args!("content part `{kind}` is not supported"))),
+        kind => Err(unknown_part(at, kind)),
     }
 }
 
@@ -213,9 +204,7 @@ fn model_parts(
 ) -> Result<Vec<Value>, RequestError> {
     let signature = message.thinking_blocks.as_deref().and_then(signature_of_blocks);
     let mut parts = content_parts(at, message.content)?;
-    if message.extra.get("function_call").is_some_and(|call| !call.is_null()) {
-        return Err(invalid(at, "`function_call` is not supported; use `tool_calls`"));
-    }
+    check_calls(at, &message.extra)?;
     let tool_calls = message.tool_calls.unwrap_or_default();
     // A signature belongs to the part it came on: to the calls if they carry one, else to the text.
     let calls_are_signed = tool_calls.iter().any(|call| signature_of_call(call).is_some());
@@ -249,15 +238,6 @@ fn model_parts(
         parts.push(part);
     }
     Ok(parts)
-}
-
-fn arguments(text: &str) -> Value {
-    match serde_json::from_str(text) {
-        Ok(arguments @ Value::Object(_)) => arguments,
-        _ if text.trim().is_empty() => json!({}),
-        // What a model once wrote need not be JSON, and Gemini takes nothing but an object.
-        _ => json!({"arguments": text}),
-    }
 }
 
 /// The signature of a call: in Google's own member for OpenAI's dialect, in LiteLLM's, or in the id.

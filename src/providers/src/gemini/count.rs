@@ -5,9 +5,9 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tollway_wire::usage::Usage;
 
-use crate::{DecodeError, Decoder, Target};
+use crate::response::WholeDecoder;
+use crate::{DecodeError, Target};
 
 use super::Api;
 use super::error::{Status, read_event};
@@ -40,8 +40,10 @@ pub(super) fn request(
 /// Decodes the count.
 pub(super) struct CountDecoder;
 
-impl Decoder for CountDecoder {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+impl WholeDecoder for CountDecoder {
+    const NO_STREAM: &str = "a count does not come in a stream";
+
+    fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         #[derive(Default, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
         struct Answer {
@@ -58,17 +60,5 @@ impl Decoder for CountDecoder {
                 Ok(count.to_string().into_bytes())
             }
         }
-    }
-
-    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Malformed("a count does not come as a stream".into()))
-    }
-
-    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Truncated)
-    }
-
-    fn usage(&self) -> Option<Usage> {
-        None
     }
 }

@@ -6,10 +6,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tollway_wire::usage::Usage;
 
-use crate::{Asked, Call, DecodeError, Decoder, RequestError, Target};
+use crate::media::parse_data_url;
+use crate::response::WholeDecoder;
+use crate::{Asked, Call, DecodeError, RequestError, Target};
 
 use super::error::read_event;
-use super::media::parse_data_url;
 use super::model::check_name;
 use super::native::resource_name;
 
@@ -151,8 +152,10 @@ fn malformed(error: serde_json::Error) -> DecodeError {
     DecodeError::Malformed(format!("not an answer with embeddings: {error}"))
 }
 
-impl Decoder for EmbeddingDecoder {
-    fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
+impl WholeDecoder for EmbeddingDecoder {
+    const NO_STREAM: &str = "embeddings do not come in a stream";
+
+    fn translate(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let answer: Answer = serde_json::from_slice(body).map_err(malformed)?;
         if let Some(error) = answer.error {
             return Err(DecodeError::Reported(read_event(error)));
@@ -188,15 +191,7 @@ impl Decoder for EmbeddingDecoder {
         Ok(answer.to_string().into_bytes())
     }
 
-    fn stream(&mut self, _bytes: &[u8], _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Malformed("embeddings do not come as a stream".into()))
-    }
-
-    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), DecodeError> {
-        Err(DecodeError::Truncated)
-    }
-
-    fn usage(&self) -> Option<Usage> {
+    fn counted(&self) -> Option<Usage> {
         self.usage
     }
 }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tollway_wire::openai::request::{FilePart, ImageUrl, Part};
 
 use crate::RequestError;
-
-use super::contents::invalid;
+use crate::media::parse_data_url;
+use crate::messages::{file_of, invalid, not_base64, without_data, without_image};
 
 /// Where AI Studio keeps uploaded files.
 const FILES: &str = "https://generativelanguage.googleapis.com/v1beta/";
@@ -25,7 +25,7 @@ pub(super) fn media(at: usize, part: &mut Part) -> Result<Option<Value>, Request
         "image_url" => match part.image_url.take() {
             Some(ImageUrl::Url(url)) => by_url(at, &url, None, IMAGE)?,
             Some(ImageUrl::Object { url, format, .. }) => by_url(at, &url, format, IMAGE)?,
-            None => return Err(invalid(at, "an image_url part has no `image_url`")),
+            None => return Err(without_image(at)),
         },
         "video_url" => {
             let video = part.extra.get("video_url").unwrap_or(&Value::Null);
@@ -43,10 +43,7 @@ pub(super) fn media(at: usize, part: &mut Part) -> Result<Option<Value>, Request
                 None => inline(&audio_type(format.unwrap_or("wav")), data),
             }
         }
-        "file" => {
-            let file = part.file.take();
-            file_part(at, file.ok_or_else(|| invalid(at, "a file part has no `file`"))?)?
-        }
+        "file" => file_part(at, file_of(at, part.file.take())?)?,
         _ => return Ok(None),
     }))
 }
@@ -56,7 +53,7 @@ fn file_part(at: usize, file: FilePart) -> Result<Value, RequestError> {
         (Some(data), _) => match parse_data_url(&data) {
             Some((media_type, data)) => inline(file.format.as_deref().unwrap_or(media_type), data),
             None if data.starts_with("data:") => {
-                return Err(invalid(at, "the file is a data URL that is not base64"));
+                return Err(not_base64(at));
             }
             // Bare base64, which OpenAI refuses and LiteLLM takes.
             None => {
@@ -67,7 +64,7 @@ fn file_part(at: usize, file: FilePart) -> Result<Value, RequestError> {
         },
         (None, Some(id)) => by_url(at, &id, file.format, DOCUMENT)?,
         (None, None) => {
-            return Err(invalid(at, "a file part has neither `file_data` nor `file_id`"));
+            return Err(without_data(at));
         }
     };
     // LiteLLM's member for cuts and frame rates.
@@ -124,14 +121,6 @@ fn known_type(media_type: &str) -> String {
 
 fn audio_type(format: &str) -> String {
     if format.contains('/') { format.to_owned() } else { format!("audio/{format}") }
-}
-
-/// The media type and the base64 of a data URL.
-pub(super) fn parse_data_url(url: &str) -> Option<(&str, &str)> {
-    let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
-    let mut head = head.split(';');
-    let media_type = head.next()?;
-    head.any(|word| word.trim().eq_ignore_ascii_case("base64")).then_some((media_type, data))
 }
 
 /// The media type a path's ending tells.

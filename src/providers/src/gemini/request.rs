@@ -5,15 +5,17 @@
 //! 2026-11.
 
 use serde_json::{Map, Value, json};
-use tollway_wire::openai::request::{ChatRequest, ResponseFormat, Stop};
+use tollway_wire::openai::request::{ChatRequest, ResponseFormat};
 
 use crate::openai::is_gateway_only;
+use crate::params::{Lacks, drop_listed};
+use crate::request::{read_chat, stop_sequences};
 use crate::{Call, RequestError, Target};
 
 use super::Api;
 use super::contents::conversation;
 use super::model::{Model, check_name};
-use super::params::{Lacks, drop_listed, penalty, unsupported};
+use super::params::{penalty, take_unsupported};
 use super::schema;
 use super::thinking::set_thinking;
 use super::tools::Tools;
@@ -67,15 +69,7 @@ pub(super) fn translate(
     api: Api,
 ) -> Result<Map<String, Value>, RequestError> {
     check_name(&target.model)?;
-    let mut request: ChatRequest = serde_json::from_slice(call.body).map_err(|error| {
-        RequestError::Invalid { message: format!("not a chat request: {error}"), param: None }
-    })?;
-    if request.messages.is_empty() {
-        return Err(RequestError::Invalid {
-            message: "Missing required parameter: 'messages'.".into(),
-            param: Some("messages".into()),
-        });
-    }
+    let mut request = read_chat(call.body)?;
     drop_listed(&mut request);
     let model = Model::of(&target.model);
     let mut lacks = Lacks::new(&request, target);
@@ -88,7 +82,7 @@ pub(super) fn translate(
     }
     let mut extra = std::mem::take(&mut request.extra);
     take_google(&mut extra);
-    unsupported(&mut extra, call.translated, &mut lacks);
+    take_unsupported(&mut extra, call.translated, &mut lacks);
     set_tools(&mut request, &mut extra, &mut body, model, &mut lacks)?;
     let config = generation_config(&mut request, &mut extra, model, call.translated, &mut lacks);
     if !config.is_empty() {
@@ -197,17 +191,12 @@ fn generation_config(
         }
     }
     let max_tokens = request.max_completion_tokens.or(request.max_tokens);
-    let stop = request.stop.take().map(|stop| match stop {
-        Stop::One(one) => vec![one],
-        Stop::Several(several) => several,
-    });
-    let stop = stop.map(|all| all.into_iter().filter(|one| !one.is_empty()).collect::<Vec<_>>());
     for (name, value) in [
         ("temperature", request.temperature.take().map(Value::from)),
         ("topP", request.top_p.take().map(Value::from)),
         ("maxOutputTokens", max_tokens.map(Value::from)),
         ("candidateCount", request.n.filter(|n| *n > 1).map(Value::from)),
-        ("stopSequences", stop.filter(|all| !all.is_empty()).map(Value::from)),
+        ("stopSequences", stop_sequences(request.stop.take()).map(Value::from)),
         ("seed", extra.shift_remove("seed").filter(|seed| !seed.is_null())),
         ("responseLogprobs", request.logprobs.filter(|wanted| *wanted).map(Value::from)),
         ("logprobs", request.top_logprobs.filter(|count| *count > 0).map(Value::from)),
@@ -259,7 +248,7 @@ fn set_modalities(
     // Google speaks raw samples and nothing else.
     let format = audio.get("format").and_then(Value::as_str).unwrap_or("pcm16");
     if format != "pcm16" && format != "pcm" {
-        lacks.note("audio");
+        lacks.add("audio");
         return;
     }
     let voice = audio.get("voice").filter(|voice| voice.is_string());

@@ -2,10 +2,11 @@
 
 use serde_json::{Map, Value, json};
 use tollway_wire::openai::request::{FunctionCall, ToolCall};
-use tollway_wire::openai::response::{ChatResponse, Choice, ResponseMessage};
+use tollway_wire::openai::response::{Choice, ResponseMessage};
 use tollway_wire::surrogate::mend;
 use tollway_wire::usage::Usage;
 
+use crate::response::completion;
 use crate::{Asked, DecodeError};
 
 use super::answer::{
@@ -52,18 +53,8 @@ pub(super) fn translate(
         extra.insert("vertex_ai_grounding_metadata".into(), grounding.into());
     }
     let counts = answer.usage_metadata;
-    let response = ChatResponse {
-        id: format!("chatcmpl-{answer_id}"),
-        object: "chat.completion".into(),
-        created: asked.created,
-        model: asked.model.clone(),
-        choices,
-        usage: counts.as_ref().map(|counts| counts.to_openai(searches)),
-        extra,
-    };
-    let json = serde_json::to_vec(&response).map_err(|error| {
-        DecodeError::Malformed(format!("the answer cannot be written: {error}"))
-    })?;
+    let usage = counts.as_ref().map(|counts| counts.to_openai(searches));
+    let json = completion(format!("chatcmpl-{answer_id}"), asked, choices, usage, extra)?;
     Ok((json, counts.map(|counts| counts.usage(searches))))
 }
 

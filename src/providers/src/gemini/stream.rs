@@ -5,10 +5,11 @@
 //! written when the provider closes the stream, and only if every candidate has finished.
 
 use serde_json::{Value, json};
-use tollway_wire::sse::{self, Parser};
+use tollway_wire::sse::Parser;
 use tollway_wire::surrogate::mend;
 use tollway_wire::usage::Usage;
 
+use crate::chunks::{Chunks, string};
 use crate::{Asked, DecodeError, Decoder};
 
 use super::answer::{
@@ -32,18 +33,15 @@ pub(super) struct GeminiDecoder {
 }
 
 struct State {
-    asked: Asked,
+    chunks: Chunks,
     /// Searches are counted by query and not by answer.
     by_query: bool,
-    /// A chunk up to its choices; empty until the first event has come.
-    head: Vec<u8>,
     answer_id: String,
     candidates: Vec<Progress>,
     blocked: bool,
     counts: Option<Counts>,
     /// Usage of an answer in one piece.
     whole: Option<Usage>,
-    ended: bool,
 }
 
 /// How far one candidate has come.
@@ -67,15 +65,13 @@ impl GeminiDecoder {
             false => Parser::default(),
         };
         let state = State {
-            asked,
+            chunks: Chunks::new(asked),
             by_query: model.is_3(),
-            head: Vec::new(),
             answer_id: String::new(),
             candidates: Vec::new(),
             blocked: false,
             counts: None,
             whole: None,
-            ended: false,
         };
         GeminiDecoder { parser, state }
     }
@@ -83,7 +79,8 @@ impl GeminiDecoder {
 
 impl Decoder for GeminiDecoder {
     fn whole(&mut self, body: &[u8]) -> Result<Vec<u8>, DecodeError> {
-        let (json, usage) = response::translate(body, &self.state.asked, self.state.by_query)?;
+        let (json, usage) =
+            response::translate(body, &self.state.chunks.asked, self.state.by_query)?;
         self.state.whole = usage;
         Ok(json)
     }
@@ -95,18 +92,15 @@ impl Decoder for GeminiDecoder {
 
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), DecodeError> {
         let state = &mut self.state;
-        if state.ended {
+        if state.chunks.has_ended() {
             return Ok(());
         }
-        // An error may come as plain JSON although a stream was asked for.
-        let held = self.parser.held().trim_ascii();
-        if state.head.is_empty() && !held.is_empty() && !sse::is_event_block(held) {
-            return Err(match held.first() {
-                Some(b'{' | b'[') => DecodeError::Reported(read_error(200, held)),
-                _ => DecodeError::Malformed("not an event stream".into()),
-            });
+        // An error may come as plain JSON.
+        let read = |held: &[u8]| matches!(held[0], b'{' | b'[').then(|| read_error(200, held));
+        match state.chunks.unfinished(self.parser.held(), read) {
+            DecodeError::Truncated => state.end(out),
+            fault => Err(fault),
         }
-        state.end(out)
     }
 
     fn usage(&self) -> Option<Usage> {
@@ -120,7 +114,7 @@ impl Decoder for GeminiDecoder {
 impl State {
     fn event(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), DecodeError> {
         // Not Google's, but servers that resemble it end that way.
-        if self.ended || data == b"[DONE]" {
+        if self.chunks.has_ended() || data == b"[DONE]" {
             return Ok(());
         }
         let data = &*mend(data);
@@ -135,17 +129,9 @@ impl State {
         if answer.prompt_feedback.is_some_and(|feedback| feedback.block_reason.is_some()) {
             self.blocked = true;
         }
-        if self.head.is_empty() {
-            let quoted = |text: &str| Value::from(text).to_string();
-            self.answer_id = answer_id(answer.response_id, &self.asked, data);
-            let id = format!("chatcmpl-{}", self.answer_id);
-            self.head = format!(
-                "data: {{\"id\":{},\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{},\"choices\":[",
-                quoted(&id),
-                self.asked.created,
-                quoted(&self.asked.model),
-            )
-            .into_bytes();
+        if !self.chunks.has_begun() {
+            self.answer_id = answer_id(answer.response_id, &self.chunks.asked, data);
+            self.chunks.identify(|_| format!("chatcmpl-{}", self.answer_id));
         }
         for candidate in answer.candidates {
             self.candidate(candidate, out)?;
@@ -164,7 +150,7 @@ impl State {
         }
         if let Some(logprobs) = candidate.logprobs_result.as_ref().and_then(logprobs) {
             let logprobs = logprobs.to_string();
-            self.chunk(at, out, &[b"{},\"logprobs\":", logprobs.as_bytes()]);
+            self.choice(at).delta(&[b"{},\"logprobs\":", logprobs.as_bytes()], out);
         }
         let progress = &mut self.candidates[at];
         if let Some(grounding) = candidate.grounding_metadata {
@@ -194,7 +180,7 @@ impl State {
         }
         self.candidates.push(Progress { index, ..Progress::default() });
         let at = self.candidates.len() - 1;
-        self.chunk(at, out, &[b"{\"role\":\"assistant\",\"content\":\"\"}"]);
+        self.choice(at).role(out);
         Ok(at)
     }
 
@@ -205,43 +191,33 @@ impl State {
             self.call(at, &call, signature.as_deref(), out);
             return;
         }
-        let text = part.text.map(|raw| raw.get().as_bytes());
-        let text = text.filter(|raw| raw.len() > 2 && raw[0] == b'"');
+        let text = string(part.text);
         if part.thought == Some(true) {
-            // Thinking goes out twice, as LiteLLM has it: as text to show, and as the block to hand
-            // back.
-            if let Some(text) = text {
-                let open = b"{\"reasoning_content\":".as_slice();
-                let block =
-                    b",\"thinking_blocks\":[{\"type\":\"thinking\",\"thinking\":".as_slice();
-                self.chunk(at, out, &[open, text, block, text, b",\"signature\":\"\"}]}"]);
-            }
+            text.into_iter().for_each(|text| self.choice(at).thinking(text, out));
             self.signature(at, signature.as_deref(), out);
             return;
         }
         if let Some(blob) = part.inline_data {
             let progress = &mut self.candidates[at];
             let delta = if blob.mime_type.starts_with("audio/") {
-                let id = format!("audio_{}", self.asked.created);
+                let id = format!("audio_{}", self.chunks.asked.created);
                 json!({"audio": {"id": id, "data": blob.data, "transcript": ""}})
             } else {
                 progress.images += 1;
                 json!({"images": [image(&blob, progress.images - 1)]})
             };
-            self.chunk(at, out, &[delta.to_string().as_bytes()]);
+            self.choice(at).delta(&[delta.to_string().as_bytes()], out);
         } else if let Some(raw) = text {
-            self.chunk(at, out, &[b"{\"content\":", raw, b"}"]);
+            self.choice(at).text(raw, out);
             self.candidates[at].remember(&text_of(part.text).unwrap_or_default());
         }
         self.signature(at, signature.as_deref(), out);
     }
 
     /// The signature of text, as the block to hand back.
-    fn signature(&self, at: usize, signature: Option<&str>, out: &mut Vec<u8>) {
+    fn signature(&mut self, at: usize, signature: Option<&str>, out: &mut Vec<u8>) {
         if let Some(signature) = signature {
-            let open =
-                b"{\"thinking_blocks\":[{\"type\":\"thinking\",\"thinking\":\"\",\"signature\":";
-            self.chunk(at, out, &[open, signature.as_bytes(), b"}]}"]);
+            self.choice(at).signature(signature.as_bytes(), out);
         }
     }
 
@@ -281,26 +257,11 @@ impl State {
             ]);
         }
         parts.push(b"}]}");
-        self.chunk(at, out, &parts);
+        self.choice(at).delta(&parts, out);
     }
 
-    /// Writes a chunk whose delta (and what follows it in the choice) is the parts put together.
-    fn chunk(&self, at: usize, out: &mut Vec<u8>, delta: &[&[u8]]) {
-        self.choice(at, out, delta, b",\"finish_reason\":null}]");
-    }
-
-    fn choice(&self, at: usize, out: &mut Vec<u8>, delta: &[&[u8]], close: &[u8]) {
-        out.extend_from_slice(&self.head);
-        let index = self.candidates[at].index.to_string();
-        for part in [b"{\"index\":".as_slice(), index.as_bytes(), b",\"delta\":"] {
-            out.extend_from_slice(part);
-        }
-        delta.iter().for_each(|part| out.extend_from_slice(part));
-        out.extend_from_slice(close);
-        // With usage asked for, every chunk says that it has none (OpenAI's
-        // `ChatCompletionStreamOptions`, 2026-11).
-        let null: &[u8] = if self.asked.include_usage { b",\"usage\":null}\n\n" } else { b"}\n\n" };
-        out.extend_from_slice(null);
+    fn choice(&mut self, at: usize) -> &mut Chunks {
+        self.chunks.of_choice(self.candidates[at].index)
     }
 
     fn searches(&self) -> u64 {
@@ -326,39 +287,29 @@ impl State {
         for at in 0..self.candidates.len() {
             self.last_words(at, out);
         }
-        for (at, one) in self.candidates.iter().enumerate() {
+        for one in &self.candidates {
             let reason = one.finish_reason.as_deref().unwrap_or_default();
-            let reason = finish_reason(reason, one.calls > 0);
-            let close = format!(",\"finish_reason\":\"{reason}\"}}]");
-            self.choice(at, out, &[b"{}"], close.as_bytes());
+            self.chunks.of_choice(one.index).finish(finish_reason(reason, one.calls > 0), out);
         }
-        if self.asked.include_usage
-            && let Some(counts) = &self.counts
-            && let Ok(usage) = serde_json::to_vec(&counts.to_openai(self.searches()))
-        {
-            out.extend_from_slice(&self.head);
-            for part in [b"],\"usage\":".as_slice(), &usage, b"}\n\n"] {
-                out.extend_from_slice(part);
-            }
-        }
-        sse::write_done(out);
-        self.ended = true;
+        let counts = self.counts.as_ref();
+        let usage = counts.map(|counts| counts.to_openai(self.searches()));
+        self.chunks.end(usage, "", out);
         Ok(())
     }
 
     /// What can be said of a candidate only when it is complete.
-    fn last_words(&self, at: usize, out: &mut Vec<u8>) {
+    fn last_words(&mut self, at: usize, out: &mut Vec<u8>) {
         let one = &self.candidates[at];
+        let chunks = self.chunks.of_choice(one.index);
         if let Some(grounding) = one.grounding.as_ref().filter(|_| !one.text_is_long) {
             let list = annotations(grounding, &one.text);
             if !list.is_empty() {
-                let delta = json!({"annotations": list}).to_string();
-                self.chunk(at, out, &[delta.as_bytes()]);
+                chunks.delta(&[json!({"annotations": list}).to_string().as_bytes()], out);
             }
         }
         if let Some(fields) = &one.fields {
             let delta = json!({"provider_specific_fields": fields}).to_string();
-            self.chunk(at, out, &[delta.as_bytes()]);
+            chunks.delta(&[delta.as_bytes()], out);
         }
     }
 }

@@ -7,8 +7,9 @@
 use serde_json::{Map, Value, json};
 use tollway_wire::openai::request::ChatRequest;
 
+use crate::params::Lacks;
+
 use super::model::Model;
-use super::params::Lacks;
 
 /// What the client wishes.
 enum Wish {
@@ -63,7 +64,7 @@ pub(super) fn set_thinking(
     };
     if !model.thinks() {
         if !translated && !matches!(wish, Wish::Off) {
-            lacks.note("reasoning_effort");
+            lacks.add("reasoning_effort");
         }
         return;
     }

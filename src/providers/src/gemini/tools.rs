@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use crate::RequestError;
+use crate::params::Lacks;
+use crate::tools::{invalid_choice, members, names_of, take_name, without_function};
 
 use super::model::Model;
-use super::params::Lacks;
 use super::schema;
 
 /// Gemini's own tools, by the names the API and LiteLLM's users have for them.
@@ -34,13 +35,6 @@ pub(super) struct Tools {
     built_in: Map<String, Value>,
 }
 
-fn invalid(at: usize, what: &str) -> RequestError {
-    RequestError::Invalid {
-        message: format!("tools[{at}]: {what}"),
-        param: Some(format!("tools[{at}]")),
-    }
-}
-
 impl Tools {
     /// Translates the tools of a request.
     pub(super) fn of(
@@ -50,8 +44,7 @@ impl Tools {
     ) -> Result<Tools, RequestError> {
         let mut all = Tools::default();
         for (at, tool) in tools.into_iter().enumerate() {
-            let Value::Object(tool) = tool else { return Err(invalid(at, "a tool is an object")) };
-            all.add(at, tool, model, lacks)?;
+            all.add(at, members(at, tool)?, model, lacks)?;
         }
         Ok(all)
     }
@@ -92,11 +85,11 @@ impl Tools {
             _ if kind.starts_with("code_execution_") || kind == "code_interpreter" => {
                 "codeExecution"
             }
-            "function" => return Err(invalid(at, "a function tool has no `function`")),
+            "function" => return Err(without_function(at)),
             _ => match built_in {
                 Some((name, _)) => name,
                 None => {
-                    lacks.note("tools");
+                    lacks.add("tools");
                     return Ok(());
                 }
             },
@@ -139,13 +132,9 @@ impl Tools {
 
     /// Translates `tool_choice`. OpenAI's `allowed_tools` also narrows the tools themselves.
     pub(super) fn choice(&mut self, choice: Option<Value>) -> Result<Option<Value>, RequestError> {
-        let invalid = || RequestError::Invalid {
-            message: "tool_choice is none of auto, none, required or a tool by name".into(),
-            param: Some("tool_choice".into()),
-        };
         let config = match choice {
             None | Some(Value::Null) => return Ok(None),
-            Some(Value::String(word)) => json!({"mode": mode(&word).ok_or_else(invalid)?}),
+            Some(Value::String(word)) => json!({"mode": mode(&word).ok_or_else(invalid_choice)?}),
             Some(Value::Object(choice)) => {
                 let kind = choice.get("type").and_then(Value::as_str).unwrap_or("function");
                 match kind {
@@ -153,28 +142,24 @@ impl Tools {
                         let function = choice.get("function").or_else(|| choice.get("name"));
                         let name =
                             function.and_then(|of| of.as_str().or_else(|| of["name"].as_str()));
-                        let name = name.ok_or_else(invalid)?;
+                        let name = name.ok_or_else(invalid_choice)?;
                         json!({"mode": "ANY", "allowedFunctionNames": [name]})
                     }
-                    "allowed_tools" => self.allow(&choice).ok_or_else(invalid)?,
+                    "allowed_tools" => self.allow(&choice).ok_or_else(invalid_choice)?,
                     // A tool of the provider's own: it is in the tools, and cannot be forced.
                     _ if kind.starts_with("web_search") => return Ok(None),
-                    word => json!({"mode": mode(word).ok_or_else(invalid)?}),
+                    word => json!({"mode": mode(word).ok_or_else(invalid_choice)?}),
                 }
             }
-            Some(_) => return Err(invalid()),
+            Some(_) => return Err(invalid_choice()),
         };
         Ok((!self.functions.is_empty()).then(|| json!({"functionCallingConfig": config})))
     }
 
     fn allow(&mut self, choice: &Map<String, Value>) -> Option<Value> {
         let allowed = choice.get("allowed_tools").unwrap_or(&Value::Null);
-        let list = allowed.get("tools").or_else(|| choice.get("tools"))?.as_array()?;
-        let named =
-            |tool: &Value| Some(tool.get("function").unwrap_or(tool)["name"].as_str()?.to_owned());
-        let names: Vec<String> = list.iter().filter_map(named).collect();
-        self.functions
-            .retain(|function| names.iter().any(|name| function["name"] == name.as_str()));
+        let names = names_of(allowed.get("tools").or_else(|| choice.get("tools"))?)?;
+        self.functions.retain(|function| names.iter().any(|name| function["name"] == *name));
         let word = allowed.get("mode").or_else(|| choice.get("mode"));
         mode(word.and_then(Value::as_str).unwrap_or("auto")).map(|mode| json!({"mode": mode}))
     }
@@ -195,10 +180,7 @@ fn declaration(
     mut function: Map<String, Value>,
     model: Model,
 ) -> Result<Value, RequestError> {
-    let Some(Value::String(name)) = function.remove("name") else {
-        return Err(invalid(at, "the function has no name"));
-    };
-    let mut declared = json!({"name": name});
+    let mut declared = json!({"name": take_name(at, &mut function)?});
     if let Some(description @ Value::String(_)) = function.remove("description") {
         declared["description"] = description;
     }

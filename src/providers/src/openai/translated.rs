@@ -13,6 +13,7 @@ use tollway_wire::openai::{ChatRequest, Content, Message, Part};
 
 use super::is_gateway_only;
 use super::reasoning::{nearest_effort, refuses_effort_with_tools};
+use crate::media::is_url;
 use crate::presets::{Preset, Quirks, Thinking};
 use crate::{RequestError, Target};
 
@@ -286,10 +287,6 @@ fn adapt_part(quirks: &Quirks, part: &mut Part) -> Result<(), RequestError> {
         *part = Part { kind: "image_url".into(), image_url: Some(url), ..Part::default() };
     }
     Ok(())
-}
-
-fn is_url(text: &str) -> bool {
-    text.starts_with("https://") || text.starts_with("http://")
 }
 
 /// OpenAI's chat takes documents as data or by the id of an upload, not by URL

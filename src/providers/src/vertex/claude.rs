@@ -8,6 +8,7 @@ use tollway_wire::splice::{Edits, json_string};
 
 use crate::anthropic::Anthropic;
 use crate::gemini::check_name;
+use crate::request::unwritable;
 use crate::{
     Asked, Call, Decoder, Place, Provider, RequestError, Target, UpstreamBody, UpstreamError,
 };
@@ -34,10 +35,7 @@ pub(super) fn request(call: &Call<'_>, target: &Target) -> Result<UpstreamBody, 
     check_name(&target.model)?;
     let body = Anthropic.request(call, target)?;
     let object = scan(&body.bytes, &Limits { members: 512, ..Limits::default() });
-    let object = object.map_err(|error| RequestError::Invalid {
-        message: format!("the request cannot be written: {error}"),
-        param: None,
-    })?;
+    let object = object.map_err(unwritable)?;
     let mut edits = Edits::new();
     if call.operation == Operation::CountTokens {
         // The counter knows no versions of models.

@@ -12,10 +12,10 @@ use super::error;
 use super::names::Names;
 use super::usage::{CacheCreation, OutputDetails};
 use crate::client::{Asked, EncodeError, Encoder};
+use crate::openai::read::completion;
 use crate::openai::request::ToolCall;
-use crate::openai::response::{ChatResponse, ErrorObject};
-use crate::openai::usage::{nested_end, skip_space, usage_of_object};
-use crate::surrogate::mend;
+use crate::openai::response::ErrorObject;
+use crate::openai::usage::{nested_end, skip_space};
 use crate::thought;
 use crate::usage::Usage;
 
@@ -163,11 +163,9 @@ impl From<Usage> for UsageOut {
 }
 
 fn whole(head: &Head, answer: &[u8]) -> Result<Vec<u8>, EncodeError> {
-    let answer: ChatResponse = serde_json::from_slice(&mend(answer))
-        .map_err(|error| EncodeError(format!("not a chat completion: {error}")))?;
-    let Some(choice) = answer.choices.into_iter().next() else {
-        return Err(EncodeError("a chat completion without choices".into()));
-    };
+    let (mut answer, usage) = completion(answer)?;
+    // Anthropic has one answer.
+    let choice = answer.choices.swap_remove(0);
     let mut message = choice.message;
     let mut content = thinking(message.thinking_blocks.take(), message.reasoning());
     let refused = message.refusal.as_deref().is_some_and(|refusal| !refusal.is_empty());
@@ -189,8 +187,6 @@ fn whole(head: &Head, answer: &[u8]) -> Result<Vec<u8>, EncodeError> {
     let at = choice.extra.get("stop_reason").and_then(Value::as_str);
     let finish = choice.finish_reason.as_deref();
     let (stop_reason, stop_sequence) = head.stop_reason(finish, has_tools, refused, at);
-    let usage =
-        answer.usage.as_ref().and_then(|usage| usage_of_object(&serde_json::to_vec(usage).ok()?));
     let written = json!({
         "id": format!("msg_{}", head.id),
         "type": "message",

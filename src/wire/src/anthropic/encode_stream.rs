@@ -4,7 +4,6 @@
 //! block open at a time, while OpenAI's tool calls may come in turns: what belongs to a later block
 //! waits until the earlier one is complete.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use serde::Deserialize;
@@ -13,13 +12,9 @@ use serde_json::value::RawValue;
 
 use super::encode::{Head, UsageOut, citation};
 use crate::client::EncodeError;
-use crate::openai::usage::usage_of_object;
-use crate::sse::Parser;
-use crate::surrogate::mend;
+use crate::openai::read::{Chunk, Delta, Event, Reader, ToolPiece, inside, not_a_chunk};
 use crate::usage::Usage;
 
-/// More calls than this in one answer are no honest answer.
-const TOOLS_MAX: usize = 512;
 /// What may wait for an earlier call to be complete, in bytes.
 const WAITING_MAX: usize = 8 << 20;
 /// And in pieces that are not of the same kind.
@@ -28,7 +23,7 @@ const WAITING_COUNT_MAX: usize = 4096;
 /// A stream that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    parser: Parser,
+    reader: Reader,
     state: State,
 }
 
@@ -36,7 +31,6 @@ pub(super) struct Stream {
 struct State {
     started: bool,
     pinged: bool,
-    ended: bool,
     /// The index of the next block.
     next: u64,
     open: Open,
@@ -95,84 +89,9 @@ struct Progress {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Choice<'a> {
-    index: u64,
-    #[serde(borrow)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow)]
-    finish_reason: Option<Cow<'a, str>>,
-    // vLLM and its kin: the sequence or the token they stopped at.
-    #[serde(borrow)]
-    stop_reason: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning: Option<&'a RawValue>,
-    #[serde(borrow)]
-    refusal: Option<&'a RawValue>,
-    #[serde(borrow)]
-    thinking_blocks: Option<Vec<Thinking<'a>>>,
-    #[serde(borrow)]
-    tool_calls: Option<Vec<ToolPiece<'a>>>,
-    #[serde(borrow)]
-    annotations: Option<&'a RawValue>,
-    #[serde(borrow)]
-    provider_specific_fields: Option<Fields<'a>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 struct Fields<'a> {
     #[serde(borrow)]
     citation: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Thinking<'a> {
-    #[serde(borrow)]
-    thinking: Option<&'a RawValue>,
-    #[serde(borrow)]
-    signature: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ToolPiece<'a> {
-    index: Option<u64>,
-    id: Option<String>,
-    #[serde(borrow)]
-    function: Option<FunctionPiece<'a>>,
-    #[serde(borrow)]
-    extra_content: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct FunctionPiece<'a> {
-    name: Option<String>,
-    #[serde(borrow)]
-    arguments: Option<&'a RawValue>,
 }
 
 impl Stream {
@@ -183,28 +102,24 @@ impl Stream {
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         let state = &mut self.state;
-        self.parser.push(events, |event| state.event(head, event.data, out))
+        self.reader.push(events, |event| match event {
+            Event::Chunk(chunk) => state.chunk(head, chunk, out),
+            Event::End => {
+                state.end(head, out);
+                Ok(())
+            }
+        })
     }
 }
 
 impl State {
-    fn event(&mut self, head: &Head, data: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        if self.ended {
-            return Ok(());
-        }
-        if data.trim_ascii() == b"[DONE]" {
-            self.start(head, out);
-            return self.end(head, out);
-        }
-        let data = mend(data);
-        let chunk: Chunk<'_> = serde_json::from_slice(&data)
-            .map_err(|error| EncodeError(format!("not a chunk: {error}")))?;
-        if chunk.choices.is_none() && chunk.error.is_some() {
-            return Err(EncodeError("an error inside the stream".into()));
-        }
-        if let Some(usage) = chunk.usage.and_then(|raw| usage_of_object(raw.get().as_bytes())) {
-            self.usage = Some(usage);
-        }
+    fn chunk(
+        &mut self,
+        head: &Head,
+        chunk: Chunk<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        self.usage = chunk.usage().or(self.usage);
         self.start(head, out);
         // The others were asked for by nobody: Anthropic has one answer.
         for choice in chunk.choices.into_iter().flatten().filter(|choice| choice.index == 0) {
@@ -226,8 +141,12 @@ impl State {
         delta: Delta<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
+        let fields: Option<Fields<'_>> = match delta.provider_specific_fields {
+            Some(raw) => Some(serde_json::from_str(raw.get()).map_err(not_a_chunk)?),
+            None => None,
+        };
         // The blocks are the same text as `reasoning_content`, with the signature.
-        match delta.thinking_blocks.filter(|blocks| !blocks.is_empty()) {
+        match delta.thinking_blocks.as_deref().filter(|blocks| !blocks.is_empty()) {
             Some(blocks) => {
                 for block in blocks {
                     self.string(Kind::Thinking, block.thinking, out)?;
@@ -236,8 +155,7 @@ impl State {
                 }
             }
             None => {
-                let reasoning = inside(delta.reasoning_content).or_else(|| inside(delta.reasoning));
-                if let Some(reasoning) = reasoning {
+                if let Some(reasoning) = delta.reasoning() {
                     self.piece(Kind::Thinking, reasoning, out)?;
                 }
             }
@@ -247,7 +165,7 @@ impl State {
             self.refused = true;
             self.piece(Kind::Text, refusal, out)?;
         }
-        match delta.provider_specific_fields.and_then(|fields| fields.citation) {
+        match fields.and_then(|fields| fields.citation) {
             Some(own) if own.get().starts_with('{') => {
                 // Written anew, because raw JSON may hold line ends, which end an event's line.
                 let own: Value = serde_json::from_str(own.get()).unwrap_or_default();
@@ -287,34 +205,18 @@ impl State {
         piece: ToolPiece<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
-        let function = piece.function.unwrap_or_default();
-        let id = piece.id.unwrap_or_default();
-        let name = function.name.unwrap_or_default();
-        let known = match piece.index {
-            Some(index) => self.tools.iter().rposition(|tool| tool.index == index),
-            // Some providers leave it out: a piece with a name begins a call, another goes on.
-            None if name.is_empty() => self.tools.len().checked_sub(1),
-            None => None,
-        };
-        let is_other =
-            |at: &usize| !id.is_empty() && !name.is_empty() && self.tools[*at].given_id != id;
-        let at = match known.filter(|at| !is_other(at)) {
+        let known = piece.place(&self.tools, |tool| (tool.index, &tool.given_id))?;
+        let at = match known {
             Some(at) => at,
             None => {
-                if name.is_empty() {
-                    return Err(EncodeError("a tool call begins without a name".into()));
-                }
-                if self.tools.len() >= TOOLS_MAX {
-                    return Err(EncodeError("too many tool calls".into()));
-                }
                 let at = self.tools.len();
                 let extra: Option<Value> =
                     piece.extra_content.and_then(|raw| serde_json::from_str(raw.get()).ok());
                 self.tools.push(Tool {
-                    index: piece.index.unwrap_or(u64::MAX),
-                    id: head.call_id(&id, at, extra.as_ref()),
-                    given_id: id,
-                    name: head.names.restore(&name).to_owned(),
+                    index: piece.own_index(),
+                    id: head.call_id(piece.id(), at, extra.as_ref()),
+                    given_id: piece.id().to_owned(),
+                    name: head.names.restore(piece.name()).to_owned(),
                     is_closed: false,
                     json: Progress::default(),
                 });
@@ -322,7 +224,7 @@ impl State {
                 at
             }
         };
-        match inside(function.arguments) {
+        match inside(piece.arguments()) {
             None => Ok(()),
             // Nothing but space may follow what is complete.
             Some(raw) if self.tools[at].is_closed => match raw.trim_ascii().is_empty() {
@@ -533,8 +435,8 @@ impl State {
     }
 
     /// The end that the provider has announced.
-    fn end(&mut self, head: &Head, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        self.ended = true;
+    fn end(&mut self, head: &Head, out: &mut Vec<u8>) {
+        self.start(head, out);
         self.drain(true, out);
         self.close(out);
         let has_tools = !self.tools.is_empty();
@@ -558,7 +460,6 @@ impl State {
             ],
         );
         out.extend_from_slice(b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n");
-        Ok(())
     }
 }
 
@@ -576,12 +477,6 @@ fn event(out: &mut Vec<u8>, kind: &[u8], members: &[&[u8]]) {
     out.extend_from_slice(b"\",");
     members.iter().for_each(|part| out.extend_from_slice(part));
     out.extend_from_slice(b"}\n\n");
-}
-
-/// The inside of a raw JSON string that is not empty.
-fn inside(raw: Option<&RawValue>) -> Option<&[u8]> {
-    let raw = raw?.get().as_bytes();
-    (raw.len() > 2 && raw[0] == b'"').then(|| &raw[1..raw.len() - 1])
 }
 
 impl Progress {

@@ -6,9 +6,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::usage::UsageCounts;
-use crate::openai::tap::{Verdict, pass, place_in};
 use crate::sse::{self, Splitter};
-use crate::tap::{Tap, TapError};
+use crate::tap::{Tap, TapError, Verdict, check_object, event_in, has_error, pass, place_in};
 use crate::usage::Usage;
 
 /// Watches one stream of a Message's events.
@@ -74,7 +73,7 @@ impl Tap for MessagesTap {
             return Ok(());
         }
         let rest = held.trim_ascii();
-        if rest.starts_with(b"{") && is_error(rest) {
+        if rest.starts_with(b"{") && has_error(rest) {
             return Err(TapError::Reported(Bytes::copy_from_slice(rest)));
         }
         if !self.watch.started && !rest.is_empty() && !sse::is_event_block(rest) {
@@ -111,21 +110,11 @@ impl Watch {
         if self.done {
             return Ok(Verdict::Drop);
         }
-        let Some(event) = sse::read_block(block, &mut self.scratch) else {
-            if sse::is_event_block(block) {
-                return Ok(Verdict::Pass);
-            }
-            let json = block.trim_ascii();
-            return Err(if json.starts_with(b"{") && is_error(json) {
-                TapError::Reported(Bytes::copy_from_slice(json))
-            } else {
-                TapError::Malformed("not an event stream")
-            });
+        let Some(event) = event_in(block, &mut self.scratch, has_error)? else {
+            return Ok(Verdict::Pass);
         };
         let data = event.data.trim_ascii();
-        if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
-            return Err(TapError::Malformed("an event is not a JSON object"));
-        }
+        check_object(data)?;
         self.started = true;
         match kind(event.name, data) {
             Kind::Content => self.events += 1,
@@ -195,16 +184,6 @@ fn kind(name: &[u8], data: &[u8]) -> Kind {
 
 fn read<'a, T: Deserialize<'a>>(data: &'a [u8]) -> Result<T, TapError> {
     serde_json::from_slice(data).map_err(|_| TapError::Malformed("an event is not JSON"))
-}
-
-/// Whether bare JSON is an error of Anthropic's.
-fn is_error(json: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Suspect<'a> {
-        #[serde(borrow)]
-        error: &'a RawValue,
-    }
-    serde_json::from_slice::<Suspect<'_>>(json).is_ok_and(|body| body.error.get() != "null")
 }
 
 /// The usage of a whole Message.

@@ -7,10 +7,10 @@ use serde_json::{Map, Value, json};
 use super::encode_stream::Stream;
 use super::error;
 use crate::client::{Asked, EncodeError, Encoder};
+use crate::openai::read::completion;
 use crate::openai::request::ToolCall;
-use crate::openai::response::{ChatResponse, Choice, ErrorObject};
-use crate::openai::usage::{skip_space, usage_of_object};
-use crate::surrogate::mend;
+use crate::openai::response::{Choice, ErrorObject};
+use crate::openai::usage::skip_space;
 use crate::usage::Usage;
 
 /// Writes one answer as Google does.
@@ -117,13 +117,7 @@ impl From<Usage> for UsageOut {
 }
 
 fn whole(head: &Head, answer: &[u8]) -> Result<Vec<u8>, EncodeError> {
-    let answer: ChatResponse = serde_json::from_slice(&mend(answer))
-        .map_err(|error| EncodeError(format!("not a chat completion: {error}")))?;
-    if answer.choices.is_empty() {
-        return Err(EncodeError("a chat completion without choices".into()));
-    }
-    let usage = answer.usage.as_ref();
-    let usage = usage.and_then(|usage| usage_of_object(&serde_json::to_vec(usage).ok()?));
+    let (answer, usage) = completion(answer)?;
     let candidates: Vec<Value> =
         answer.choices.into_iter().map(|choice| candidate(head, choice)).collect();
     let mut written = json!({"candidates": candidates});

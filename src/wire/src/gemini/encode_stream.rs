@@ -4,21 +4,13 @@
 //! together and go with the last event, as do the reason it ended and the usage. There is no
 //! `[DONE]`: the reason is the end.
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::encode::{Head, UsageOut, call_part, finish_reason, inline_data, logprobs};
 use crate::client::EncodeError;
-use crate::openai::usage::usage_of_object;
-use crate::sse::Parser;
-use crate::surrogate::mend;
+use crate::openai::read::{Choice, Chunk, Event, Reader, ToolPiece, inside, not_a_chunk};
 use crate::usage::Usage;
 
-/// More calls than this in one answer are no honest answer.
-const TOOLS_MAX: usize = 512;
 /// The most answers at once; Google's own limit is 8, OpenAI's 128.
 const CANDIDATES_MAX: usize = 128;
 /// What calls may hold together, in bytes.
@@ -27,13 +19,12 @@ const HELD_MAX: usize = 8 << 20;
 /// A stream that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    parser: Parser,
+    reader: Reader,
     state: State,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    ended: bool,
     candidates: Vec<Candidate>,
     held: usize,
     usage: Option<Usage>,
@@ -57,72 +48,6 @@ struct Tool {
     signature: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Choice<'a> {
-    index: u64,
-    #[serde(borrow)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow)]
-    finish_reason: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    logprobs: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Delta<'a> {
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    refusal: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning: Option<&'a RawValue>,
-    #[serde(borrow)]
-    thinking_blocks: Option<Vec<Thinking<'a>>>,
-    tool_calls: Option<Vec<ToolPiece>>,
-    #[serde(borrow)]
-    images: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Thinking<'a> {
-    #[serde(borrow)]
-    thinking: Option<&'a RawValue>,
-    #[serde(borrow)]
-    signature: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ToolPiece {
-    index: Option<u64>,
-    id: Option<String>,
-    function: Option<FunctionPiece>,
-    extra_content: Option<Value>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct FunctionPiece {
-    name: Option<String>,
-    arguments: Option<String>,
-}
-
 impl Stream {
     pub(super) fn push(
         &mut self,
@@ -131,29 +56,24 @@ impl Stream {
         out: &mut Vec<u8>,
     ) -> Result<(), EncodeError> {
         let state = &mut self.state;
-        self.parser.push(events, |event| state.event(head, event.data, out))
+        self.reader.push(events, |event| match event {
+            Event::Chunk(chunk) => state.chunk(head, chunk, out),
+            Event::End => {
+                state.end(head, out);
+                Ok(())
+            }
+        })
     }
 }
 
 impl State {
-    fn event(&mut self, head: &Head, data: &[u8], out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        if self.ended {
-            return Ok(());
-        }
-        if data.trim_ascii() == b"[DONE]" {
-            self.ended = true;
-            self.end(head, out);
-            return Ok(());
-        }
-        let data = mend(data);
-        let chunk: Chunk<'_> = serde_json::from_slice(&data)
-            .map_err(|error| EncodeError(format!("not a chunk: {error}")))?;
-        if chunk.choices.is_none() && chunk.error.is_some() {
-            return Err(EncodeError("an error inside the stream".into()));
-        }
-        if let Some(usage) = chunk.usage.and_then(|raw| usage_of_object(raw.get().as_bytes())) {
-            self.usage = Some(usage);
-        }
+    fn chunk(
+        &mut self,
+        head: &Head,
+        chunk: Chunk<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        self.usage = chunk.usage().or(self.usage);
         for choice in chunk.choices.into_iter().flatten() {
             self.choice(head, choice, out)?;
         }
@@ -188,7 +108,7 @@ impl State {
         let delta = choice.delta.unwrap_or_default();
         let mut thinks = candidate.thinks;
         let mut has_blocks = false;
-        for block in delta.thinking_blocks.into_iter().flatten() {
+        for block in delta.thinking_blocks.iter().flatten() {
             let (thought, signature) = (inside(block.thinking), inside(block.signature));
             has_blocks |= thought.is_some();
             thinks |= thought.is_some();
@@ -202,7 +122,7 @@ impl State {
             // A signature ends its thought.
             thinks &= signature.is_none();
         }
-        let reasoning = inside(delta.reasoning_content).or_else(|| inside(delta.reasoning));
+        let reasoning = delta.reasoning();
         if !has_blocks && reasoning.is_some() {
             thought_part(head, index, reasoning, None, out);
         }
@@ -222,44 +142,36 @@ impl State {
                 write(head, index, &[part.to_string().as_bytes()], None, out);
             }
         }
-        for piece in delta.tool_calls.into_iter().flatten() {
+        for piece in delta.tool_calls.iter().flatten() {
             self.tool_piece(index, piece)?;
         }
         Ok(())
     }
 
-    fn tool_piece(&mut self, index: u64, piece: ToolPiece) -> Result<(), EncodeError> {
-        let function = piece.function.unwrap_or_default();
-        let (id, name) = (piece.id.unwrap_or_default(), function.name.unwrap_or_default());
-        let arguments = function.arguments.unwrap_or_default();
-        self.held = self.held.saturating_add(id.len() + name.len() + arguments.len());
+    fn tool_piece(&mut self, index: u64, piece: &ToolPiece<'_>) -> Result<(), EncodeError> {
+        let arguments: String = match piece.arguments() {
+            Some(raw) => serde_json::from_str(raw.get()).map_err(not_a_chunk)?,
+            None => String::new(),
+        };
+        self.held =
+            self.held.saturating_add(piece.id().len() + piece.name().len() + arguments.len());
         if self.held > HELD_MAX {
             return Err(EncodeError("tool calls are too long".into()));
         }
         let tools = &mut self.candidate(index)?.tools;
-        let known = match piece.index {
-            Some(index) => tools.iter().rposition(|tool| tool.index == index),
-            // Some providers leave it out: a piece with a name begins a call, another goes on.
-            None if name.is_empty() => tools.len().checked_sub(1),
-            None => None,
-        };
-        let is_other = |at: &usize| !id.is_empty() && !name.is_empty() && tools[*at].id != id;
-        let google = piece.extra_content.as_ref().and_then(|extra| extra.get("google"));
+        let extra: Option<Value> =
+            piece.extra_content.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let google = extra.as_ref().and_then(|extra| extra.get("google"));
         let signature =
             google.and_then(|google| google.get("thought_signature")?.as_str()).map(str::to_owned);
-        match known.filter(|at| !is_other(at)) {
+        match piece.place(tools, |tool| (tool.index, &tool.id))? {
             Some(at) => {
                 tools[at].arguments.push_str(&arguments);
                 tools[at].signature = signature.or(tools[at].signature.take());
             }
-            None if name.is_empty() => {
-                return Err(EncodeError("a tool call begins without a name".into()));
-            }
-            None if tools.len() >= TOOLS_MAX => {
-                return Err(EncodeError("too many tool calls".into()));
-            }
             None => {
-                let index = piece.index.unwrap_or(u64::MAX);
+                let (index, id, name) = (piece.own_index(), piece.id(), piece.name());
+                let (id, name) = (id.to_owned(), name.to_owned());
                 tools.push(Tool { index, id, name, arguments, signature });
             }
         }
@@ -334,10 +246,4 @@ fn write(head: &Head, index: u64, part: &[&[u8]], logprobs: Option<&Value>, out:
     out.extend_from_slice(b",\"responseId\":");
     out.extend_from_slice(Value::from(head.id.as_str()).to_string().as_bytes());
     out.extend_from_slice(b"}\r\n\r\n");
-}
-
-/// The inside of a raw JSON string that is not empty.
-fn inside(raw: Option<&RawValue>) -> Option<&[u8]> {
-    let raw = raw?.get().as_bytes();
-    (raw.len() > 2 && raw[0] == b'"').then(|| &raw[1..raw.len() - 1])
 }

@@ -6,10 +6,9 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::openai::tap::{Verdict, pass, place_in};
 use crate::openai::usage::{member_object, skip_space, string_end};
 use crate::sse::{self, Splitter};
-use crate::tap::{Tap, TapError};
+use crate::tap::{Tap, TapError, Verdict, check_object, event_in, has_error, pass, place_in};
 use crate::usage::Usage;
 
 /// Watches one stream of `GenerateContentResponse`s.
@@ -54,7 +53,7 @@ impl Tap for GeminiTap {
     fn end(&mut self, send: &mut dyn FnMut(Bytes)) -> Result<(), TapError> {
         let held = self.splitter.take_held();
         let rest = held.trim_ascii();
-        if rest.starts_with(b"{") && is_error(rest) {
+        if rest.starts_with(b"{") && has_error(rest) {
             return Err(TapError::Reported(Bytes::copy_from_slice(rest)));
         }
         // Some servers close right behind the last event, without the line ends that complete it.
@@ -87,24 +86,14 @@ impl Tap for GeminiTap {
 
 impl Watch {
     fn look(&mut self, block: &[u8]) -> Result<Verdict, TapError> {
-        let Some(event) = sse::read_block(block, &mut self.scratch) else {
-            if sse::is_event_block(block) {
-                return Ok(Verdict::Pass);
-            }
-            let json = block.trim_ascii();
-            return Err(if json.starts_with(b"{") && is_error(json) {
-                TapError::Reported(Bytes::copy_from_slice(json))
-            } else {
-                TapError::Malformed("not an event stream")
-            });
+        let Some(event) = event_in(block, &mut self.scratch, has_error)? else {
+            return Ok(Verdict::Pass);
         };
         let data = event.data.trim_ascii();
-        if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
-            return Err(TapError::Malformed("an event is not a JSON object"));
-        }
+        check_object(data)?;
         if member(data, b"\"candidates\"").is_none()
             && member(data, b"\"error\"").is_some()
-            && is_error(data)
+            && has_error(data)
         {
             return Err(TapError::Reported(Bytes::copy_from_slice(data)));
         }
@@ -166,16 +155,6 @@ fn is_finish(json: &[u8]) -> bool {
         answer.candidates.iter().flatten().any(|candidate| candidate.finish_reason.is_some())
             || answer.prompt_feedback.is_some_and(|feedback| feedback.block_reason.is_some())
     })
-}
-
-/// Whether JSON is an error of Google's.
-fn is_error(json: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Suspect<'a> {
-        #[serde(borrow)]
-        error: &'a RawValue,
-    }
-    serde_json::from_slice::<Suspect<'_>>(json).is_ok_and(|body| body.error.get() != "null")
 }
 
 /// `usageMetadata`, as far as it is counted.

@@ -6,6 +6,7 @@
 
 pub mod media;
 pub mod model;
+pub(crate) mod read;
 pub mod replay;
 pub mod request;
 pub mod response;

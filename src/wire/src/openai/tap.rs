@@ -10,8 +10,9 @@ use serde_json::value::RawValue;
 
 use super::model::{is_top_level, string_at, value_at};
 use super::usage::{nested_end, skip_space, usage_of_object};
-use crate::sse::{self, Block, Splitter};
+use crate::sse::{self, Splitter};
 pub use crate::tap::TapError;
+use crate::tap::{Tap, Verdict, check_object, event_in, pass, place_in};
 use crate::usage::Usage;
 
 /// Watches one stream of chat or legacy completion chunks as it passes.
@@ -28,22 +29,6 @@ pub struct StreamTap {
     finished: bool,
     done: bool,
     events: u64,
-}
-
-/// What becomes of one block.
-pub(crate) enum Verdict {
-    Pass,
-    Drop,
-    /// The range of the block that is to be replaced by the alias.
-    Rename(Range<usize>),
-}
-
-/// What goes to the client in one piece.
-enum Run {
-    Empty,
-    /// Part of the bytes that were pushed: sent as they are.
-    Here(Range<usize>),
-    Made(Vec<u8>),
 }
 
 impl StreamTap {
@@ -137,16 +122,8 @@ impl StreamTap {
         if self.done {
             return Ok(Verdict::Drop);
         }
-        let Some(event) = sse::read_block(block, &mut self.scratch) else {
-            if sse::is_event_block(block) {
-                return Ok(Verdict::Pass);
-            }
-            let json = block.trim_ascii();
-            return Err(if json.starts_with(b"{") && reported(json) {
-                TapError::Reported(Bytes::copy_from_slice(json))
-            } else {
-                TapError::Malformed("not an event stream")
-            });
+        let Some(event) = event_in(block, &mut self.scratch, reported)? else {
+            return Ok(Verdict::Pass);
         };
         let data = event.data.trim_ascii();
         if data == b"[DONE]" {
@@ -154,9 +131,7 @@ impl StreamTap {
             return Ok(Verdict::Pass);
         }
         self.events += 1;
-        if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
-            return Err(TapError::Malformed("an event is not a JSON object"));
-        }
+        check_object(data)?;
         let keys = Keys::find(data, renames);
         let maybe_error = keys.choices.is_none() || keys.error || event.name == b"error";
         if maybe_error && (reported(data) || event.name == b"error") {
@@ -171,6 +146,28 @@ impl StreamTap {
         }
         let model = keys.model.and_then(|model| place_in(block, &data[model]));
         Ok(model.map_or(Verdict::Pass, Verdict::Rename))
+    }
+}
+
+impl Tap for StreamTap {
+    fn push(&mut self, bytes: &Bytes, send: &mut dyn FnMut(Bytes)) -> Result<(), TapError> {
+        StreamTap::push(self, bytes, send)
+    }
+
+    fn end(&mut self, send: &mut dyn FnMut(Bytes)) -> Result<(), TapError> {
+        StreamTap::end(self, send)
+    }
+
+    fn is_done(&self) -> bool {
+        StreamTap::is_done(self)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        StreamTap::usage(self)
+    }
+
+    fn events(&self) -> u64 {
+        StreamTap::events(self)
     }
 }
 
@@ -218,99 +215,6 @@ impl Keys {
             }
         }
         keys
-    }
-}
-
-/// Where a part of an event lies in its block. Data of several lines was put together elsewhere and
-/// has no place in it.
-pub(crate) fn place_in(block: &[u8], part: &[u8]) -> Option<Range<usize>> {
-    let start = (part.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
-    (start < block.len() && part.len() <= block.len() - start).then(|| start..start + part.len())
-}
-
-/// Cuts what was pushed into blocks, has `look` judge each, and gives `send` what goes to the
-/// client, in as few pieces as can be.
-pub(crate) fn pass(
-    splitter: &mut Splitter,
-    bytes: &Bytes,
-    alias: Option<&[u8]>,
-    mut look: impl FnMut(&[u8]) -> Result<Verdict, TapError>,
-    mut send: impl FnMut(Bytes),
-) -> Result<(), TapError> {
-    let mut run = Run::Empty;
-    let result = splitter.split(bytes, |block| {
-        let verdict = match &block {
-            Block::Here(range) => look(&bytes[range.clone()]),
-            Block::Joined(joined) => look(joined),
-        }?;
-        run.add(block, verdict, alias, bytes, &mut send);
-        Ok(())
-    });
-    run.flush(bytes, &mut send);
-    result
-}
-
-impl Run {
-    fn add(
-        &mut self,
-        block: Block,
-        verdict: Verdict,
-        alias: Option<&[u8]>,
-        bytes: &Bytes,
-        send: &mut impl FnMut(Bytes),
-    ) {
-        match (block, verdict, alias) {
-            (_, Verdict::Drop, _) => {}
-            (Block::Here(range), Verdict::Rename(model), Some(alias)) => {
-                self.rename(&bytes[range], model, alias, bytes, send);
-            }
-            (Block::Joined(joined), Verdict::Rename(model), Some(alias)) => {
-                self.rename(&joined, model, alias, bytes, send);
-            }
-            (Block::Here(range), _, _) => match self {
-                Run::Here(run) if run.end == range.start => run.end = range.end,
-                Run::Made(made) => made.extend_from_slice(&bytes[range]),
-                _ => {
-                    self.flush(bytes, send);
-                    *self = Run::Here(range);
-                }
-            },
-            (Block::Joined(joined), _, _) => {
-                self.flush(bytes, send);
-                send(Bytes::from(joined));
-            }
-        }
-    }
-
-    fn rename(
-        &mut self,
-        block: &[u8],
-        model: Range<usize>,
-        alias: &[u8],
-        bytes: &Bytes,
-        send: &mut impl FnMut(Bytes),
-    ) {
-        if !matches!(self, Run::Made(_)) {
-            self.flush(bytes, send);
-            // Exactly what is needed where one event came alone, as most do.
-            // The block may have begun in bytes pushed before, and be the longer of the two.
-            let length = bytes.len().max(block.len()) - model.len() + alias.len();
-            *self = Run::Made(Vec::with_capacity(length));
-        }
-        if let Run::Made(made) = self {
-            made.extend_from_slice(&block[..model.start]);
-            made.extend_from_slice(alias);
-            made.extend_from_slice(&block[model.end..]);
-        }
-    }
-
-    fn flush(&mut self, bytes: &Bytes, send: &mut impl FnMut(Bytes)) {
-        match std::mem::replace(self, Run::Empty) {
-            Run::Empty => {}
-            Run::Here(range) if range.len() == bytes.len() => send(bytes.clone()),
-            Run::Here(range) => send(bytes.slice(range)),
-            Run::Made(made) => send(Bytes::from(made)),
-        }
     }
 }
 

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub(super) use crate::openai::read::inside;
+
 /// One event of a chat stream, or a whole answer: they differ in `delta` and `message`.
 #[derive(Deserialize)]
 pub(super) struct Answer<'a> {
@@ -97,13 +99,6 @@ impl Call<'_> {
         let extra: Extra = serde_json::from_str(self.extra_content?.get()).ok()?;
         Some(extra.google.thought_signature)
     }
-}
-
-/// What is between the quotes of a raw JSON string that is not empty. Such pieces may be put
-/// together as they are.
-pub(super) fn inside(raw: Option<&RawValue>) -> Option<&[u8]> {
-    let raw = raw?.get().as_bytes();
-    (raw.len() > 2 && raw[0] == b'"').then(|| &raw[1..raw.len() - 1])
 }
 
 /// The text of content that some servers send as a list of parts, as the inside of a JSON string.
