@@ -97,8 +97,8 @@ impl Drop for Place {
 /// A response to be made.
 pub(crate) struct Job {
     pub(crate) place: Place,
-    pub(crate) call: Call,
-    pub(crate) turn: Turn,
+    pub(crate) call: Box<Call>,
+    pub(crate) turn: Box<Turn>,
     /// As it was answered: queued.
     pub(crate) queued: Vec<u8>,
 }

@@ -68,34 +68,59 @@ async fn exchange(
     generation: &Arc<Generation>,
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
-    if ctx.plan.is_none() {
-        match ctx.view.as_ref().map(|view| generation.plan_without_filter(view)) {
-            Some(Ok(plan)) => ctx.plan = Some(plan),
-            Some(Err(reject)) => return refuse(session, generation, ctx, reject).await,
-            None => {}
-        }
-    }
-    let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else {
-        let reject = Reject::internal("no request", "the body was not read");
-        return refuse(session, generation, ctx, reject).await;
-    };
-    let wishes = match Wishes::read(session, view, &generation.config.router) {
-        Ok(mut wishes) => {
-            // What the operator configured is the operator's choice; what a caller names must be
-            // the caller's to call.
-            if let (Some(key), Some(fallbacks)) = (&ctx.identity, &mut wishes.fallbacks) {
-                fallbacks.retain(|name| models::may_call(generation, Some(key), name));
-            }
-            wishes
-        }
+    let Prepared { call, turn, key } = match prepare(session, gateway, generation, ctx) {
+        Ok(prepared) => prepared,
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
+    if let Some(turn) = turn {
+        if background::is_wanted(&call.view) {
+            return Box::pin(in_background(session, gateway, ctx, call, turn)).await;
+        }
+        return Box::pin(alone(session, gateway, ctx, call, Some(turn))).await;
+    }
+    match key.map(|key| gateway.flights.board(key)) {
+        None => Box::pin(alone(session, gateway, ctx, call, None)).await,
+        Some(Seat::Lead(lead)) => shared_call::lead(session, gateway, ctx, call, lead).await,
+        Some(Seat::Follow(follower)) => {
+            Box::pin(shared_call::follow(session, gateway, generation, ctx, follower)).await
+        }
+    }
+}
+
+/// A call that is ready to be made. Boxed, because it is passed on, and a future has room for each
+/// place where it has been.
+struct Prepared {
+    call: Box<exchange::Call>,
+    /// What it has to do with kept responses.
+    turn: Option<Box<Turn>>,
+    /// By what other requests find it.
+    key: Option<FlightKey>,
+}
+
+/// Reads what the request says about how it is to be made.
+fn prepare(
+    session: &ServerSession,
+    gateway: &Gateway,
+    generation: &Arc<Generation>,
+    ctx: &mut RequestCtx,
+) -> Result<Prepared, Rejection> {
+    if ctx.plan.is_none()
+        && let Some(view) = &ctx.view
+    {
+        ctx.plan = Some(generation.plan_without_filter(view)?);
+    }
+    let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else {
+        return Err(Reject::internal("no request", "the body was not read"));
+    };
+    let mut wishes = Wishes::read(session, view, &generation.config.router)?;
+    // What the operator configured is the operator's choice; what a caller names must be the
+    // caller's to call.
+    if let (Some(key), Some(fallbacks)) = (&ctx.identity, &mut wishes.fallbacks) {
+        fallbacks.retain(|name| models::may_call(generation, Some(key), name));
+    }
     let id = responses::concerns(view).then(random::unguessable);
     let turn = match &id {
-        Some(id) => match Turn::read(view, ctx, &*gateway.responses, id) {
-            Ok(turn) => Some(turn),
-            Err(reject) => return refuse(session, generation, ctx, reject).await,
-        },
+        Some(id) => Some(Box::new(Turn::read(view, ctx, &*gateway.responses, id)?)),
         None => None,
     };
     let key = ctx.coalesce.filter(|_| wishes.are_usual()).map(|coalesce| FlightKey {
@@ -103,8 +128,8 @@ async fn exchange(
         form: (view.stream, view.include_usage),
         model: Arc::clone(&plan.requested),
     });
-    let mut call =
-        exchange::Call::new(Arc::clone(view), plan.clone(), Arc::clone(generation), ctx.arrived);
+    let (view, plan) = (Arc::clone(view), plan.clone());
+    let mut call = Box::new(exchange::Call::new(view, plan, Arc::clone(generation), ctx.arrived));
     call.betas = betas(session, ctx.dialect);
     call.tags = wishes.tags;
     call.retries = wishes.retries;
@@ -116,19 +141,7 @@ async fn exchange(
         call.expanded = turn.expanded.clone();
         call.prefers = turn.deployment.clone();
     }
-    if let Some(turn) = turn {
-        if background::is_wanted(&call.view) {
-            return Box::pin(in_background(session, gateway, ctx, call, turn)).await;
-        }
-        return Box::pin(alone(session, gateway, ctx, call, Some(&turn))).await;
-    }
-    match key.map(|key| gateway.flights.board(key)) {
-        None => Box::pin(alone(session, gateway, ctx, call, None)).await,
-        Some(Seat::Lead(lead)) => shared_call::lead(session, gateway, ctx, call, lead).await,
-        Some(Seat::Follow(follower)) => {
-            Box::pin(shared_call::follow(session, gateway, generation, ctx, follower)).await
-        }
-    }
+    Ok(Prepared { call, turn, key })
 }
 
 /// A call for one request.
@@ -136,8 +149,8 @@ async fn alone(
     session: &mut ServerSession,
     gateway: &Gateway,
     ctx: &mut RequestCtx,
-    call: exchange::Call,
-    turn: Option<&Turn>,
+    call: Box<exchange::Call>,
+    turn: Option<Box<Turn>>,
 ) -> Result<Outcome> {
     let opened = {
         let open = gateway.exchange.open(&call);
@@ -151,7 +164,7 @@ async fn alone(
     told(&mut ctx.report, &mut call.report.lock());
     match opened? {
         Ok(Opened::Stream(mut stream)) => {
-            let keep = turn.map(|turn| (turn, gateway));
+            let keep = turn.as_deref().map(|turn| (turn, gateway));
             let result = relay(session, &call.generation, ctx, &mut stream, keep).await;
             settle(gateway, ctx, &mut stream, &result);
             result
@@ -174,8 +187,8 @@ async fn in_background(
     session: &mut ServerSession,
     gateway: &Arc<Gateway>,
     ctx: &mut RequestCtx,
-    mut call: exchange::Call,
-    turn: Turn,
+    mut call: Box<exchange::Call>,
+    turn: Box<Turn>,
 ) -> Result<Outcome> {
     let generation = Arc::clone(&call.generation);
     let id = call.id.clone().unwrap_or_default();

@@ -20,7 +20,7 @@ pub(crate) async fn lead(
     session: &mut ServerSession,
     gateway: &Arc<Gateway>,
     ctx: &mut RequestCtx,
-    call: exchange::Call,
+    call: Box<exchange::Call>,
     lead: Lead,
 ) -> Result<Outcome> {
     let generation = Arc::clone(&call.generation);
