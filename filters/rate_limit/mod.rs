@@ -33,7 +33,6 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 
-use smallvec::SmallVec;
 use tollway_filter_api::limits::{
     Exceeded, LimitKey, LimitStore, LimitUnit, RateLimits, Remaining, Ticket,
 };
@@ -68,7 +67,7 @@ pub struct RateLimit {
 }
 
 /// What the filter keeps of a request: what it has reserved for it.
-type Reserved = SmallVec<[Held; 4]>;
+type Reserved = Vec<Held>;
 
 /// One reservation.
 #[derive(Debug)]
@@ -246,7 +245,7 @@ impl RateLimit {
             Ok(()) if reserved.is_empty() => Step::next(),
             Ok(()) => {
                 match ctx.slot_mut::<Reserved>(self.slot) {
-                    Some(earlier) => earlier.extend(reserved.drain(..)),
+                    Some(earlier) => earlier.append(reserved),
                     None => ctx.set_slot(self.slot, mem::take(reserved)),
                 }
                 Step::next()

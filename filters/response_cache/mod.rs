@@ -17,7 +17,8 @@
 //! Kept is only what a provider has answered completely with status 200. Not kept are errors,
 //! broken or abandoned streams, answers in which a choice has no `finish_reason`, answers larger
 //! than `entry_bytes_max`, and answers of a group that was fallen back to. Nor are streams that come
-//! while the copies of all streams under way take as much as half of the cache.
+//! while the copies of all streams under way take all they may: 64 MiB, or half of the cache where
+//! calls are not shared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
-use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
+use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Recorded};
 use tollway_filter_api::ctx::Coalesce;
 use tollway_filter_api::{
     Answer, BuildFilter, Clock, ConfigError, Deps, Filter, Flow, Outcome, Phases, Rejection,
@@ -235,6 +236,8 @@ enum Body {
     /// Events. Not the pieces themselves: those are parts of larger read buffers, which they would
     /// keep alive until the end.
     Events(EventLog),
+    /// Events that are written down already.
+    Recorded(Arc<dyn Recorded>),
 }
 
 impl Filter for ResponseCache {
@@ -262,10 +265,14 @@ impl Filter for ResponseCache {
     }
 
     fn response(&self, ctx: &mut RequestCtx, _: &RequestHead, response: &mut ResponseHead) {
+        let recorded = ctx.recorded.clone();
         if let Some(passing) = ctx.slot_mut::<Passing>(self.slot) {
             passing.good = response.status == 200;
             if response.streaming {
-                passing.body = Body::Events(EventLog::new(&self.recordings));
+                passing.body = match recorded {
+                    Some(recorded) => Body::Recorded(recorded),
+                    None => Body::Events(EventLog::new(&self.recordings)),
+                };
             }
         }
     }
@@ -283,6 +290,7 @@ impl Filter for ResponseCache {
                     log.length() + chunk.len() <= self.config.entry_bytes_max
                         && log.push(chunk).is_ok()
                 }
+                Body::Recorded(_) => true,
             };
             if !is_kept {
                 ctx.take_slot::<Passing>(self.slot);
@@ -303,6 +311,10 @@ impl Filter for ResponseCache {
         let (streamed, body) = match body {
             Body::Whole(body) => (false, body),
             Body::Events(log) => (true, log.read(&mut Reader::default())),
+            Body::Recorded(recorded) => match recorded.events(self.config.entry_bytes_max) {
+                Some(events) => (true, events),
+                None => return,
+            },
         };
         if !replay::is_complete(view, streamed, &body) {
             return;

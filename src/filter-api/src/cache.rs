@@ -53,3 +53,10 @@ pub trait CacheStore: Send + Sync {
         None
     }
 }
+
+/// The events of an answer, where the gateway writes them down anyway.
+pub trait Recorded: Send + Sync {
+    /// All of them, once the last one has come; `None` where some are missing or they are more than
+    /// `bytes_max`.
+    fn events(&self, bytes_max: usize) -> Option<Bytes>;
+}

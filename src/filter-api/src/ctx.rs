@@ -10,7 +10,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::price::Cost;
 use tollway_wire::usage::Usage;
 
-use crate::cache::CacheKey;
+use crate::cache::{CacheKey, Recorded};
 use crate::identity::VirtualKey;
 use crate::model::{Deployment, Plan};
 use crate::view::RequestView;
@@ -41,6 +41,9 @@ pub struct RequestCtx {
     pub plan: Option<Plan>,
     /// Requests with the same key may share one upstream call; set by `response_cache`.
     pub coalesce: Option<Coalesce>,
+    /// The events of the answer, from before the first of them on, where requests that may come to
+    /// share it make the gateway keep them.
+    pub recorded: Option<Arc<dyn Recorded>>,
     /// Kept until the request is over, its `end` phase included.
     pub held: Option<Box<dyn Any + Send + Sync>>,
     /// What became of it; written by the exchange, read by metering.
@@ -121,6 +124,7 @@ impl RequestCtx {
             view: None,
             plan: None,
             coalesce: None,
+            recorded: None,
             held: None,
             report: Report::default(),
             slots: SmallVec::new(),

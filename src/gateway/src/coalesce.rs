@@ -15,7 +15,7 @@ use http::{HeaderName, HeaderValue};
 use memchr::memmem;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tollway_filter_api::cache::CacheKey;
+use tollway_filter_api::cache::{CacheKey, Recorded};
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::{Deployment, Reject, Rejection};
 use tollway_wire::event_log::{Budget, EventLog, Reader};
@@ -155,6 +155,15 @@ impl Flight {
     }
 }
 
+impl Recorded for Flight {
+    fn events(&self, bytes_max: usize) -> Option<Bytes> {
+        let state = self.state.lock();
+        let is_good = state.end.as_ref().is_some_and(|end| end.broken.is_none());
+        let fits = state.log.is_whole() && state.log.length() <= bytes_max;
+        (is_good && fits).then(|| state.log.read(&mut Reader::default()))
+    }
+}
+
 /// Keeps a call where others find it. Nobody joins once the last one of a call is dropped.
 struct Listing {
     flight: Arc<Flight>,
@@ -225,6 +234,11 @@ impl Lead {
             }
             Err(reject) => state.end = Some(End::failed(copy(reject))),
         });
+    }
+
+    /// What the stream says, for whoever wants to keep it.
+    pub(crate) fn recorded(&self) -> Arc<dyn Recorded> {
+        Arc::clone(self.flight()) as _
     }
 
     /// Waits until somebody follows.

@@ -132,7 +132,8 @@ impl HttpApp {
         }
         state.end();
         let settings = HttpPersistentSettings::for_session(&session);
-        let finished = session.finish().await.ok().flatten()?;
+        // Boxed: it has more room than all that a request needs while it lasts.
+        let finished = Box::pin(session.finish()).await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(finished, settings))
     }
 }

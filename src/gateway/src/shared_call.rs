@@ -49,6 +49,7 @@ pub(crate) async fn lead(
         Ok(Opened::Stream(mut stream)) => {
             let headers = stream.take_headers();
             let content_type = stream.content_type().cloned();
+            ctx.recorded = Some(lead.recorded());
             let source = Source::Own(Box::new(Own { lead, stream }));
             pass_on(session, gateway, &generation, ctx, source, (headers, content_type)).await
         }

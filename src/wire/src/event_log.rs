@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 
-/// How much room is made at first, and at most at a time. Blocks are never moved when there is more.
-const BLOCK_BYTES_FIRST: usize = 512;
+/// How much room is made at a time: at least, and at most. Blocks are never moved when there is more.
+const BLOCK_BYTES_MIN: usize = 512;
 const BLOCK_BYTES_MAX: usize = 16 * 1024;
 /// Larger pieces are kept as they are: comparing them finds little, and the last one is held twice.
 const COMPARED_BYTES_MAX: usize = 1024;
@@ -52,6 +52,8 @@ pub struct EventLog {
     /// The last piece, if it may be compared with.
     last: Vec<u8>,
     length: usize,
+    /// A piece had no room.
+    is_cut: bool,
 }
 
 /// There is no room for more.
@@ -68,7 +70,13 @@ impl EventLog {
             blocks: Vec::new(),
             last: Vec::new(),
             length: 0,
+            is_cut: false,
         }
+    }
+
+    /// Whether it has all that was pushed.
+    pub fn is_whole(&self) -> bool {
+        !self.is_cut
     }
 
     /// How many bytes it stands for.
@@ -84,7 +92,7 @@ impl EventLog {
     /// Adds a piece.
     ///
     /// # Errors
-    /// When the budget has no room for it. The log stays what it was.
+    /// When the budget has no room for it. The log stays what it was, and is no longer whole.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), Full> {
         if piece.is_empty() {
             return Ok(());
@@ -104,6 +112,7 @@ impl EventLog {
 
     /// Forgets everything. Nobody may have begun to read.
     pub fn clear(&mut self) {
+        self.is_cut = true;
         self.budget.give_back(std::mem::take(&mut self.held));
         self.blocks = Vec::new();
         self.last = Vec::new();
@@ -114,10 +123,10 @@ impl EventLog {
     fn block_for(&mut self, bytes: usize) -> Result<&mut Vec<u8>, Full> {
         let room = self.blocks.last().map_or(0, |block| block.capacity() - block.len());
         if room < bytes {
-            let doubled =
-                self.blocks.last().map_or(BLOCK_BYTES_FIRST, |block| block.capacity() * 2);
+            let doubled = self.blocks.last().map_or(BLOCK_BYTES_MIN, |block| block.capacity() * 2);
             let size = doubled.min(BLOCK_BYTES_MAX).max(bytes);
             if !self.budget.take(size) {
+                self.is_cut = true;
                 return Err(Full);
             }
             self.held += size;
@@ -248,17 +257,17 @@ mod tests {
 
     #[test]
     fn all_logs_together_stay_within_the_budget() {
-        let budget = Budget::new(2 * BLOCK_BYTES_FIRST);
+        let budget = Budget::new(2 * BLOCK_BYTES_MIN);
         let mut first = EventLog::new(&budget);
         let mut second = EventLog::new(&budget);
-        let piece = [b'x'; BLOCK_BYTES_FIRST - HEAD_BYTES_MAX];
+        let piece = [b'x'; BLOCK_BYTES_MIN - HEAD_BYTES_MAX];
         first.push(&piece).unwrap();
         second.push(&piece).unwrap();
-        let other = [b'y'; BLOCK_BYTES_FIRST];
+        let other = [b'y'; BLOCK_BYTES_MIN];
         assert_eq!(first.push(&other), Err(Full));
         assert_eq!(first.read(&mut Reader::default()), &piece[..]);
         drop((first, second));
-        assert!(budget.take(2 * BLOCK_BYTES_FIRST));
+        assert!(budget.take(2 * BLOCK_BYTES_MIN));
     }
 
     fn any_piece() -> impl Strategy<Value = Vec<u8>> {

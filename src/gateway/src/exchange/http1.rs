@@ -18,9 +18,9 @@ use tollway_providers::UpstreamBody;
 use super::framing::{Answer, Head, Malformed, Piece};
 
 /// How much is read at once. A stream that says a few words at a time never needs more.
-const READ_BYTES: usize = 4 * 1024;
+const READ_BYTES: usize = 2 * 1024;
 /// A smaller rest of the buffer is not worth a read: it begins anew.
-const READ_BYTES_MIN: usize = 1024;
+const READ_BYTES_MIN: usize = 512;
 /// How much is read at once where the last read was full, or the answer is known to be large.
 const READ_BYTES_MAX: usize = 64 * 1024;
 /// A body up to this size is copied behind its head, so that both leave as one write and one TLS

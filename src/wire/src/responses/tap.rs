@@ -5,7 +5,6 @@
 //! of its own failure in them is an answer and passes. An `error` event is none: it is reported.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -13,8 +12,8 @@ use serde_json::value::RawValue;
 
 use super::usage::Counted;
 use crate::splice::json_string;
-use crate::sse::{self, Block, Splitter};
-use crate::tap::{Tap, TapError};
+use crate::sse::{self, Splitter};
+use crate::tap::{self, Tap, TapError, Verdict};
 use crate::usage::Usage;
 
 /// Watches one stream.
@@ -36,14 +35,6 @@ struct Seen {
     done: bool,
     any: bool,
     deltas: u64,
-}
-
-/// What becomes of one block.
-enum Verdict {
-    Pass,
-    Drop,
-    /// This range of the block is the model's name, which gives way to the alias.
-    Rename(Range<usize>),
 }
 
 /// What is read of an event that carries the whole response.
@@ -96,34 +87,32 @@ impl StreamTap {
     pub fn response(&self) -> Option<&[u8]> {
         self.seen.response.as_deref()
     }
+}
 
-    fn look(&mut self, block: &[u8]) -> Result<Verdict, TapError> {
-        let Some(event) = sse::read_block(block, &mut self.scratch) else {
-            if sse::is_event_block(block) {
-                return Ok(Verdict::Pass);
-            }
-            let json = block.trim_ascii();
-            return Err(if is_error(json) {
-                TapError::Reported(Bytes::copy_from_slice(json))
-            } else {
-                TapError::Malformed("not an event stream")
-            });
+impl Seen {
+    fn look(
+        &mut self,
+        block: &[u8],
+        scratch: &mut Vec<u8>,
+        keeps: bool,
+        alias: Option<&[u8]>,
+    ) -> Result<Verdict, TapError> {
+        let Some(event) = tap::event_in(block, scratch, is_error)? else {
+            return Ok(Verdict::Pass);
         };
         let data = event.data.trim_ascii();
         // Not OpenAI's, but some servers end every stream with it. It is no end by itself.
         if data == b"[DONE]" {
             return Ok(Verdict::Pass);
         }
-        if self.seen.done {
+        if self.done {
             return Ok(Verdict::Drop);
         }
-        if data.first() != Some(&b'{') || data.last() != Some(&b'}') {
-            return Err(TapError::Malformed("an event is not a JSON object"));
-        }
-        self.seen.any = true;
+        tap::check_object(data)?;
+        self.any = true;
         let kind = kind(event.name, data);
         if kind.ends_with(b".delta") {
-            self.seen.deltas += 1;
+            self.deltas += 1;
             return Ok(Verdict::Pass);
         }
         let ends = match &*kind {
@@ -133,14 +122,10 @@ impl StreamTap {
             b"" if is_error(data) => return Err(TapError::Reported(Bytes::copy_from_slice(data))),
             _ => return Ok(Verdict::Pass),
         };
-        // Data of several lines was put together elsewhere and has no place in the block.
-        let offset = (data.as_ptr() as usize).wrapping_sub(block.as_ptr() as usize);
-        let offset = (offset < block.len()).then_some(offset);
-        self.seen.whole(data, ends, self.keeps, self.alias.as_deref(), offset)
+        let offset = tap::place_in(block, data).map(|place| place.start);
+        self.whole(data, ends, keeps, alias, offset)
     }
-}
 
-impl Seen {
     /// Reads an event that carries the whole response.
     fn whole(
         &mut self,
@@ -183,41 +168,10 @@ impl Seen {
 
 impl Tap for StreamTap {
     fn push(&mut self, bytes: &Bytes, send: &mut dyn FnMut(Bytes)) -> Result<(), TapError> {
-        // Taken out, so that the closure may borrow the rest.
-        let mut splitter = std::mem::replace(&mut self.splitter, Splitter::new(0));
-        // What may be sent in one piece, as it is.
-        let mut run = 0..0;
-        let result = splitter.split(bytes, |block| {
-            let verdict = match &block {
-                Block::Here(range) => self.look(&bytes[range.clone()]),
-                Block::Joined(joined) => self.look(joined),
-            }?;
-            if let (Block::Here(range), Verdict::Pass) = (&block, &verdict) {
-                if run.end != range.start {
-                    flush(&mut run, bytes, send);
-                    run.start = range.start;
-                }
-                run.end = range.end;
-                return Ok(());
-            }
-            flush(&mut run, bytes, send);
-            let whole = match block {
-                Block::Here(range) => bytes.slice(range),
-                Block::Joined(joined) => Bytes::from(joined),
-            };
-            match (verdict, &self.alias) {
-                (Verdict::Drop, _) => {}
-                (Verdict::Rename(model), Some(alias)) => {
-                    let renamed = [&whole[..model.start], alias, &whole[model.end..]].concat();
-                    send(Bytes::from(renamed));
-                }
-                _ => send(whole),
-            }
-            Ok(())
-        });
-        flush(&mut run, bytes, send);
-        self.splitter = splitter;
-        result
+        let StreamTap { splitter, alias, scratch, keeps, seen } = self;
+        let alias = alias.as_deref();
+        let look = |block: &[u8]| seen.look(block, scratch, *keeps, alias);
+        tap::pass(splitter, bytes, alias, look, send)
     }
 
     fn end(&mut self, send: &mut dyn FnMut(Bytes)) -> Result<(), TapError> {
@@ -229,8 +183,9 @@ impl Tap for StreamTap {
         // Some servers close without the blank line that completes their last event.
         if sse::is_event_block(rest) && rest.ends_with(b"}") {
             let block = [rest, b"\n\n"].concat();
-            let verdict = self.look(&block)?;
-            if self.seen.done {
+            let StreamTap { alias, scratch, keeps, seen, .. } = self;
+            let verdict = seen.look(&block, scratch, *keeps, alias.as_deref())?;
+            if seen.done {
                 send(match (verdict, &self.alias) {
                     (Verdict::Rename(model), Some(alias)) => {
                         [&block[..model.start], alias, &block[model.end..]].concat().into()
@@ -263,15 +218,6 @@ impl Tap for StreamTap {
 
     fn events(&self) -> u64 {
         self.seen.deltas
-    }
-}
-
-fn flush(run: &mut Range<usize>, bytes: &Bytes, send: &mut dyn FnMut(Bytes)) {
-    let run = std::mem::replace(run, 0..0);
-    if run.len() == bytes.len() && !run.is_empty() {
-        send(bytes.clone());
-    } else if !run.is_empty() {
-        send(bytes.slice(run));
     }
 }
 
