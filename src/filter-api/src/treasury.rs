@@ -1,0 +1,190 @@
+//! Money before it is spent: budgets, what is reserved of them, and the trait of who keeps them.
+//!
+//! Every model call opens an account before it goes out and closes it when it is over. Opening
+//! reserves the most the call can cost from every budget that applies; closing replaces that by what
+//! it did cost. Both are in the journal before the treasury says so.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollway_wire::price::PicoDollars;
+
+use crate::ledger::SpendRecord;
+
+/// Whose money it is, and which of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BudgetScope {
+    /// Everybody's.
+    Global,
+    /// What goes to one provider.
+    Provider,
+    /// What one model group costs.
+    Model,
+    /// A team's.
+    Team,
+    /// A user's.
+    User,
+    /// A virtual key's, by its hash in hexadecimal.
+    Key,
+    /// A virtual key's for one model group (`part`).
+    KeyModel,
+    /// That of an end user named in requests.
+    EndUser,
+    /// That of a tag on requests.
+    Tag,
+    /// One request's own.
+    Request,
+}
+
+impl BudgetScope {
+    /// The name in stores, messages and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            BudgetScope::Global => "global",
+            BudgetScope::Provider => "provider",
+            BudgetScope::Model => "model",
+            BudgetScope::Team => "team",
+            BudgetScope::User => "user",
+            BudgetScope::Key => "key",
+            BudgetScope::KeyModel => "model_per_key",
+            BudgetScope::EndUser => "end_user",
+            BudgetScope::Tag => "tag",
+            BudgetScope::Request => "request",
+        }
+    }
+}
+
+/// One budget among all.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BudgetId {
+    /// Whose.
+    pub scope: BudgetScope,
+    /// Which of them: the key's hash, the team's id … Empty where there is only one.
+    pub subject: Arc<str>,
+    /// Which part of it: of [`BudgetScope::KeyModel`] the model group.
+    pub part: Option<Arc<str>>,
+    /// The length of its period, because one subject can have several: a dollar a day and ten a
+    /// month.
+    pub period: Option<Period>,
+}
+
+/// What may be spent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Which one it is.
+    pub id: BudgetId,
+    /// Never more than this in a period. `None` counts only.
+    pub limit: Option<PicoDollars>,
+    /// From here on operators are told.
+    pub soft: Option<PicoDollars>,
+    /// What messages call its owner: LiteLLM's `Key=ci (sk-...AbCd)`, `Team=dev`.
+    pub owner: Arc<str>,
+}
+
+/// How long a budget lasts before it is full again. Periods begin on the calendar, in UTC: days at
+/// midnight, weeks on Monday, months on the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Period {
+    /// How many units.
+    pub count: u32,
+    /// Of what.
+    pub unit: PeriodUnit,
+}
+
+/// A unit of the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PeriodUnit {
+    /// A second.
+    Second,
+    /// A minute.
+    Minute,
+    /// An hour.
+    Hour,
+    /// A day.
+    Day,
+    /// A week.
+    Week,
+    /// A month.
+    Month,
+}
+
+/// What a call wants to spend.
+#[derive(Clone, Debug)]
+pub struct Opening<'a> {
+    /// All budgets that apply. All must have room.
+    pub budgets: &'a [Arc<Budget>],
+    /// The most it can cost.
+    pub most: PicoDollars,
+    /// The least it is worth making it for: where `most` does not fit but this does, what is left is
+    /// granted. Equal to `most` where the call cannot be made smaller.
+    pub least: PicoDollars,
+    /// The request's id.
+    pub request_id: &'a Arc<str>,
+    /// Since the Unix epoch.
+    pub now: Duration,
+}
+
+/// What is reserved for one call. It must be closed; one that is dropped is charged whole.
+pub trait Hold: Send + Sync {
+    /// How much is reserved now.
+    fn granted(&self) -> PicoDollars;
+
+    /// Reserves more, for a stream that outgrows what it had. Never waits.
+    ///
+    /// # Errors
+    /// When a budget has no room: what is granted stays.
+    fn extend(&mut self, more: PicoDollars) -> Result<(), OverBudget>;
+
+    /// What each budget has left beyond all that is reserved, the tightest first: for headers.
+    fn left(&self) -> Vec<(Arc<Budget>, PicoDollars)>;
+
+    /// Replaces what is reserved by what the record says was spent, and journals the record.
+    fn close(self: Box<Self>, record: SpendRecord);
+}
+
+/// A budget that has no room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverBudget {
+    /// Which one.
+    pub budget: Arc<Budget>,
+    /// What was spent of it in this period, reservations left out.
+    pub spent: PicoDollars,
+    /// What calls under way have reserved of it.
+    pub reserved: PicoDollars,
+    /// When it is full again.
+    pub resets_in: Option<Duration>,
+}
+
+/// Why a call cannot be paid for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unpaid {
+    /// A budget has no room.
+    #[error("a budget is used up")]
+    OverBudget(Box<OverBudget>),
+    /// The journal cannot be written (a full disk), or the other nodes cannot be asked: nothing can
+    /// be spent that would not be counted.
+    #[error("{0}")]
+    Unavailable(&'static str),
+}
+
+/// What opening gives: at once, or after asking a server.
+pub enum Opened<'a> {
+    /// The answer is here.
+    Ready(Result<Box<dyn Hold>, Unpaid>),
+    /// Other nodes share the budget and have to be asked.
+    Wait(Pin<Box<dyn Future<Output = Result<Box<dyn Hold>, Unpaid>> + Send + 'a>>),
+}
+
+/// Keeps the budgets. Lives as long as the process.
+///
+/// The promise: what all calls together are granted of a budget in one period never exceeds its
+/// limit, under any concurrency and on any number of nodes.
+pub trait Treasury: Send + Sync {
+    /// Reserves for a call.
+    fn open<'a>(&'a self, opening: Opening<'a>) -> Opened<'a>;
+
+    /// What was spent of a budget in its present period, and what is reserved.
+    fn spent(&self, budget: &BudgetId, now: Duration) -> (PicoDollars, PicoDollars);
+}
