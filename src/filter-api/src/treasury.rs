@@ -169,12 +169,15 @@ pub enum Unpaid {
     Unavailable(&'static str),
 }
 
+/// What a call gets: its hold, or why not.
+pub type Paid = Result<Box<dyn Hold>, Unpaid>;
+
 /// What opening gives: at once, or after asking a server.
 pub enum Opened<'a> {
     /// The answer is here.
-    Ready(Result<Box<dyn Hold>, Unpaid>),
+    Ready(Paid),
     /// Other nodes share the budget and have to be asked.
-    Wait(Pin<Box<dyn Future<Output = Result<Box<dyn Hold>, Unpaid>> + Send + 'a>>),
+    Wait(Pin<Box<dyn Future<Output = Paid> + Send + 'a>>),
 }
 
 /// Keeps the budgets. Lives as long as the process.
