@@ -242,3 +242,53 @@ async fn anthropics_sdk_finds_the_requests_id() {
         }
     }
 }
+
+#[tokio::test]
+async fn anthropics_errors_carry_the_requests_id() {
+    let setup = Setup::start().await;
+    let address = setup.gateway.address;
+    let [_, _, (_, path, body), _] = requests("claude", false);
+    setup.simulator.enqueue(Reply::error(400));
+    for model in ["claude", "nobody"] {
+        let mut body = body.clone();
+        body["model"] = model.into();
+        let refused = post(address, &path, &body).await;
+        assert!(refused.status >= 400, "{}", refused.text());
+        let id = refused.header("request-id").expect("an id");
+        assert_eq!(refused.json()["request_id"], id, "{}", refused.text());
+    }
+}
+
+#[tokio::test]
+async fn wrong_types_are_named_in_the_clients_own_shape() {
+    let setup = Setup::start().await;
+    let address = setup.gateway.address;
+
+    let part = json!({"type": "input_text", "text": 7});
+    let body = json!({"model": "claude", "input": [{"role": "user", "content": ["Hi", part]}]});
+    let refused = post(address, "/v1/responses", &body).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert_eq!(refused.error("param"), "input[0].content[1].text");
+    assert_eq!(
+        refused.error("message"),
+        "litellm.BadRequestError: Invalid type for 'input[0].content[1].text': expected a string, but \
+         got an integer instead."
+    );
+
+    let block = json!({"type": "text", "text": 7});
+    let body = json!({"model": "gpt-4o-mini", "max_tokens": 9,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}, block]}]});
+    let refused = post(address, "/v1/messages", &body).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let expect =
+        "litellm.BadRequestError: messages.0.content.1.text: Input should be a valid string";
+    assert_eq!(refused.json()["error"]["message"], expect);
+
+    let body = json!({"contents": [{"parts": [{"text": "Hi"}, {"text": 7}]}]});
+    let refused = post(address, "/v1beta/models/gpt-4o-mini:generateContent", &body).await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    let error = &refused.json()["error"];
+    assert_eq!(error["status"], "INVALID_ARGUMENT");
+    let field = &error["details"][0]["fieldViolations"][0]["field"];
+    assert_eq!(field, "contents[0].parts[1].text", "{error}");
+}

@@ -157,6 +157,9 @@ general_settings:
     answered(&mut client).await;
     drop(client);
     let line = setup.log_line("rt-2").await;
+    assert_eq!(line["operation"], "realtime", "{line}");
+    let labels = ["gen_ai_operation_name=\"realtime\""];
+    assert!(setup.gateway.metric("gen_ai_server_request_duration_count", &labels).await >= 1.0);
     assert!(line["completion_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{line}");
 }
 
@@ -277,6 +280,48 @@ async fn deployment_that_declines_is_followed_by_the_next_one() {
     drop(client);
     call.closed().await;
     gateway.idle().await;
+}
+
+#[tokio::test]
+async fn group_whose_upgrade_fails_is_followed_by_its_fallback() {
+    let (first, second) = (HandMade::start().await, HandMade::start().await);
+    let gateway = Gateway::start(&format!(
+        "
+model_list:
+  - model_name: talk
+    litellm_params: {{ model: openai/gpt-realtime, api_key: {UPSTREAM_KEY}, api_base: 'http://{}/v1' }}
+  - model_name: spare
+    litellm_params: {{ model: openai/gpt-realtime-mini, api_key: {UPSTREAM_KEY}, api_base: 'http://{}/v1' }}
+router_settings: {{ num_retries: 0, fallbacks: [{{ talk: [spare] }}] }}
+general_settings: {{ master_key: {MASTER_KEY} }}
+",
+        first.address, second.address
+    ))
+    .await;
+    let key = bearer(MASTER_KEY);
+    for (declined, is_followed) in [
+        ("HTTP/1.1 503 No\r\ncontent-length: 2\r\n\r\n{}", true),
+        ("HTTP/1.1 400 No\r\ncontent-length: 2\r\n\r\n{}", false),
+    ] {
+        let mut client = Connection::open(gateway.address).await;
+        let asked = upgrade("/v1/realtime?model=talk", &[("authorization", &key)]);
+        client.write(asked.as_bytes()).await;
+        first.call().await.write(declined).await;
+        if !is_followed {
+            assert_eq!(client.head().await.0, 400);
+            continue;
+        }
+        let mut call = second.call().await;
+        call.write(format!(
+            "HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-accept: {ACCEPT}\r\n\r\n"
+        ))
+        .await;
+        let (status, head) = client.head().await;
+        assert_eq!(status, 101);
+        let fallbacks = head.iter().find(|(name, _)| name == "x-litellm-attempted-fallbacks");
+        assert_eq!(fallbacks.map(|(_, value)| value.as_str()), Some("1"), "{head:?}");
+    }
 }
 
 #[tokio::test]

@@ -156,6 +156,49 @@ async fn a_provider_that_has_the_api_goes_on_by_itself() {
 }
 
 #[tokio::test]
+async fn deleting_reaches_the_copy_of_the_provider_that_made_it() {
+    let setup = Setup::with(CONFIG).await;
+    for (extra, is_background) in [
+        (json!({}), false),
+        (json!({"stream": true}), false),
+        (json!({"background": true, "stream": true}), true),
+    ] {
+        let mut body = json!({"model": "gpt", "input": "Keep it."});
+        body.as_object_mut().expect("an object").extend(extra.as_object().expect("one").clone());
+        let made = create(&setup, &body).await;
+        let text = made.text();
+        let objects = text.lines().map(|line| line.strip_prefix("data: ").unwrap_or(line));
+        let last: Value = objects
+            .filter_map(|json| serde_json::from_str(json).ok())
+            .find(|json: &Value| {
+                json["status"] == "completed" || json["type"] == "response.completed"
+            })
+            .expect("it is completed");
+        let response = last.get("response").unwrap_or(&last);
+        let id = response["id"].as_str().expect("an id");
+        setup.settled(&made).await;
+        setup.simulator.next_request().await;
+        assert_eq!(delete(&setup, &format!("/v1/responses/{id}"), &[]).await.status, 200);
+        let asked = setup.simulator.next_request().await;
+        assert_eq!(asked.method, "DELETE");
+        assert!(asked.path.starts_with("/v1/responses/resp_sim_"), "{}", asked.path);
+        assert_eq!(asked.path.ends_with(id), !is_background);
+    }
+
+    // What only we have made, and a provider that is gone, are nothing to the client.
+    let id = id_of(&create(&setup, &json!({"model": "claude", "input": "Keep it."})).await);
+    setup.simulator.next_request().await;
+    assert_eq!(delete(&setup, &format!("/v1/responses/{id}"), &[]).await.status, 200);
+    let id = id_of(&create(&setup, &json!({"model": "gpt", "input": "Keep it."})).await);
+    assert_eq!(setup.simulator.next_request().await.path, "/v1/responses");
+    setup.simulator.enqueue(Reply::error(500));
+    let deleted = delete(&setup, &format!("/v1/responses/{id}"), &[]).await;
+    assert_eq!(deleted.json()["deleted"], true);
+    let warned = |line: &str| line.contains("did not delete its copy");
+    setup.gateway.stderr_line(warned).await;
+}
+
+#[tokio::test]
 async fn a_response_in_the_background_is_asked_for_later() {
     let setup = Setup::with(CONFIG).await;
     let address = setup.gateway.address;
@@ -175,6 +218,29 @@ async fn a_response_in_the_background_is_asked_for_later() {
         assert_eq!(text_of(&done), "At leisure.");
         assert_eq!(get(address, &path, &TWO).await.status, 404);
         assert_eq!(setup.simulator.next_request().await.json().get("background"), None);
+    }
+}
+
+#[tokio::test]
+async fn a_response_in_the_background_keeps_its_signed_reasoning() {
+    let setup = Setup::with(CONFIG).await;
+    for extra in [json!({}), json!({"stream": true})] {
+        setup.simulator.enqueue(Reply::text("4").thinking("Two and two."));
+        let mut body = json!({"model": "claude", "input": "2+2?", "background": true});
+        body.as_object_mut().expect("an object").extend(extra.as_object().expect("one").clone());
+        let first = create(&setup, &body).await;
+        setup.settled(&first).await;
+        let text = first.text();
+        let id = text.split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        let path = format!("/v1/responses/{}", id.expect("an id"));
+        let has_signed = |response: Value| {
+            let items = response["output"].as_array().cloned().unwrap_or_default();
+            items.iter().any(|item| item["encrypted_content"].is_string())
+        };
+        let query = "?include[]=reasoning.encrypted_content";
+        assert!(has_signed(setup.get(&format!("{path}{query}")).await.json()), "{extra}");
+        assert!(!has_signed(setup.get(&path).await.json()), "{extra}");
+        setup.simulator.next_request().await;
     }
 }
 

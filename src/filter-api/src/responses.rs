@@ -13,10 +13,15 @@ pub struct StoredResponse {
     pub tenant: Option<KeyHash>,
     /// The deployment that made it and knows it under the same id; none, where only we do.
     pub deployment: Option<Arc<str>>,
+    /// The deployment that made it and its id there, where that is another one.
+    pub original: Option<(Arc<str>, Arc<str>)>,
     /// The `Response` object as JSON, with all the model needs to go on from it.
     pub response: Bytes,
     /// The JSON array of the items that went into it, those of its own history included.
     pub items: Bytes,
+    /// The events it was told by, where a client may come back for them: each with its place as its
+    /// number. Empty where they were too many to be kept.
+    pub events: Option<Bytes>,
 }
 
 /// Keeps responses for a while.

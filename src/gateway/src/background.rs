@@ -1,51 +1,102 @@
-//! Responses that are made in the background: the client gets an id at once and asks for the
-//! answer later.
+//! Responses that are made in the background: the client gets an id at once and asks for the answer
+//! later, or follows its events and may come back for the rest of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use pingora_core::protocols::http::ServerSession;
+use pingora_error::Result;
 use tokio::task::AbortHandle;
-use tollway_filter_api::{Outcome, Reject, RequestCtx};
+use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx};
 use tollway_wire::client;
 use tollway_wire::operation::Dialect;
+use tollway_wire::responses::record::Record;
 use tollway_wire::responses::stored;
 use tollway_wire::scan;
-use tollway_wire::splice::{Edits, json_string};
 
-use crate::exchange::{Call, Opened};
-use crate::respond;
-use crate::responses::Turn;
+use crate::event_log::{EventLog, Follower, Next, Room};
+use crate::exchange::{AnswerStream, Call, Opened};
+use crate::model_call::{self, gone_error};
+use crate::responses::{ID_BYTES_MAX, Made, Turn};
 use crate::state::{Gateway, RequestState};
+use crate::{observe, respond};
 
 /// How many may be under way at once.
 const RUNNING_MAX: usize = 1024;
+/// How long one that is given up may take to say so.
+const CANCEL_WAIT: Duration = Duration::from_secs(1);
 
 /// What is being made, by id.
 #[derive(Default)]
-pub(crate) struct Background(Mutex<HashMap<String, AbortHandle>>);
+pub(crate) struct Background {
+    running: Mutex<HashMap<String, Run>>,
+    room: Room,
+}
+
+struct Run {
+    /// None before it has begun.
+    task: Option<AbortHandle>,
+    is_given_up: bool,
+    log: Arc<EventLog>,
+}
 
 impl Background {
     /// Gives up what is being made under this id. False if nothing is.
-    pub(crate) fn cancel(&self, id: &str) -> bool {
-        let handle = self.0.lock().remove(id);
-        handle.is_some_and(|handle| {
-            handle.abort();
-            true
-        })
+    pub(crate) async fn cancel(&self, id: &str) -> bool {
+        let log = self.running.lock().get_mut(id).map(|run| {
+            run.is_given_up = true;
+            run.task.iter().for_each(AbortHandle::abort);
+            Arc::clone(&run.log)
+        });
+        let Some(log) = log else { return false };
+        let _ = tokio::time::timeout(CANCEL_WAIT, log.ended()).await;
+        true
     }
 
-    /// Whether one more may begin.
-    pub(crate) fn has_room(&self) -> bool {
-        self.0.lock().len() < RUNNING_MAX
+    /// Follows what is being made under this id, behind its first `skips` events.
+    pub(crate) fn follow(&self, id: &str, skips: u64) -> Option<Follower> {
+        let log = self.running.lock().get(id).map(|run| Arc::clone(&run.log));
+        log.map(|log| Follower::new(log, skips))
+    }
+}
+
+/// A response's place among those that are being made: whoever asks for it finds it there, from
+/// before its client knows the id to its end.
+pub(crate) struct Place {
+    gateway: Arc<Gateway>,
+    /// `resp_` included.
+    id: String,
+    log: Arc<EventLog>,
+}
+
+impl Place {
+    /// Takes a place, if there is one more.
+    pub(crate) fn take(gateway: &Arc<Gateway>, id: String, is_live: bool) -> Option<Place> {
+        let Background { running, room } = &gateway.background;
+        let mut running = running.lock();
+        if running.len() >= RUNNING_MAX {
+            return None;
+        }
+        let log = Arc::new(EventLog::new(room, is_live));
+        let run = Run { task: None, is_given_up: false, log: Arc::clone(&log) };
+        running.insert(id.clone(), run);
+        Some(Place { gateway: Arc::clone(gateway), id, log })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gateway.background.running.lock().remove(&self.id);
+        self.log.end();
     }
 }
 
 /// A response to be made.
 pub(crate) struct Job {
-    /// Its id, `resp_` included.
-    pub(crate) id: String,
+    pub(crate) place: Place,
     pub(crate) call: Call,
     pub(crate) turn: Turn,
     /// As it was answered: queued.
@@ -57,16 +108,39 @@ pub(crate) fn queued(asked: &client::Asked<'_>) -> Vec<u8> {
     stored::queued(asked)
 }
 
-/// Makes it. `ctx` is the request's, whose end comes when the response is there.
-pub(crate) fn begin(gateway: &Arc<Gateway>, ctx: RequestCtx, job: Job) {
+/// Makes it. `ctx` is the request's, whose end comes when the response is there. Whoever wants its
+/// events at once follows it.
+pub(crate) fn begin(gateway: &Arc<Gateway>, ctx: RequestCtx, job: Job) -> Option<Follower> {
     let mut state = RequestState::new(gateway);
     state.generation = Arc::clone(&job.call.generation);
     state.ctx = Some(ctx);
-    let id = job.id.clone();
-    let running = Running { gateway: Arc::clone(gateway), state, job, last: None };
-    let mut jobs = gateway.background.0.lock();
-    let task = tokio::spawn(running.run());
-    jobs.insert(id, task.abort_handle());
+    let (id, log) = (job.place.id.clone(), Arc::clone(&job.place.log));
+    let record = log.is_live.then(|| {
+        let mut events = Vec::new();
+        let record = Record::begin(&id, &job.queued, &mut events);
+        log.push(&events);
+        record
+    });
+    let told = Told { record, log: Arc::clone(&log) };
+    let running = Running {
+        gateway: Arc::clone(gateway),
+        state,
+        job,
+        told,
+        stream: None,
+        last: None,
+        original: None,
+    };
+    // Its end takes the lock, too: it comes after this.
+    let mut jobs = gateway.background.running.lock();
+    let task = tokio::spawn(running.run()).abort_handle();
+    if let Some(run) = jobs.get_mut(&id) {
+        if run.is_given_up {
+            task.abort();
+        }
+        run.task = Some(task);
+    }
+    log.is_live.then(|| Follower::new(log, 0))
 }
 
 /// One that is being made. When it is given up, it is dropped, and says so.
@@ -74,62 +148,189 @@ struct Running {
     gateway: Arc<Gateway>,
     state: RequestState,
     job: Job,
+    told: Told,
+    /// The events as they come, where they do.
+    stream: Option<Box<AnswerStream>>,
     /// What became of it.
     last: Option<Vec<u8>>,
+    /// The deployment that has made it by itself, and its id there.
+    original: Option<(Arc<str>, Arc<str>)>,
+}
+
+/// What those who follow are told.
+struct Told {
+    record: Option<Record>,
+    log: Arc<EventLog>,
+}
+
+impl Told {
+    fn tell(&mut self, write: impl FnOnce(&mut Record, &mut Vec<u8>)) {
+        let Some(record) = &mut self.record else { return };
+        let mut events = Vec::new();
+        write(record, &mut events);
+        self.log.push(&events);
+    }
 }
 
 impl Running {
     async fn run(mut self) {
-        let store = Arc::clone(&self.gateway.responses);
-        let Job { id, call, turn, queued } = &self.job;
-        turn.keep_as(&*store, id, stored::in_progress(queued).into(), None);
-        let opened = self.gateway.exchange.open(call).await;
+        self.keep(stored::in_progress(&self.job.queued));
+        let opened = self.gateway.exchange.open(&self.job.call).await;
         let Some(ctx) = &mut self.state.ctx else { return };
-        crate::model_call::told(&mut ctx.report, &mut call.report.lock());
+        model_call::told(&mut ctx.report, &mut self.job.call.report.lock());
         ctx.report.upstream_ended = Some(self.gateway.clock.now());
-        let failed = |reject: &Reject| {
-            let codes = call.generation.config.error_codes;
-            stored::failed(queued, reject.status, &respond::error_object(reject, codes))
-        };
-        self.last = Some(match opened {
-            Ok(Opened::Whole(answer)) => renamed(&answer.body, id),
-            Ok(Opened::Stream(_)) => failed(&Reject::internal("No answer.", "a stream unasked")),
+        self.state.outcome = Outcome::Done;
+        match opened {
+            Ok(Opened::Whole(answer)) => {
+                let kept = answer.kept.as_ref().unwrap_or(&answer.body);
+                if answer.is_native {
+                    self.original = original(ctx, kept);
+                }
+                let last = stored::renamed(kept, &self.job.place.id);
+                self.keep(last.clone());
+                self.last = Some(last);
+                self.told.tell(|record, out| record.whole(&answer.body, out));
+            }
+            Ok(Opened::Stream(stream)) => {
+                self.stream = Some(stream);
+                let broken = self.pass_on().await;
+                self.settle(broken);
+            }
             Err(reject) => {
                 ctx.report.error_kind = Some(reject.kind.to_string());
-                failed(&reject)
+                self.fail(&reject);
             }
-        });
-        self.state.outcome = Outcome::Done;
+        }
     }
+
+    /// Takes the events as they come, to the end.
+    async fn pass_on(&mut self) -> Option<Rejection> {
+        while let Some(stream) = &mut self.stream {
+            let mut events = match stream.next().await? {
+                Ok(events) => events,
+                Err(reject) => return Some(reject),
+            };
+            // Before anybody knows that it is complete, and asks for it.
+            if self.last.is_none()
+                && let Some(response) = stream.response()
+            {
+                if stream.is_native()
+                    && let Some(ctx) = &self.state.ctx
+                {
+                    self.original = original(ctx, response);
+                }
+                let last = stored::renamed(response, &self.job.place.id);
+                self.keep(last.clone());
+                self.last = Some(last);
+            }
+            let Some(ctx) = &mut self.state.ctx else { return None };
+            if let Err(reject) = self.state.generation.chain.chunk(ctx, &mut events) {
+                self.last = None;
+                return Some(reject);
+            }
+            self.told.tell(|record, out| record.push(&events, out));
+        }
+        None
+    }
+
+    /// Writes down what a stream took, and how it ended.
+    fn settle(&mut self, broken: Option<Rejection>) {
+        let (Some(mut stream), Some(ctx)) = (self.stream.take(), &mut self.state.ctx) else {
+            return;
+        };
+        let is_whole = self.last.is_some();
+        let outcome = if is_whole { Outcome::Done } else { Outcome::Broken };
+        model_call::settle(&self.gateway, ctx, &mut stream, &Ok(outcome));
+        if is_whole {
+            return;
+        }
+        let broken = broken.unwrap_or_else(|| {
+            Reject::internal("No answer.", "a stream that ends without its response")
+        });
+        observe::broken_stream(ctx, &broken);
+        ctx.report.error_kind = Some(broken.kind.to_string());
+        self.state.outcome = Outcome::Broken;
+        self.fail(&broken);
+    }
+
+    fn fail(&mut self, reject: &Reject) {
+        let Some(ctx) = &self.state.ctx else { return };
+        let codes = self.job.call.generation.config.error_codes;
+        let error = respond::error_object(reject, ctx, codes);
+        let last = stored::failed(&self.job.queued, reject.status, &error);
+        self.keep(last.clone());
+        self.told.tell(|record, out| record.fail(reject.status, &error, &last, out));
+        self.last = Some(last);
+    }
+
+    /// Keeps the response as it is now. One that was deleted meanwhile stays so.
+    fn keep(&self, response: Vec<u8>) {
+        self.keep_with(response, None);
+    }
+
+    fn keep_with(&self, response: Vec<u8>, events: Option<Bytes>) {
+        let made = Made { deployment: None, original: self.original.clone(), events };
+        let (Job { place, turn, .. }, store) = (&self.job, &*self.gateway.responses);
+        if store.get(&place.id).is_some() {
+            turn.keep_as(store, &place.id, response.into(), made);
+        }
+    }
+}
+
+/// Who has made it by itself, and its id there.
+fn original(ctx: &RequestCtx, response: &[u8]) -> Option<(Arc<str>, Arc<str>)> {
+    let deployment = ctx.report.deployment.as_ref()?;
+    let object = scan::scan(response, &scan::Limits::default()).ok()?;
+    let id = object.str(response, "id").filter(|id| id.len() <= ID_BYTES_MAX)?;
+    Some((Arc::clone(&deployment.id), id.as_ref().into()))
 }
 
 /// Also when it was cancelled: the task is dropped where it stands.
 impl Drop for Running {
     fn drop(&mut self) {
-        let Job { id, turn, queued, .. } = &self.job;
-        let response = self.last.take().unwrap_or_else(|| stored::cancelled(queued));
-        // Deleted meanwhile: it stays so.
-        if self.gateway.responses.get(id).is_some() {
-            turn.keep_as(&*self.gateway.responses, id, response.into(), None);
+        if let (Some(mut stream), Some(ctx)) = (self.stream.take(), &mut self.state.ctx) {
+            model_call::settle(&self.gateway, ctx, &mut stream, &Ok(Outcome::ClientGone));
         }
-        self.gateway.background.0.lock().remove(id);
+        let response = self.last.take().unwrap_or_else(|| {
+            let cancelled = stored::cancelled(&self.job.queued);
+            self.keep(cancelled.clone());
+            self.told.tell(|record, out| record.cancel(&cancelled, out));
+            cancelled
+        });
+        let log = Arc::clone(&self.told.log);
+        if log.is_live {
+            self.keep_with(response, Some(log.events()));
+        }
+        // Its place is given up last: until then the log tells all.
     }
 }
 
-/// A response under the id that the client knows.
-fn renamed(response: &Bytes, id: &str) -> Vec<u8> {
-    let Ok(object) = scan::scan(response, &scan::Limits::default()) else {
-        return response.to_vec();
-    };
-    let mut edits = Edits::new();
-    edits.set("id", json_string(id));
-    edits.set("background", &b"true"[..]);
-    edits.apply(response, &object).to_vec()
+/// Passes on events to a client for as long as it is there. False if they are not live, and must be
+/// told otherwise now that all is done.
+pub(crate) async fn pass_on(session: &mut ServerSession, mut follower: Follower) -> Result<bool> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = follower.next() => next,
+            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
+        };
+        let last = match next {
+            Next::Events(events) => {
+                session.write_response_body(events, false).await?;
+                continue;
+            }
+            Next::Ended if !follower.is_live() => return Ok(false),
+            Next::Ended => Bytes::new(),
+            Next::Lost => {
+                tollway_wire::responses::error_event(0, 400, &stored::events_lost()).into()
+            }
+        };
+        session.write_response_body(last, true).await?;
+        return Ok(true);
+    }
 }
 
 /// Whether a request asks for it.
 pub(crate) fn is_wanted(view: &tollway_filter_api::RequestView) -> bool {
-    view.dialect == Dialect::Responses
-        && !view.stream
-        && view.object.bool(&view.body, "background") == Some(true)
+    view.dialect == Dialect::Responses && view.object.bool(&view.body, "background") == Some(true)
 }

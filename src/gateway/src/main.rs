@@ -11,6 +11,7 @@ mod coalesce;
 mod config;
 mod connections;
 mod early;
+mod event_log;
 mod exchange;
 mod health;
 mod http_app;

@@ -13,15 +13,15 @@ use tollway_filter_api::view::Form;
 use tollway_filter_api::{Flow, Outcome, Reject, Rejection, RequestCtx, RequestView};
 use tollway_wire::form;
 use tollway_wire::operation::{Dialect, Operation};
-use tollway_wire::scan::{self, Limits};
+use tollway_wire::scan::{self, Limits, Object};
 use tollway_wire::splice::{Edits, json_string};
 
-use crate::background::Job;
+use crate::background::{Job, Place};
 use crate::body::{self, BodyError};
 use crate::coalesce::{FlightKey, Seat};
 use crate::early::{finish, refuse};
 use crate::exchange::{self, AnswerStream, Opened};
-use crate::responses::Turn;
+use crate::responses::{Made, Turn};
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation};
 use crate::wishes::Wishes;
@@ -178,46 +178,71 @@ async fn in_background(
     turn: Turn,
 ) -> Result<Outcome> {
     let generation = Arc::clone(&call.generation);
-    let refused = match (turn.keeps(), gateway.background.has_room()) {
-        (false, _) => Some(Reject::invalid_request(
+    let id = call.id.clone().unwrap_or_default();
+    let place = match turn.keeps() {
+        false => Err(Reject::invalid_request(
             "Background mode requires store=true: there would be nothing to ask for later.",
         )),
-        (true, false) => Some(Reject::too_many_requests(
-            "Too many responses are being made in the background.",
-            std::time::Duration::from_secs(1),
-        )),
-        (true, true) => None,
+        true => Place::take(gateway, format!("resp_{id}"), call.view.stream).ok_or_else(|| {
+            Reject::too_many_requests(
+                "Too many responses are being made in the background.",
+                std::time::Duration::from_secs(1),
+            )
+        }),
     };
-    if let Some(reject) = refused {
-        return refuse(session, &generation, ctx, reject).await;
-    }
-    let id = call.id.clone().unwrap_or_default();
+    let place = match place {
+        Ok(place) => place,
+        Err(reject) => return refuse(session, &generation, ctx, reject).await,
+    };
     let queued = background::queued(&tollway_wire::client::Asked {
         operation: call.view.operation,
         model: &call.plan.requested,
-        stream: false,
+        stream: call.view.stream,
         body: &call.view.body,
         id: &id,
         created: gateway.clock.unix().as_secs(),
     });
     // To the provider it is a call like any other.
-    call.view = match without_background(&call.view) {
-        Ok(view) => Arc::new(view),
+    call.view = match without_background(&call.view.body, &call.view.object) {
+        Ok((body, object)) => {
+            Arc::new(RequestView { body, object, ..RequestView::clone(&call.view) })
+        }
         Err(reject) => return refuse(session, &generation, ctx, reject).await,
     };
-    let outcome = whole(session, &generation, ctx, Vec::new(), queued.clone().into()).await?;
-    ctx.held = Some(Box::new(Job { id: format!("resp_{id}"), call, turn, queued }));
-    Ok(outcome)
+    if let Some((body, object)) = &call.expanded {
+        call.expanded = match without_background(body, object) {
+            Ok(expanded) => Some(expanded),
+            Err(reject) => return refuse(session, &generation, ctx, reject).await,
+        };
+    }
+    // Before the client knows the id, and asks for it.
+    let id = format!("resp_{id}");
+    turn.keep_as(&*gateway.responses, &id, queued.clone().into(), Made::default());
+    let answered = match call.view.stream {
+        // The events follow when the job is begun.
+        true => {
+            let chain = &generation.chain;
+            respond::begin_stream(session, chain, ctx, Vec::new(), None)
+                .await
+                .map(|()| Outcome::Done)
+        }
+        false => whole(session, &generation, ctx, Vec::new(), queued.clone().into()).await,
+    };
+    match answered {
+        Ok(_) => ctx.held = Some(Box::new(Job { place, call, turn, queued })),
+        Err(_) => gateway.responses.remove(&id),
+    }
+    answered
 }
 
 /// The request without `background`.
-fn without_background(view: &RequestView) -> Result<RequestView, Rejection> {
+fn without_background(body: &Bytes, object: &Object) -> Result<(Bytes, Object), Rejection> {
     let mut edits = Edits::new();
     edits.remove("background");
-    let body = edits.apply(&view.body, &view.object);
+    let body = edits.apply(body, object);
     let object = scan::scan(&body, &Limits::default())
         .map_err(|error| Reject::internal("The request cannot be read again.", error))?;
-    Ok(RequestView { body, object, ..view.clone() })
+    Ok((body, object))
 }
 
 /// The id of the deployment that answered.
@@ -249,7 +274,7 @@ pub(crate) async fn whole(
 }
 
 /// Writes down what a stream took.
-fn settle(
+pub(crate) fn settle(
     gateway: &Gateway,
     ctx: &mut RequestCtx,
     stream: &mut AnswerStream,
@@ -277,7 +302,7 @@ pub(crate) fn settled(gateway: &Gateway, ctx: &mut RequestCtx) {
 
 /// A stream that was cut short has no usage: what went in is counted by the usual rule of thumb of
 /// four bytes a token, so that a client cannot read for free by leaving early.
-fn estimate_prompt(ctx: &mut RequestCtx) {
+pub(crate) fn estimate_prompt(ctx: &mut RequestCtx) {
     let bytes = ctx.view.as_ref().map_or(0, |view| view.body.len() as u64);
     let usage = ctx.report.usage.get_or_insert_default();
     if usage.prompt_tokens == 0 {
@@ -344,10 +369,12 @@ pub(crate) async fn broken_stream(
     ctx.report.error_kind = Some(broken.kind.to_string());
     let codes = generation.config.error_codes;
     let told = match stream {
-        Some(stream) => stream.error_event(broken.status, &respond::error_object(broken, codes)),
+        Some(stream) => {
+            stream.error_event(broken.status, &respond::error_object(broken, ctx, codes))
+        }
         None => None,
     };
-    let event = told.map_or_else(|| respond::error_event(broken, ctx.dialect, codes), Bytes::from);
+    let event = told.map_or_else(|| respond::error_event(broken, ctx, codes), Bytes::from);
     session.write_response_body(event, true).await?;
     Ok(Outcome::Broken)
 }

@@ -1,7 +1,7 @@
 //! `GET /v1/realtime`: a websocket to a model that speaks OpenAI's realtime events.
 //!
 //! The upgrade is a model call like any other: the key, aliases and limits decide, and the exchange
-//! finds the deployment. Then frames pass both ways as they are, and what the server's
+//! finds the deployment, in a group to fall back to if need be. Then frames pass both ways as they are, and what the server's
 //! `response.done` events say of usage is metered when the socket closes. Limits on tokens are
 //! settled only then.
 
@@ -64,6 +64,7 @@ pub(crate) async fn serve(
     {
         let mut told = call.report.lock();
         ctx.report.attempts = told.attempts;
+        ctx.report.fallbacks = told.fallbacks;
         ctx.report.deployment = told.deployment.take();
         ctx.report.upstream_started = told.upstream_started;
     }

@@ -36,7 +36,7 @@ pub(crate) enum ErrorCodes {
 pub(crate) type Written = Result<(), Box<pingora_error::Error>>;
 
 /// An error as the client is told it, before it is put into the client's dialect.
-pub(crate) fn error_object(reject: &Reject, codes: ErrorCodes) -> ErrorObject {
+pub(crate) fn error_object(reject: &Reject, ctx: &RequestCtx, codes: ErrorCodes) -> ErrorObject {
     ErrorObject {
         message: reject.message.clone(),
         kind: Some(reject.kind.to_string()),
@@ -45,18 +45,19 @@ pub(crate) fn error_object(reject: &Reject, codes: ErrorCodes) -> ErrorObject {
             ErrorCodes::OpenAi => reject.code.as_deref().map(str::to_owned),
             ErrorCodes::LiteLlm => Some(reject.status.to_string()),
         },
+        request_id: Some(ctx.id.to_string()),
     }
 }
 
 /// The body of an error.
-fn error_body(reject: &Reject, dialect: Dialect, codes: ErrorCodes) -> Vec<u8> {
-    client::error_body(dialect, reject.status, &error_object(reject, codes))
+fn error_body(reject: &Reject, ctx: &RequestCtx, codes: ErrorCodes) -> Vec<u8> {
+    client::error_body(ctx.dialect, reject.status, &error_object(reject, ctx, codes))
 }
 
 /// An error inside a stream that has begun: one event, after which nothing follows, because the
 /// answer is not complete.
-pub(crate) fn error_event(reject: &Reject, dialect: Dialect, codes: ErrorCodes) -> Bytes {
-    client::error_event(dialect, reject.status, &error_object(reject, codes)).into()
+pub(crate) fn error_event(reject: &Reject, ctx: &RequestCtx, codes: ErrorCodes) -> Bytes {
+    client::error_event(ctx.dialect, reject.status, &error_object(reject, ctx, codes)).into()
 }
 
 /// Writes a refusal.
@@ -72,7 +73,7 @@ pub(crate) async fn reject(
         tracing::warn!(request_id = %ctx.id, status, error = %source, "request failed");
     }
     ctx.report.error_kind = Some(reject.kind.to_string());
-    let body = error_body(&reject, ctx.dialect, codes);
+    let body = error_body(&reject, ctx, codes);
     let mut headers = reject.headers;
     if let Some(after) = reject.retry_after {
         // Whole seconds, rounded up: a client that waits as told must not come too early.
@@ -110,7 +111,7 @@ pub(crate) async fn answer(
             begin_stream(session, chain, ctx, answer.headers, None).await?;
             for mut event in events {
                 if let Err(reject) = chain.chunk(ctx, &mut event) {
-                    let event = error_event(&reject, ctx.dialect, ErrorCodes::OpenAi);
+                    let event = error_event(&reject, ctx, ErrorCodes::OpenAi);
                     session.write_response_body(event, false).await?;
                     break;
                 }
@@ -137,7 +138,7 @@ pub(crate) async fn full(
     // Filters that keep answers look at the bytes, whatever the status is.
     if let Err(refused) = chain.chunk(ctx, &mut bytes) {
         response.status = refused.status;
-        bytes = error_body(&refused, ctx.dialect, ErrorCodes::OpenAi).into();
+        bytes = error_body(&refused, ctx, ErrorCodes::OpenAi).into();
     }
     ctx.report.status = Some(response.status);
     add_own_headers(ctx, &mut response);

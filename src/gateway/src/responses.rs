@@ -9,20 +9,26 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
+use pingora_error::Result;
 use serde_json::Value;
 use tollway_filter_api::responses::{ResponseStore, StoredResponse};
-use tollway_filter_api::{Answer, AnswerBody, KeyHash, Reject, Rejection, RequestCtx, RequestView};
+use tollway_filter_api::{
+    Answer, AnswerBody, KeyHash, Outcome, Reject, Rejection, RequestCtx, RequestView,
+};
 use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::operation::Dialect;
-use tollway_wire::responses::stored;
+use tollway_wire::responses::{record, stored};
 use tollway_wire::scan::{self, Limits, Object};
 use tollway_wire::splice::Edits;
 
-use crate::background::Background;
+use crate::early::{finish, refuse};
+use crate::event_log::Follower;
 use crate::routes::{self, ResponseRoute};
+use crate::state::{Gateway, Generation};
+use crate::{background, respond};
 
 /// The longest id that is looked for.
-const ID_BYTES_MAX: usize = 256;
+pub(crate) const ID_BYTES_MAX: usize = 256;
 /// How many earlier responses one request may refer to.
 const REFERENCES_MAX: usize = 16;
 
@@ -115,20 +121,28 @@ impl Turn {
         let Some(id) = object.str(response, "id").filter(|id| id.len() <= ID_BYTES_MAX) else {
             return;
         };
-        self.keep_as(store, &id, Bytes::copy_from_slice(response), deployment);
+        let made = Made { deployment, ..Made::default() };
+        self.keep_as(store, &id, Bytes::copy_from_slice(response), made);
     }
 
     /// Keeps an answer under an id that it need not have.
-    pub(crate) fn keep_as(
-        &self,
-        store: &dyn ResponseStore,
-        id: &str,
-        response: Bytes,
-        deployment: Option<Arc<str>>,
-    ) {
-        let items = self.items.clone();
-        store.put(id, StoredResponse { tenant: self.tenant, deployment, response, items });
+    pub(crate) fn keep_as(&self, store: &dyn ResponseStore, id: &str, response: Bytes, made: Made) {
+        let (tenant, items) = (self.tenant, self.items.clone());
+        let Made { deployment, original, events } = made;
+        let kept = StoredResponse { tenant, deployment, original, response, items, events };
+        store.put(id, kept);
     }
+}
+
+/// How a response came to be.
+#[derive(Clone, Default)]
+pub(crate) struct Made {
+    /// The deployment that knows it by the same id.
+    pub(crate) deployment: Option<Arc<str>>,
+    /// The deployment that knows it by another id, and that id.
+    pub(crate) original: Option<(Arc<str>, Arc<str>)>,
+    /// Its events, where a client may come back for them.
+    pub(crate) events: Option<Bytes>,
 }
 
 /// The body with what came before written out. Reasoning is left out: it is signed for the model
@@ -166,77 +180,183 @@ fn find(
     store.get(id).filter(|kept| kept.tenant == tenant)
 }
 
-/// Serves the routes below `/v1/responses/{id}`.
-///
-/// # Errors
-/// When there is no such response of this caller's.
-pub(crate) fn serve(
-    route: ResponseRoute,
-    session: &ServerSession,
-    ctx: &RequestCtx,
-    store: &dyn ResponseStore,
-    background: &Background,
-) -> Result<Answer, Rejection> {
-    let head = session.req_header();
-    let id = routes::percent_decoded(routes::response_id(head.uri.path()).unwrap_or_default());
-    let tenant = ctx.identity.as_ref().map(|key| key.hash);
-    let kept =
-        find(store, &id, tenant).ok_or_else(|| reject(404, stored::not_found(&shown(&id))))?;
-    let query = Query(head.uri.query().unwrap_or_default());
-    let bytes = match route {
-        ResponseRoute::One if head.method == http::Method::DELETE => {
-            background.cancel(&id);
-            store.remove(&id);
-            stored::deleted(&id).into()
-        }
-        ResponseRoute::One => {
-            if query.get("stream").as_deref() == Some("true") {
-                let message = "A stored response cannot be streamed again: leave `stream` out.";
-                return Err(Reject::invalid_request(message).with_param("stream"));
-            }
-            shown_response(&kept, &query)
-        }
-        ResponseRoute::Cancel => {
-            let is_background = background.cancel(&id);
-            // It may have ended in the very moment.
-            let now = find(store, &id, tenant).unwrap_or(kept);
-            if !is_background && !is_of_background(&now.response) {
-                let message = "Only responses created with background=true can be cancelled.";
-                return Err(Reject::invalid_request(message));
-            }
-            shown_response(&now, &query)
-        }
-        ResponseRoute::InputItems => {
-            let after = query.get("after");
-            let page = stored::Page {
-                after: after.as_deref(),
-                limit: query.get("limit").map(|limit| limit.parse().unwrap_or(0)),
-                ascending: query.get("order").as_deref() == Some("asc"),
-            };
-            let page = stored::input_items(&kept.items, &page).map_err(|invalid| {
-                let reject = Reject::invalid_request(invalid.message);
-                match invalid.param {
-                    Some(param) => reject.with_param(param),
-                    None => reject,
-                }
-            })?;
-            page.into()
-        }
-    };
-    let body = AnswerBody::Full { content_type: "application/json", bytes };
-    Ok(Answer { status: 200, headers: Vec::new(), body })
+/// What a route gives.
+enum Served {
+    Json(Bytes),
+    /// Events that are all there.
+    Events(Bytes),
+    /// Events that are still to come.
+    Follow(Follower),
 }
 
-/// A kept response as its client gets it.
-fn shown_response(kept: &StoredResponse, query: &Query<'_>) -> Bytes {
-    let includes = query.all("include").chain(query.all("include[]"));
-    let with_encrypted =
-        includes.into_iter().any(|wanted| wanted.contains("reasoning.encrypted_content"));
-    // What a provider made, it has made as the client wanted it.
-    match with_encrypted || kept.deployment.is_some() {
-        true => kept.response.clone(),
-        false => stored::without_encrypted(&kept.response).into(),
+/// Serves the routes below `/v1/responses/{id}`.
+pub(crate) async fn serve(
+    route: ResponseRoute,
+    session: &mut ServerSession,
+    gateway: &Arc<Gateway>,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+) -> Result<Outcome> {
+    let head = session.req_header();
+    let id = routes::percent_decoded(routes::response_id(head.uri.path()).unwrap_or_default());
+    let query = Query(head.uri.query().unwrap_or_default().to_owned());
+    let is_delete = head.method == http::Method::DELETE;
+    let wanted = Wanted { id, query, tenant: ctx.identity.as_ref().map(|key| key.hash) };
+    let served = match route {
+        ResponseRoute::One if is_delete => wanted.delete(gateway, generation).await,
+        ResponseRoute::One if wanted.query.get("stream").as_deref() == Some("true") => {
+            wanted.stream(gateway)
+        }
+        ResponseRoute::One => wanted.find(gateway).map(|kept| Served::Json(wanted.shown(&kept))),
+        ResponseRoute::Cancel => wanted.cancel(gateway).await,
+        ResponseRoute::InputItems => wanted.input_items(gateway),
+    };
+    let follower = match served {
+        Ok(Served::Follow(follower)) => follower,
+        Ok(Served::Json(bytes)) => {
+            let body = AnswerBody::Full { content_type: "application/json", bytes };
+            let answer = Answer { status: 200, headers: Vec::new(), body };
+            return finish(session, generation, ctx, Ok(answer)).await;
+        }
+        Ok(Served::Events(events)) => {
+            let body = AnswerBody::Events(vec![events]);
+            let answer = Answer { status: 200, headers: Vec::new(), body };
+            return finish(session, generation, ctx, Ok(answer)).await;
+        }
+        Err(reject) => return refuse(session, generation, ctx, reject).await,
+    };
+    respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
+    if !background::pass_on(session, follower).await? {
+        // It was made whole: now it is there, or gone.
+        let events = match wanted.stream(gateway) {
+            Ok(Served::Events(events)) => events,
+            _ => Bytes::new(),
+        };
+        session.write_response_body(events, true).await?;
     }
+    Ok(Outcome::Done)
+}
+
+/// A request for what is kept.
+struct Wanted {
+    id: String,
+    query: Query,
+    tenant: Option<KeyHash>,
+}
+
+impl Wanted {
+    fn find(&self, gateway: &Gateway) -> Result<Arc<StoredResponse>, Rejection> {
+        find(&*gateway.responses, &self.id, self.tenant)
+            .ok_or_else(|| reject(404, stored::not_found(&shown(&self.id))))
+    }
+
+    async fn delete(
+        &self,
+        gateway: &Arc<Gateway>,
+        generation: &Generation,
+    ) -> Result<Served, Rejection> {
+        let kept = self.find(gateway)?;
+        gateway.responses.remove(&self.id);
+        gateway.background.cancel(&self.id).await;
+        let same = kept.deployment.as_ref().map(|deployment| (deployment, self.id.as_str()));
+        let original = kept.original.as_ref().map(|(deployment, id)| (deployment, &**id));
+        if let Some((deployment, id)) = same.or(original) {
+            delete_copy(gateway, generation, deployment, id);
+        }
+        Ok(Served::Json(stored::deleted(&self.id).into()))
+    }
+
+    async fn cancel(&self, gateway: &Gateway) -> Result<Served, Rejection> {
+        self.find(gateway)?;
+        let was_running = gateway.background.cancel(&self.id).await;
+        // As it is now: it may have ended in the very moment.
+        let now = self.find(gateway)?;
+        if !was_running && !is_of_background(&now.response) {
+            let message = "Only responses created with background=true can be cancelled.";
+            return Err(Reject::invalid_request(message));
+        }
+        Ok(Served::Json(self.shown(&now)))
+    }
+
+    fn input_items(&self, gateway: &Gateway) -> Result<Served, Rejection> {
+        let after = self.query.get("after");
+        let page = stored::Page {
+            after: after.as_deref(),
+            limit: self.query.get("limit").map(|limit| limit.parse().unwrap_or(0)),
+            ascending: self.query.get("order").as_deref() == Some("asc"),
+        };
+        let page = stored::input_items(&self.find(gateway)?.items, &page).map_err(|invalid| {
+            let reject = Reject::invalid_request(invalid.message);
+            match invalid.param {
+                Some(param) => reject.with_param(param),
+                None => reject,
+            }
+        })?;
+        Ok(Served::Json(page.into()))
+    }
+
+    /// The events of a response, or the rest of them.
+    fn stream(&self, gateway: &Gateway) -> Result<Served, Rejection> {
+        self.find(gateway)?;
+        let after = match self.query.get("starting_after") {
+            None => None,
+            Some(number) => Some(number.parse::<u64>().map_err(|_| {
+                let message = "Invalid type for 'starting_after': expected an integer.";
+                Reject::invalid_request(message).with_param("starting_after")
+            })?),
+        };
+        let skips = after.map_or(0, |number| number.saturating_add(1));
+        if let Some(follower) = gateway.background.follow(&self.id, skips) {
+            return Ok(Served::Follow(follower));
+        }
+        // Not before it is known that nobody is at it: it may have ended in the very moment.
+        let kept = self.find(gateway)?;
+        let events = match &kept.events {
+            Some(events) if events.is_empty() => return Err(reject(400, stored::events_lost())),
+            Some(events) => events.clone(),
+            None => record::of_response(&self.shown(&kept)).into(),
+        };
+        Ok(Served::Events(record::after(&events, after)))
+    }
+
+    /// A kept response as its client gets it.
+    fn shown(&self, kept: &StoredResponse) -> Bytes {
+        let includes = self.query.all("include").chain(self.query.all("include[]"));
+        let with_encrypted =
+            includes.into_iter().any(|wanted| wanted.contains("reasoning.encrypted_content"));
+        // What a provider made, it has made as the client wanted it.
+        match with_encrypted || kept.deployment.is_some() {
+            true => kept.response.clone(),
+            false => stored::without_encrypted(&kept.response).into(),
+        }
+    }
+}
+
+/// Has the provider forget its own copy as well. The client is not kept waiting for that, nor told
+/// if it fails.
+fn delete_copy(gateway: &Arc<Gateway>, generation: &Generation, deployment: &str, id: &str) {
+    let at = generation.config.entries.iter().position(|entry| *entry.id == *deployment);
+    // It goes into a path: an id that a provider made may be anything.
+    let is_plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let Some(endpoint) = at.map(|at| Arc::clone(&generation.endpoints[at])).filter(|_| is_plain)
+    else {
+        return;
+    };
+    let Some(path) = endpoint.stored_path(&format!("/responses/{id}")) else { return };
+    let gateway = Arc::clone(gateway);
+    tokio::spawn(async move {
+        match gateway.exchange.delete(&endpoint, &path).await {
+            // It may have forgotten it by itself.
+            Ok(status) if status < 300 || status == 404 => {}
+            Ok(status) => {
+                tracing::warn!(status, "a provider did not delete its copy of a response");
+            }
+            Err(reject) => {
+                let error = reject.message.as_str();
+                tracing::warn!(error, "a provider's copy of a response was not deleted");
+            }
+        }
+    });
 }
 
 fn is_of_background(response: &[u8]) -> bool {
@@ -245,9 +365,9 @@ fn is_of_background(response: &[u8]) -> bool {
 }
 
 /// The parameters of a URL.
-struct Query<'a>(&'a str);
+struct Query(String);
 
-impl Query<'_> {
+impl Query {
     fn all(&self, name: &str) -> impl Iterator<Item = String> {
         let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
         pairs

@@ -52,7 +52,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         }
         Route::Response(_) => ctx.dialect = Dialect::Responses,
         // It counts as a call, of the kind that has no body of its own.
-        Route::Realtime => ctx.operation = Some(Operation::ChatCompletions),
+        Route::Realtime => ctx.operation = Some(Operation::Realtime),
         Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }
@@ -107,6 +107,9 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             // Boxed, like all that is rare and large: each request carries the room for what may
             // become of it.
             Route::Realtime => Box::pin(realtime::serve(session, &gateway, &generation, ctx)).await,
+            Route::Response(route) => {
+                Box::pin(responses::serve(route, session, &gateway, &generation, ctx)).await
+            }
             Route::Stored => Box::pin(stored::serve(session, &gateway, &generation, ctx)).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
@@ -129,7 +132,10 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         && let Some(ctx) = state.ctx.take()
     {
         // The answer is still to be made: the request ends when it is there.
-        background::begin(&gateway, ctx, *job);
+        if let Some(follower) = background::begin(&gateway, ctx, *job) {
+            let followed = Box::pin(background::pass_on(session, follower)).await;
+            return settle(&mut state.outcome, followed.map(|_| Outcome::Done));
+        }
     }
     settle(&mut state.outcome, result)
 }
@@ -177,10 +183,8 @@ fn local(
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
         Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
-        Route::Response(route) => {
-            responses::serve(route, session, ctx, &*gateway.responses, &gateway.background)
-        }
         Route::Call(_)
+        | Route::Response(_)
         | Route::Stored
         | Route::Realtime
         | Route::Health

@@ -1,10 +1,17 @@
 //! Answers with embeddings: as OpenAI writes them, and as base64, for clients that ask for it and
-//! providers that have only numbers.
+//! providers that have only numbers. And several calls for one request, for providers that take
+//! fewer inputs at once.
+
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tollway_wire::scan::{self, Limits, Object};
+use tollway_wire::splice::Edits;
 
 use crate::Asked;
 
@@ -49,6 +56,56 @@ pub fn to_base64(answer: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&answer).ok()
 }
 
+/// A request in OpenAI's form as several, each with at most `most` inputs. `None` where one will do.
+pub fn split(body: &Bytes, object: &Object, most: usize) -> Option<Vec<Bytes>> {
+    let inputs: Vec<&RawValue> = serde_json::from_slice(object.raw(body, "input")?).ok()?;
+    // A list of numbers is one input: a text in tokens.
+    let are_tokens = inputs.iter().any(|input| !input.get().starts_with(['"', '[', '{']));
+    if inputs.len() <= most || are_tokens || most == 0 {
+        return None;
+    }
+    let parts = inputs.chunks(most).map(|part| {
+        let part: Vec<&str> = part.iter().map(|input| input.get()).collect();
+        let mut edits = Edits::new();
+        edits.set("input", format!("[{}]", part.join(",")).into_bytes());
+        edits.apply(body, object)
+    });
+    Some(parts.collect())
+}
+
+/// The answers to those as one: their vectors in order, and their usage added. `None` where one of
+/// them is no answer in OpenAI's form.
+pub fn join(answers: &[Bytes]) -> Option<Vec<u8>> {
+    #[derive(Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        data: Vec<BTreeMap<&'a str, &'a RawValue>>,
+        #[serde(default)]
+        usage: Map<String, Value>,
+    }
+    let mut data = Vec::new();
+    let mut usage: Map<String, Value> = Map::new();
+    for answer in answers {
+        let answer: Answer<'_> = serde_json::from_slice(answer).ok()?;
+        for item in answer.data {
+            let members = item.iter().filter(|(name, _)| **name != "index");
+            let members = members.map(|(name, raw)| format!(",\"{name}\":{}", raw.get()));
+            data.push(format!("{{\"index\":{}{}}}", data.len(), members.collect::<String>()));
+        }
+        for (name, more) in answer.usage {
+            let Some(more) = more.as_u64() else { continue };
+            let before = usage.get(&name).and_then(Value::as_u64).unwrap_or_default();
+            usage.insert(name, before.saturating_add(more).into());
+        }
+    }
+    let first = answers.first()?;
+    let object = scan::scan(first, &Limits::default()).ok()?;
+    let mut edits = Edits::new();
+    edits.set("data", format!("[{}]", data.join(",")).into_bytes());
+    edits.set("usage", Value::Object(usage).to_string().into_bytes());
+    Some(edits.apply(first, &object).to_vec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +121,51 @@ mod tests {
         for other in ["", "{}", r#"{"data":[{}]}"#, r#"{"data":[{"embedding":["x"]}]}"#] {
             assert_eq!(to_base64(other.as_bytes()), None, "{other}");
         }
+    }
+
+    fn parts(body: &str, most: usize) -> Option<Vec<Value>> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let object = scan::scan(&body, &Limits::default()).expect("JSON");
+        let parts = split(&body, &object, most)?;
+        Some(parts.iter().map(|part| serde_json::from_slice(part).expect("JSON")).collect())
+    }
+
+    #[test]
+    fn inputs_go_in_as_many_calls_as_it_takes() {
+        let expect = [
+            serde_json::json!({"model": "m", "input": ["a", "b"]}),
+            serde_json::json!({"model": "m", "input": ["c"]}),
+        ];
+        let body = r#"{"model":"m","input":["a", "b","c"]}"#;
+        assert_eq!(parts(body, 2).as_deref(), Some(&expect[..]));
+        let tokens = r#"{"input":[[1,2],[3]]}"#;
+        assert_eq!(
+            parts(tokens, 1).map(|parts| parts[1]["input"].clone()),
+            Some(serde_json::json!([[3]]))
+        );
+        for whole in
+            [r#"{"input":"a"}"#, r#"{"input":["a"]}"#, r#"{"input":[1,2]}"#, "{}", r#"{"input":7}"#]
+        {
+            assert_eq!(parts(whole, 1), None, "{whole}");
+        }
+    }
+
+    #[test]
+    fn answers_are_joined_in_order() {
+        let answer = |n: u8| {
+            Bytes::from(format!(
+                r#"{{"object":"list","data":[{{"object":"embedding","index":0,"embedding":[{n}.50]}}],"model":"m","usage":{{"prompt_tokens":{n},"total_tokens":{n}}}}}"#
+            ))
+        };
+        let joined = join(&[answer(1), answer(2)]).expect("an answer");
+        let text = String::from_utf8_lossy(&joined);
+        assert!(text.contains("[2.50]"), "{text}");
+        let joined: Value = serde_json::from_slice(&joined).expect("JSON");
+        assert_eq!(joined["data"][1]["index"], 1);
+        assert_eq!(joined["data"][1]["object"], "embedding");
+        assert_eq!(joined["usage"], serde_json::json!({"prompt_tokens": 3, "total_tokens": 3}));
+        assert_eq!(joined["model"], "m");
+        assert_eq!(join(&[answer(1), Bytes::from_static(b"{}")]), None);
+        assert_eq!(join(&[]), None);
     }
 }

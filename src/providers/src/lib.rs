@@ -464,6 +464,13 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Path and query of a call below the base; with a slash in front.
     fn path(&self, place: &Place<'_>, access: &Access<'_>) -> Cow<'static, str>;
 
+    /// How many inputs one call may have, where the provider takes fewer than OpenAI does: a request
+    /// with more is sent in several, each in OpenAI's form.
+    fn inputs_per_call(&self, operation: Operation, model: &str) -> Option<usize> {
+        let _ = (operation, model);
+        None
+    }
+
     /// Path and query, below the base, of what is stored at the provider in OpenAI's way: `path` is
     /// OpenAI's own, such as `/files/file-1/content`, without a query. `None` if it stores nothing
     /// that way.

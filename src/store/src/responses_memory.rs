@@ -25,6 +25,7 @@ impl MemoryResponses {
             .max_capacity(bytes_max)
             .weigher(|id: &String, kept: &Arc<StoredResponse>| {
                 let bytes = id.len() + kept.response.len() + kept.items.len();
+                let bytes = bytes + kept.events.as_ref().map_or(0, |events| events.len());
                 u32::try_from(bytes + ENTRY_OVERHEAD_BYTES).unwrap_or(u32::MAX)
             })
             .time_to_live(KEPT)
@@ -55,8 +56,10 @@ mod tests {
         StoredResponse {
             tenant: None,
             deployment: None,
+            original: None,
             response: vec![b' '; bytes].into(),
             items: b"[]"[..].into(),
+            events: None,
         }
     }
 

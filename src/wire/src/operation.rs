@@ -29,10 +29,12 @@ pub enum Operation {
     Transcription,
     /// `POST /v1/audio/translations`, multipart.
     Translation,
+    /// `GET /v1/realtime`: a websocket, which has no body to be asked by.
+    Realtime,
 }
 
 impl Operation {
-    /// Every operation.
+    /// Every operation that is asked for by a body.
     pub const ALL: [Operation; 12] = [
         Operation::ChatCompletions,
         Operation::Completions,
@@ -64,6 +66,7 @@ impl Operation {
             Operation::Speech => "/audio/speech",
             Operation::Transcription => "/audio/transcriptions",
             Operation::Translation => "/audio/translations",
+            Operation::Realtime => "/realtime",
         }
     }
 
@@ -94,6 +97,7 @@ impl Operation {
             Operation::Speech => "audio_speech",
             Operation::Transcription => "audio_transcription",
             Operation::Translation => "audio_translation",
+            Operation::Realtime => "realtime",
         }
     }
 
@@ -118,7 +122,8 @@ impl Operation {
                 Operation::ImageEdit
                 | Operation::ImageVariation
                 | Operation::Transcription
-                | Operation::Translation,
+                | Operation::Translation
+                | Operation::Realtime,
                 _,
             ) => return None,
         })

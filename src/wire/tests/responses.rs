@@ -289,6 +289,61 @@ fn any_stream() -> impl Strategy<Value = (Arc<Case>, Vec<Vec<u8>>)> {
     prop::sample::select(streams)
 }
 
+#[test]
+fn a_member_of_the_wrong_kind_is_named_by_its_path() {
+    let text = json!({"type": "input_text", "text": "Hi"});
+    let in_content = |part: Value| json!([{"role": "user", "content": [text, part]}]);
+    let tool = |tool: Value| json!([{"type": "function", "name": "f"}, tool]);
+    for (member, value, param) in [
+        ("temperature", json!("hot"), "temperature"),
+        ("max_output_tokens", json!(1.5), "max_output_tokens"),
+        ("reasoning", json!({"effort": 7}), "reasoning.effort"),
+        ("text", json!("json"), "text"),
+        ("text", json!({"format": "json"}), "text.format"),
+        ("text", json!({"format": {"type": "json_schema", "schema": 1}}), "text.format.schema"),
+        ("tools", json!({}), "tools"),
+        ("tools", json!([7]), "tools[0]"),
+        ("tools", tool(json!({"type": "function", "name": 7})), "tools[1].name"),
+        ("tools", tool(json!({"name": "g", "parameters": "x"})), "tools[1].parameters"),
+        ("tools", tool(json!({"type": 7})), "tools[1].type"),
+        ("tool_choice", json!(7), "tool_choice"),
+        ("tool_choice", json!({"type": "function"}), "tool_choice.name"),
+        ("input", json!(7), "input"),
+        ("input", json!([7]), "input[0]"),
+        ("input", json!([{"role": 7, "content": "x"}]), "input[0].role"),
+        ("input", json!([{"role": "user", "content": 7}]), "input[0].content"),
+        ("input", in_content(json!(7)), "input[0].content[1]"),
+        ("input", in_content(json!({"text": "x"})), "input[0].content[1].type"),
+        ("input", in_content(json!({"type": 7})), "input[0].content[1].type"),
+        ("input", in_content(json!({"type": "input_text"})), "input[0].content[1].text"),
+        (
+            "input",
+            in_content(json!({"type": "input_image", "image_url": 7})),
+            "input[0].content[1].image_url",
+        ),
+        (
+            "input",
+            in_content(json!({"type": "input_file", "file_data": 7})),
+            "input[0].content[1].file_data",
+        ),
+        (
+            "input",
+            json!([{"type": "function_call", "call_id": "c", "name": "f", "arguments": {}}]),
+            "input[0].arguments",
+        ),
+        ("input", json!([{"type": "function_call_output", "call_id": 7}]), "input[0].call_id"),
+    ] {
+        let mut body = json!({"model": "m", "input": "Hi"});
+        body[member] = value;
+        let body = body.to_string();
+        let invalid =
+            to_openai(Dialect::Responses, Operation::ChatCompletions, body.as_bytes(), None)
+                .expect_err(&body);
+        assert_eq!(invalid.param.as_deref(), Some(param), "{body}: {}", invalid.message);
+        assert!(invalid.message.contains(&format!("'{param}'")), "{}", invalid.message);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

@@ -314,7 +314,7 @@ impl Exchange {
     }
 
     /// What puts an answer into the client's dialect, where the lane's is another.
-    fn encoder(&self, call: &Call, lane: &Lane) -> Option<Box<dyn Encoder>> {
+    pub(super) fn encoder(&self, call: &Call, lane: &Lane) -> Option<Box<dyn Encoder>> {
         if !lane.translated {
             return None;
         }

@@ -12,7 +12,7 @@ use pingora_core::protocols::tls::ALPN;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use tokio::time::timeout;
-use tollway_filter_api::Rejection;
+use tollway_filter_api::{ModelDirectory, ModelGroup, Rejection};
 use tollway_providers::Access;
 
 use super::attempt::{exception_name, passed_headers, retry_after};
@@ -80,6 +80,27 @@ impl Exchange {
         self.open_line(endpoint, method, path).await.map_err(Fault::into_reject)
     }
 
+    /// Has a stored object deleted; what the provider answered by.
+    pub(crate) async fn delete(
+        &self,
+        endpoint: &Arc<Endpoint>,
+        path: &str,
+    ) -> Result<u16, Rejection> {
+        let name = exception_name(endpoint.provider);
+        let Line { mut session, head } = self.line(endpoint, Method::DELETE, path).await?;
+        let lost = |error: Box<Error>| {
+            let message = "Connection lost while something was deleted.";
+            Fault::broken(name, message).with_detail(error.to_string()).into_reject()
+        };
+        session.write_request_header(Box::new(head)).await.map_err(lost)?;
+        let wait = endpoint.deadlines.first_byte;
+        match timeout(wait, final_head(&mut session)).await {
+            Ok(read) => read.map_err(lost)?,
+            Err(_) => return Err(Fault::timeout(name, "no answer", wait).into_reject()),
+        }
+        Ok(session.resp_header().map_or(0, |head| head.status.as_u16()))
+    }
+
     async fn open_line(
         &self,
         endpoint: &Arc<Endpoint>,
@@ -122,19 +143,45 @@ impl Exchange {
         Err(last.unwrap_or_else(|| Fault::connect(name, "the name has no address")))
     }
 
-    /// Opens a websocket to a deployment of the call's group: the first one that takes it.
-    /// `offers` are the client's headers that make the upgrade.
+    /// Opens a websocket to a deployment of the call's group, or of one it falls back to: the first
+    /// one that takes it. `offers` are the client's headers that make the upgrade.
     pub(crate) async fn upgrade(
         &self,
         call: &Call,
         offers: &[(HeaderName, HeaderValue)],
     ) -> Result<Upgraded, Rejection> {
         let group = &call.plan.group;
+        let mut last = match self.upgrade_in(call, group, offers).await {
+            Ok(upgraded) => return Ok(upgraded),
+            Err(fault) => fault,
+        };
+        for name in group.fallbacks.iter().take(call.router().max_fallbacks) {
+            if !last.falls_back() {
+                break;
+            }
+            let Some(group) = call.generation.config.directory.resolve(name) else { continue };
+            call.report.lock().fallbacks += 1;
+            last = match self.upgrade_in(call, &group, offers).await {
+                Ok(upgraded) => return Ok(upgraded),
+                Err(fault) => fault,
+            };
+        }
+        Err(last.into_reject())
+    }
+
+    /// Tries the deployments of one group.
+    async fn upgrade_in(
+        &self,
+        call: &Call,
+        group: &Arc<ModelGroup>,
+        offers: &[(HeaderName, HeaderValue)],
+    ) -> Result<Upgraded, Fault> {
         let now = self.clock.now();
-        let order = self.order(call, group, now).map_err(Fault::into_reject)?;
+        let order = self.order(call, group, now)?;
+        let before = call.report.lock().attempts;
         let mut last: Option<Fault> = None;
         for deployment in order {
-            let attempts = call.report.lock().attempts as usize;
+            let attempts = (call.report.lock().attempts - before) as usize;
             if last.as_ref().is_some_and(|fault| attempts > call.retries_after(fault, deployment)) {
                 break;
             }
@@ -175,8 +222,7 @@ impl Exchange {
                 }
             }
         }
-        let fault = last.unwrap_or_else(|| Fault::no_deployment(&group.name));
-        Err(fault.into_reject())
+        Err(last.unwrap_or_else(|| Fault::no_deployment(&group.name)))
     }
 
     async fn ask_upgrade(

@@ -22,6 +22,7 @@ mod framing;
 mod http1;
 mod lane;
 mod line;
+mod parts;
 mod pool;
 mod retry_budget;
 mod routing;
@@ -250,7 +251,13 @@ impl Exchange {
                 report.deployment = Some(Arc::clone(deployment));
                 report.upstream_started.get_or_insert(now);
             }
-            match self.attempt(call, group, deployment, now).await {
+            let opened = match self.parts(call, deployment) {
+                None => self.attempt(call, group, deployment, now).await,
+                Some(parts) => {
+                    Box::pin(self.attempt_in_parts(call, group, deployment, now, parts)).await
+                }
+            };
+            match opened {
                 Ok(opened) => {
                     let mut report = call.report.lock();
                     report.first_byte = Some(self.clock.now());

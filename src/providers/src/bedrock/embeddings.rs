@@ -20,7 +20,7 @@ use super::error::{is_error, read_error};
 use super::model::Model;
 
 /// More texts than this Cohere refuses.
-const COHERE_TEXTS_MAX: usize = 96;
+pub(super) const COHERE_TEXTS_MAX: usize = 96;
 
 /// Whose form an embedding model has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

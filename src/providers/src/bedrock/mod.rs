@@ -98,6 +98,11 @@ impl Provider for Bedrock {
         }
     }
 
+    fn inputs_per_call(&self, operation: Operation, model: &str) -> Option<usize> {
+        let form = Form::of(&Model::of(model)).filter(|_| operation == Operation::Embeddings)?;
+        Some(if form == Form::Cohere { embeddings::COHERE_TEXTS_MAX } else { 1 })
+    }
+
     fn default_base(&self, access: &Access<'_>) -> Option<Cow<'static, str>> {
         base_in(access, None)
     }

@@ -65,6 +65,11 @@ impl Provider for Cohere {
             .then_some(Dialect::OpenAi)
     }
 
+    fn inputs_per_call(&self, operation: Operation, _model: &str) -> Option<usize> {
+        // docs.cohere.com/reference/embed, `texts`, 2026-11.
+        (operation == Operation::Embeddings).then_some(96)
+    }
+
     fn default_base(&self, _access: &Access<'_>) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed("https://api.cohere.com"))
     }

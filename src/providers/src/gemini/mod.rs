@@ -122,6 +122,11 @@ impl Provider for Gemini {
         dialect(operation, client)
     }
 
+    fn inputs_per_call(&self, operation: Operation, _model: &str) -> Option<usize> {
+        // ai.google.dev/api/embeddings, `batchEmbedContents`; more are refused by number, 2026-11.
+        (operation == Operation::Embeddings).then_some(100)
+    }
+
     fn default_base(&self, _access: &Access<'_>) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed("https://generativelanguage.googleapis.com"))
     }

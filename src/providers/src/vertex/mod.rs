@@ -145,6 +145,10 @@ impl Provider for Vertex {
         }
     }
 
+    fn inputs_per_call(&self, operation: Operation, model: &str) -> Option<usize> {
+        (operation == Operation::Embeddings).then(|| predict::inputs_per_call(model))
+    }
+
     fn default_base(&self, access: &Access<'_>) -> Option<Cow<'static, str>> {
         let location = location(access);
         Some(match location {

@@ -17,6 +17,12 @@ pub(super) fn method(model: &str) -> &'static str {
     if is_predicted(model) { ":predict" } else { ":embedContent" }
 }
 
+/// How many texts a call may have (cloud.google.com/vertex-ai/generative-ai/docs/model-reference,
+/// `Text embeddings API`, 2026-11): Gemini's first takes one, those before it 250.
+pub(super) fn inputs_per_call(model: &str) -> usize {
+    if is_predicted(model) && !model.contains("gemini-embedding") { 250 } else { 1 }
+}
+
 /// Writes the body.
 pub(super) fn request(call: &Call<'_>, target: &Target) -> Result<UpstreamBody, RequestError> {
     check_name(&target.model)?;

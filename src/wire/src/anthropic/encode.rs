@@ -167,11 +167,7 @@ fn whole(head: &Head, answer: &[u8]) -> Result<Vec<u8>, EncodeError> {
     // Anthropic has one answer.
     let choice = answer.choices.swap_remove(0);
     let mut message = choice.message;
-    let mut content = thinking(
-        message.thinking_blocks.take(),
-        message.reasoning_content.take(),
-        message.extra.get("reasoning"),
-    );
+    let mut content = thinking(message.thinking_blocks.take(), message.reasoning());
     let refused = message.refusal.as_deref().is_some_and(|refusal| !refusal.is_empty());
     let text = message.content.filter(|text| !text.is_empty());
     if let Some(text) = text.or_else(|| message.refusal.filter(|text| !text.is_empty())) {
@@ -204,11 +200,7 @@ fn whole(head: &Head, answer: &[u8]) -> Result<Vec<u8>, EncodeError> {
     Ok(written.to_string().into_bytes())
 }
 
-fn thinking(
-    blocks: Option<Vec<Value>>,
-    reasoning: Option<String>,
-    other: Option<&Value>,
-) -> Vec<Value> {
+fn thinking(blocks: Option<Vec<Value>>, reasoning: Option<&str>) -> Vec<Value> {
     let is_known = |block: &Value| match block["type"].as_str() {
         Some("thinking") => Some(json!({
             "type": "thinking",
@@ -224,11 +216,8 @@ fn thinking(
     if !content.is_empty() {
         return content;
     }
-    // OpenRouter and newer vLLM call it `reasoning`.
-    let text = reasoning.or_else(|| other?.as_str().map(str::to_owned));
-    let text = text.filter(|text| !text.is_empty());
-    let block = |text: String| json!({"type": "thinking", "thinking": text, "signature": ""});
-    text.map(block).into_iter().collect()
+    let block = |text: &str| json!({"type": "thinking", "thinking": text, "signature": ""});
+    reasoning.map(block).into_iter().collect()
 }
 
 fn tool_use(head: &Head, n: usize, call: ToolCall) -> Value {

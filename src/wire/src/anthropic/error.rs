@@ -32,7 +32,7 @@ fn value(status: u16, error: &ErrorObject) -> Value {
     json!({
         "type": "error",
         "error": {"type": kind(status), "message": message},
-        "request_id": null,
+        "request_id": error.request_id,
     })
 }
 

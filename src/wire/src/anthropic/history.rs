@@ -11,7 +11,7 @@ use crate::thought;
 /// request, so that a prompt cache behind it would never hit (seen in its traffic, 2026-11).
 const BILLING: &str = "x-anthropic-billing-header:";
 
-/// Where a block is, for the error message.
+/// Where a block is, for the error message, which names it as Anthropic's do: by a path with dots.
 #[derive(Clone, Copy)]
 struct At {
     turn: usize,
@@ -20,8 +20,19 @@ struct At {
 
 impl At {
     fn invalid(self, what: impl std::fmt::Display) -> Invalid {
-        let param = format!("messages[{}].content[{}]", self.turn, self.block);
+        let param = format!("messages.{}.content.{}", self.turn, self.block);
         Invalid::new(format!("{param}: {what}")).with_param(param)
+    }
+
+    /// Takes out a member of the block that must be text.
+    fn text(self, block: &mut Map<String, Value>, name: &str) -> Result<String, Invalid> {
+        let what = match block.remove(name) {
+            Some(Value::String(text)) => return Ok(text),
+            None | Some(Value::Null) => "Field required",
+            Some(_) => "Input should be a valid string",
+        };
+        let param = format!("messages.{}.content.{}.{name}", self.turn, self.block);
+        Err(Invalid::new(format!("{param}: {what}")).with_param(param))
     }
 }
 
@@ -32,7 +43,7 @@ pub(super) fn messages(system: Option<Value>, turns: Vec<Value>) -> Result<Vec<M
         all.extend(system_message(system, "system")?);
     }
     for (at, turn) in turns.into_iter().enumerate() {
-        let param = format!("messages[{at}]");
+        let param = format!("messages.{at}");
         let fault = |what: &str| Invalid::new(format!("{param}: {what}")).with_param(&param);
         let Value::Object(mut turn) = turn else { return Err(fault("a turn is an object")) };
         let content = turn.remove("content").unwrap_or_default();
@@ -53,7 +64,11 @@ fn blocks(turn: usize, content: Value) -> Result<Vec<Map<String, Value>>, Invali
         Value::String(text) => vec![json!({"type": "text", "text": text})],
         Value::Array(blocks) => blocks,
         Value::Null => Vec::new(),
-        _ => return Err(At { turn, block: 0 }.invalid("content is a string or a list of blocks")),
+        _ => {
+            let param = format!("messages.{turn}.content");
+            let message = format!("{param}: Input should be a valid string or list");
+            return Err(Invalid::new(message).with_param(param));
+        }
     };
     blocks
         .into_iter()
@@ -111,9 +126,7 @@ fn user(
 }
 
 fn tool_result(at: At, block: &mut Map<String, Value>) -> Result<Message, Invalid> {
-    let Some(id) = take_text(block, "tool_use_id") else {
-        return Err(at.invalid("tool_use_id: Field required"));
-    };
+    let id = at.text(block, "tool_use_id")?;
     let mut parts = Vec::new();
     match block.remove("content") {
         None | Some(Value::Null) => {}
@@ -183,9 +196,7 @@ fn assistant(turn: usize, blocks: Vec<Map<String, Value>>) -> Result<Option<Mess
 }
 
 fn tool_use(at: At, block: &mut Map<String, Value>) -> Result<ToolCall, Invalid> {
-    let (Some(id), Some(name)) = (take_text(block, "id"), take_text(block, "name")) else {
-        return Err(at.invalid("a tool_use block needs `id` and `name`"));
-    };
+    let (id, name) = (at.text(block, "id")?, at.text(block, "name")?);
     let arguments = match block.remove("input") {
         None | Some(Value::Null) => "{}".to_owned(),
         Some(input) => input.to_string(),
@@ -211,12 +222,11 @@ fn tool_use(at: At, block: &mut Map<String, Value>) -> Result<ToolCall, Invalid>
 /// is made of blocks.
 fn add_part(at: At, mut block: Map<String, Value>, parts: &mut Vec<Part>) -> Result<(), Invalid> {
     let cache_control = mark(block.remove("cache_control"));
-    let kind = block.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let kind = at.text(&mut block, "type")?;
     let before = parts.len();
     match kind.as_str() {
         "text" => {
-            let text = take_text(&mut block, "text");
-            let text = text.ok_or_else(|| at.invalid("text: Field required"))?;
+            let text = at.text(&mut block, "text")?;
             if !text.is_empty() {
                 parts.push(text_part(text, None));
             }

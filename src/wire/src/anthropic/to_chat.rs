@@ -60,8 +60,10 @@ pub fn to_chat(body: &[u8]) -> Result<Vec<u8>, Invalid> {
     let mut body: Map<String, Value> = serde_json::from_slice(&mend(body))
         .map_err(|error| Invalid::new(format!("not a Messages request: {error}")))?;
     let mut chat = ChatRequest { model: take_string(&mut body, "model")?, ..Default::default() };
-    let Some(Value::Array(turns)) = body.remove("messages") else {
-        return Err(invalid("messages", "Field required: a list of turns"));
+    let turns = match body.remove("messages") {
+        Some(Value::Array(turns)) => turns,
+        None | Some(Value::Null) => return Err(invalid("messages", "Field required")),
+        Some(_) => return Err(invalid("messages", "Input should be a valid list")),
     };
     let system = body.remove("system").filter(|system| !system.is_null());
     chat.messages = history::messages(system, turns)?;
@@ -161,7 +163,7 @@ fn set_tools(body: &mut Map<String, Value>, chat: &mut ChatRequest) -> Result<()
     };
     let mut functions = Vec::with_capacity(tools.len());
     for (at, tool) in tools.into_iter().enumerate() {
-        let param = format!("tools[{at}]");
+        let param = format!("tools.{at}");
         let Value::Object(mut tool) = tool else {
             return Err(invalid(&param, "a tool is an object"));
         };

@@ -244,8 +244,10 @@ fn function_call(
 
 /// Translates one part; `None` where it says nothing.
 fn content_part(param: &str, part: &mut Map<String, Value>) -> Result<Option<Part>, Invalid> {
-    if let Some(text) = take_text(part, "text") {
-        return Ok((!text.is_empty()).then(|| text_part(text)));
+    match take(part, "text") {
+        None => {}
+        Some(Value::String(text)) => return Ok((!text.is_empty()).then(|| text_part(text))),
+        Some(_) => return Err(invalid(&format!("{param}.text"), "is not a string")),
     }
     if let Some(data) = take(part, "inlineData") {
         let Value::Object(mut data) = data else {

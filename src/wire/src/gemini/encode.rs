@@ -148,10 +148,7 @@ fn candidate(head: &Head, choice: Choice) -> Value {
             parts.push(part);
         }
     }
-    let reasoning = message.reasoning_content.take();
-    let other = message.extra.get("reasoning").and_then(Value::as_str);
-    let reasoning = reasoning.as_deref().or(other).filter(|text| !text.is_empty());
-    if let Some(reasoning) = reasoning.filter(|_| head.thoughts && parts.is_empty()) {
+    if let Some(reasoning) = message.reasoning().filter(|_| head.thoughts && parts.is_empty()) {
         parts.push(json!({"text": reasoning, "thought": true}));
     }
     let text = message.content.take().filter(|text| !text.is_empty());

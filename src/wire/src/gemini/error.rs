@@ -21,12 +21,24 @@ pub fn status_name(status: u16) -> &'static str {
     }
 }
 
+/// Where a member is at fault, Google names it in a detail of its own
+/// (`google.rpc.BadRequest` of <https://google.aip.dev/193>).
 fn value(status: u16, error: &ErrorObject) -> Value {
+    let details: Vec<Value> = error
+        .param
+        .iter()
+        .map(|field| {
+            json!({
+                "@type": "type.googleapis.com/google.rpc.BadRequest",
+                "fieldViolations": [{"field": field, "description": error.message}],
+            })
+        })
+        .collect();
     json!({"error": {
         "code": status,
         "message": error.message,
         "status": status_name(status),
-        "details": [],
+        "details": details,
     }})
 }
 

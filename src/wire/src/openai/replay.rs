@@ -146,6 +146,15 @@ impl WholeChoice {
         for (key, value) in delta.extra {
             match (self.message_extra.get_mut(&key), value) {
                 (_, Value::Null) => {}
+                (known, Value::Array(pieces)) if key == "reasoning_details" => {
+                    let details = match known {
+                        Some(known) => known,
+                        None => self.message_extra.entry(key).or_insert(json!([])),
+                    };
+                    if let Value::Array(details) = details {
+                        pieces.into_iter().for_each(|piece| merge_detail(details, piece));
+                    }
+                }
                 (Some(Value::String(text)), Value::String(more)) => text.push_str(&more),
                 (Some(Value::Array(items)), Value::Array(more)) => items.extend(more),
                 (_, value) => {
@@ -195,14 +204,16 @@ impl WholeChoice {
             if !self.tool_calls.is_empty() {
                 let calls = self.tool_calls.into_values().map(|call| {
                     let function = call.function.unwrap_or_default();
-                    json!({
-                        "id": call.id.unwrap_or_default(),
-                        "type": call.kind.unwrap_or_else(|| "function".into()),
-                        "function": {
-                            "name": function.name.unwrap_or_default(),
-                            "arguments": function.arguments.unwrap_or_default(),
-                        },
-                    })
+                    let mut whole = call.extra;
+                    whole.insert("id".into(), call.id.unwrap_or_default().into());
+                    let kind = call.kind.unwrap_or_else(|| "function".into());
+                    whole.insert("type".into(), kind.into());
+                    let function = json!({
+                        "name": function.name.unwrap_or_default(),
+                        "arguments": function.arguments.unwrap_or_default(),
+                    });
+                    whole.insert("function".into(), function);
+                    Value::Object(whole)
                 });
                 message.insert("tool_calls".into(), calls.collect());
             }
@@ -229,6 +240,34 @@ fn merge_tool_call(call: &mut ToolCallDelta, piece: ToolCallDelta) {
             function.name = more.name;
         }
         append(&mut function.arguments, more.arguments);
+    }
+    // Gemini's signature of the call is among it.
+    call.extra.extend(piece.extra.into_iter().filter(|(_, value)| !value.is_null()));
+}
+
+/// Adds a piece of OpenRouter's `reasoning_details`: what has the same place and type is the same
+/// block, whose text comes in pieces and whose signature comes last
+/// (<https://openrouter.ai/docs/use-cases/reasoning-tokens>, 2026-11). Clients hand the blocks back
+/// as they are.
+fn merge_detail(details: &mut Vec<Value>, piece: Value) {
+    let same = |name: &str, a: &Value, b: &Value| a.get(name) == b.get(name);
+    let open = details.last_mut().filter(|last| {
+        last.is_object() && same("type", last, &piece) && same("index", last, &piece)
+    });
+    let (Some(Value::Object(open)), Value::Object(_)) = (open, &piece) else {
+        details.push(piece);
+        return;
+    };
+    let Value::Object(piece) = piece else { return };
+    for (name, value) in piece {
+        let grows = matches!(name.as_str(), "text" | "summary" | "data");
+        match (open.get_mut(&name), value) {
+            (_, Value::Null) => {}
+            (Some(Value::String(text)), Value::String(more)) if grows => text.push_str(&more),
+            (_, value) => {
+                open.insert(name, value);
+            }
+        }
     }
 }
 
@@ -346,8 +385,16 @@ fn message_deltas(mut message: Map<String, Value>, send: &mut impl FnMut(Value))
     if let Some(Value::String(text)) = message.remove("reasoning_content") {
         pieces(&text).for_each(|piece| send(json!({"reasoning_content": piece})));
     }
-    if let Some(blocks @ Value::Array(_)) = message.remove("thinking_blocks") {
-        send(json!({"thinking_blocks": blocks}));
+    // The other name for it, and what belongs to it: before the text, as the model thought it.
+    if let Some(Value::String(text)) = message.remove("reasoning") {
+        pieces(&text).for_each(|piece| send(json!({"reasoning": piece})));
+    }
+    for name in ["reasoning_details", "thinking_blocks"] {
+        if let Some(blocks @ Value::Array(_)) = message.remove(name) {
+            let mut delta = Map::new();
+            delta.insert(name.into(), blocks);
+            send(Value::Object(delta));
+        }
     }
     if let Some(text) = content.as_str() {
         pieces(text).for_each(|piece| send(json!({"content": piece})));
@@ -501,6 +548,77 @@ mod tests {
     }
 
     #[test]
+    fn openrouters_reasoning_survives_becoming_a_stream() {
+        check_round_trip(
+            json!({"index": 0, "finish_reason": "stop", "logprobs": null,
+                "message": {"role": "assistant", "content": "4", "refusal": null,
+                    "reasoning": "Two and two are four, as far as I remember.",
+                    "reasoning_details": [
+                        {"type": "reasoning.text", "text": "Two", "signature": "s", "index": 0},
+                        {"type": "reasoning.encrypted", "data": "d", "id": "e", "index": 1}]}}),
+            "chat.completion",
+        );
+        let body = json!({"object": "chat.completion", "choices": [{"index": 0, "message": {
+            "content": "4", "reasoning": "2", "reasoning_details": [{"type": "reasoning.text"}]}}]});
+        let stream = events_from_completion(body.to_string().as_bytes(), false).expect("a stream");
+        let stream = String::from_utf8(stream).expect("text");
+        let at = |part: &str| stream.find(part).unwrap_or_else(|| panic!("{part}: {stream}"));
+        assert!(at("\"reasoning\":\"2\"") < at("\"content\":\"4\""));
+        assert!(at("reasoning_details") < at("\"content\":\"4\""));
+    }
+
+    fn whole_of(deltas: &[Value]) -> Value {
+        let mut stream = Vec::new();
+        for delta in deltas {
+            let chunk = json!({"object": "chat.completion.chunk",
+                "choices": [{"index": 0, "delta": delta}]});
+            sse::write_data(&mut stream, chunk.to_string().as_bytes());
+        }
+        sse::write_done(&mut stream);
+        let whole = completion_from_events(&stream).expect("an answer");
+        let mut whole: Value = serde_json::from_slice(&whole).expect("JSON");
+        whole["choices"][0]["message"].take()
+    }
+
+    #[test]
+    fn openrouters_reasoning_is_put_together_from_its_pieces() {
+        let piece = |text: &str| {
+            json!({"reasoning": text, "reasoning_details": [
+                {"type": "reasoning.text", "text": text, "format": "f", "index": 0}]})
+        };
+        let message = whole_of(&[
+            piece("a"),
+            piece("b"),
+            json!({"reasoning_details": [
+                {"type": "reasoning.text", "signature": "s", "text": null, "index": 0}]}),
+            json!({"reasoning_details": [
+                {"type": "reasoning.encrypted", "data": "x", "id": "e", "index": 1}]}),
+            json!({"content": "c"}),
+        ]);
+        assert_eq!(message["reasoning"], "ab");
+        assert_eq!(
+            message["reasoning_details"],
+            json!([
+                {"type": "reasoning.text", "text": "ab", "format": "f", "index": 0, "signature": "s"},
+                {"type": "reasoning.encrypted", "data": "x", "id": "e", "index": 1},
+            ])
+        );
+    }
+
+    #[test]
+    fn signature_of_a_call_survives_being_put_together() {
+        let google = json!({"google": {"thought_signature": "s"}});
+        let message = whole_of(&[
+            json!({"tool_calls": [{"index": 0, "id": "a", "type": "function",
+                "function": {"name": "f", "arguments": ""}}]}),
+            json!({"tool_calls": [{"index": 0, "extra_content": google,
+                "function": {"arguments": "{}"}}]}),
+        ]);
+        assert_eq!(message["tool_calls"][0]["extra_content"], google);
+        assert_eq!(message["tool_calls"][0]["function"]["arguments"], "{}");
+    }
+
+    #[test]
     fn a_broken_stream_is_no_answer() {
         let chunk = r#"data: {"choices":[{"index":0,"delta":{"content":"x"}}]}"#;
         assert_eq!(completion_from_events(format!("{chunk}\n\n").as_bytes()), None);
@@ -535,6 +653,7 @@ mod tests {
         fn no_answer_makes_it_panic(
             member in proptest::sample::select(vec![
                 "role", "content", "tool_calls", "thinking_blocks", "refusal", "reasoning_content", "x",
+                "reasoning", "reasoning_details",
             ]),
             value in proptest::sample::select(vec![
                 "null", "1", "\"x\"", "[]", "{}", "[1]", "[null]", "[\"x\"]", "[{}]",

@@ -74,8 +74,7 @@ impl ResponseMessage {
     /// is DeepSeek's, `reasoning` that of Groq, OpenRouter, Cerebras and newer versions of vLLM
     /// (console.groq.com/docs/reasoning, openrouter.ai/docs/use-cases/reasoning-tokens, 2026-11).
     pub fn reasoning(&self) -> Option<&str> {
-        let other = || self.extra.get("reasoning").and_then(Value::as_str);
-        self.reasoning_content.as_deref().or_else(other)
+        thinking(self.reasoning_content.as_deref(), &self.extra)
     }
 }
 
@@ -151,9 +150,14 @@ impl Delta {
     /// is DeepSeek's, `reasoning` that of Groq, OpenRouter, Cerebras and newer versions of vLLM
     /// (console.groq.com/docs/reasoning, openrouter.ai/docs/use-cases/reasoning-tokens, 2026-11).
     pub fn reasoning(&self) -> Option<&str> {
-        let other = || self.extra.get("reasoning").and_then(Value::as_str);
-        self.reasoning_content.as_deref().or_else(other)
+        thinking(self.reasoning_content.as_deref(), &self.extra)
     }
+}
+
+/// The first of the two names that says something: some send an empty one beside the other.
+fn thinking<'a>(content: Option<&'a str>, extra: &'a Map<String, Value>) -> Option<&'a str> {
+    let other = || extra.get("reasoning").and_then(Value::as_str);
+    content.filter(|text| !text.is_empty()).or_else(other).filter(|text| !text.is_empty())
 }
 
 /// A piece of a tool call.
@@ -208,6 +212,9 @@ pub struct ErrorObject {
     pub param: Option<String>,
     /// The machine-readable code: `context_length_exceeded` …
     pub code: Option<String>,
+    /// The request's id, for dialects whose errors carry it. OpenAI's do not.
+    #[serde(skip)]
+    pub request_id: Option<String>,
 }
 
 impl ErrorObject {
@@ -236,6 +243,8 @@ mod tests {
             (r#"{"reasoning_content":"a"}"#, Some("a")),
             (r#"{"reasoning":"b"}"#, Some("b")),
             (r#"{"reasoning_content":"a","reasoning":"b"}"#, Some("a")),
+            (r#"{"reasoning_content":"","reasoning":"b"}"#, Some("b")),
+            (r#"{"reasoning_content":null,"reasoning":""}"#, None),
             (r#"{"reasoning":{"effort":"low"}}"#, None),
             ("{}", None),
         ] {

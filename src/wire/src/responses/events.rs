@@ -9,6 +9,11 @@ pub(super) struct Events {
 }
 
 impl Events {
+    /// Goes on behind events that others have written.
+    pub(super) fn from(number: u64) -> Events {
+        Events { number, silent: false }
+    }
+
     /// Uses up a number.
     pub(super) fn next(&mut self) -> u64 {
         let number = self.number;

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
+use super::check::{self, Kind, missing, take_text, wrong_type};
 use super::envelope;
 use super::message;
 use super::tools::CUSTOM_INPUT;
@@ -65,8 +66,7 @@ impl Conversation {
         for (at, item) in items.into_iter().enumerate() {
             let param = format!("{param}[{at}]");
             let Value::Object(item) = item else {
-                let message = format!("Invalid type for '{param}': expected an object.");
-                return Err(Invalid::new(message).with_param(param));
+                return Err(wrong_type(&param, "an object", &item));
             };
             self.add_item(item, &param)?;
         }
@@ -84,20 +84,19 @@ impl Conversation {
     }
 
     fn add_item(&mut self, mut item: Map<String, Value>, param: &str) -> Result<(), Invalid> {
+        check::members(&item, &[("type", Kind::Text)], param)?;
         let kind = match item.get("type").and_then(Value::as_str) {
             Some(kind) => kind.to_owned(),
             None if item.contains_key("role") => "message".to_owned(),
             // A reference's type may be null.
             None if item.contains_key("id") => "item_reference".to_owned(),
-            None => {
-                let message = format!("Missing required parameter: '{param}.type'.");
-                return Err(Invalid::new(message).with_param(param));
-            }
+            None => return Err(missing(format!("{param}.type"))),
         };
         match kind.as_str() {
             "message" => self.add_message(item, param)?,
             "function_call" => {
-                let name = text_of(&mut item, "name", param)?;
+                let name = take_text(&mut item, "name", param)?;
+                check::members(&item, &[("arguments", Kind::Text)], param)?;
                 // Clients of a function without parameters leave them out, or empty.
                 let arguments = item.remove("arguments");
                 let arguments =
@@ -106,14 +105,20 @@ impl Conversation {
                 self.add_call(&mut item, name, arguments, param)?;
             }
             "custom_tool_call" => {
-                let name = text_of(&mut item, "name", param)?;
+                let name = take_text(&mut item, "name", param)?;
+                check::members(&item, &[("input", Kind::Text)], param)?;
                 let input = item.remove("input").unwrap_or_else(|| "".into());
                 let arguments = json!({CUSTOM_INPUT: input}).to_string();
                 self.add_call(&mut item, name, arguments.into(), param)?;
             }
             "function_call_output" | "custom_tool_call_output" => {
-                let id = text_of(&mut item, "call_id", param)?;
-                let output = item.remove("output").unwrap_or_else(|| "".into());
+                let id = take_text(&mut item, "call_id", param)?;
+                let output = match item.remove("output") {
+                    None => "".into(),
+                    Some(output @ (Value::String(_) | Value::Array(_) | Value::Null)) => output,
+                    // Tools answer with JSON now and then, where JSON written as text is asked for.
+                    Some(other) => other.to_string().into(),
+                };
                 let content = message::content(output, &format!("{param}.output"))?;
                 self.end_turn();
                 let (id, _) = thought::split(&id);
@@ -123,7 +128,7 @@ impl Conversation {
             }
             "reasoning" => self.add_reasoning(&mut item),
             "item_reference" => {
-                let id = text_of(&mut item, "id", param)?;
+                let id = take_text(&mut item, "id", param)?;
                 // What came before is in the conversation already. Thoughts may be missing: clients
                 // refer to those they were shown, as OpenAI would have kept them, and a model that
                 // must have them back gets the answer without them.
@@ -144,7 +149,7 @@ impl Conversation {
     }
 
     fn add_message(&mut self, mut item: Map<String, Value>, param: &str) -> Result<(), Invalid> {
-        let role = text_of(&mut item, "role", param)?;
+        let role = take_text(&mut item, "role", param)?;
         let content = item.remove("content").unwrap_or_else(|| "".into());
         let content = message::content(content, &format!("{param}.content"))?;
         let role = match role.as_str() {
@@ -178,7 +183,7 @@ impl Conversation {
         arguments: Value,
         param: &str,
     ) -> Result<(), Invalid> {
-        let id = text_of(item, "call_id", param)?;
+        let id = take_text(item, "call_id", param)?;
         let (id, signature) = thought::split(&id);
         let mut call = json!({
             "id": id,
@@ -236,18 +241,6 @@ impl Conversation {
             message["thinking_blocks"] = turn.thinking.into();
         }
         self.messages.push(message);
-    }
-}
-
-/// Takes a member that must be text.
-fn text_of(item: &mut Map<String, Value>, name: &str, param: &str) -> Result<String, Invalid> {
-    match item.remove(name) {
-        Some(Value::String(text)) => Ok(text),
-        _ => {
-            let param = format!("{param}.{name}");
-            let message = format!("Missing required parameter: '{param}'.");
-            Err(Invalid::new(message).with_param(param))
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::check::{self, Kind, missing, wrong_type};
 use crate::client::Invalid;
 
 /// Writes content as chat has it. One part that is only text is written as that text.
@@ -10,18 +11,14 @@ pub(super) fn content(content: Value, param: &str) -> Result<Value, Invalid> {
         Value::Null => return Ok("".into()),
         Value::String(text) => return Ok(text.into()),
         Value::Array(parts) => parts,
-        // Tools answer with JSON now and then, where JSON written as text is asked for.
-        other => return Ok(other.to_string().into()),
+        other => return Err(wrong_type(param, "a string or an array of content parts", &other)),
     };
     let mut written = Vec::with_capacity(parts.len());
     for (at, part) in parts.into_iter().enumerate() {
         written.push(match part {
             Value::String(text) => json!({"type": "text", "text": text}),
             Value::Object(part) => translate(part, &format!("{param}[{at}]"))?,
-            _ => {
-                let message = format!("Invalid type for '{param}[{at}]': expected an object.");
-                return Err(Invalid::new(message).with_param(format!("{param}[{at}]")));
-            }
+            other => return Err(wrong_type(&format!("{param}[{at}]"), "an object", &other)),
         });
     }
     Ok(match written.as_mut_slice() {
@@ -36,19 +33,42 @@ pub(super) fn is_plain(part: &Value) -> bool {
     part["type"] == "text" && part.as_object().is_some_and(|part| part.len() == 2)
 }
 
+/// Members of parts that are text, whatever the part is.
+const PART: &[(&str, Kind)] = &[
+    ("detail", Kind::Text),
+    ("file_data", Kind::Text),
+    ("file_id", Kind::Text),
+    ("file_url", Kind::Text),
+    ("filename", Kind::Text),
+    ("refusal", Kind::Text),
+    ("text", Kind::Text),
+    ("type", Kind::Text),
+];
+
 fn translate(mut part: Map<String, Value>, param: &str) -> Result<Value, Invalid> {
     part.retain(|_, value| !value.is_null());
-    let kind = part.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    check::members(&part, PART, param)?;
+    let Some(kind) = part.get("type").and_then(Value::as_str).map(str::to_owned) else {
+        return Err(missing(format!("{param}.type")));
+    };
     let mark = part.remove("cache_control");
     let mut written = match kind.as_str() {
         "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text" => {
-            text(part.remove("text"))
+            text(part.remove("text").ok_or_else(|| missing(format!("{param}.text")))?)
         }
         // Also the model's words.
-        "refusal" => text(part.remove("refusal")),
+        "refusal" => {
+            text(part.remove("refusal").ok_or_else(|| missing(format!("{param}.refusal")))?)
+        }
         "input_image" => image(part, param)?,
         "input_file" => file(part, param)?,
-        "input_audio" => json!({"type": "input_audio", "input_audio": part.remove("input_audio")}),
+        "input_audio" => match part.remove("input_audio") {
+            Some(audio @ Value::Object(_)) => json!({"type": "input_audio", "input_audio": audio}),
+            Some(other) => {
+                return Err(wrong_type(&format!("{param}.input_audio"), "an object", &other));
+            }
+            None => return Err(missing(format!("{param}.input_audio"))),
+        },
         "computer_screenshot" => {
             let message =
                 format!("Content of type '{kind}' at '{param}' cannot be used with this model.");
@@ -63,8 +83,8 @@ fn translate(mut part: Map<String, Value>, param: &str) -> Result<Value, Invalid
     Ok(written)
 }
 
-fn text(text: Option<Value>) -> Value {
-    json!({"type": "text", "text": text.filter(Value::is_string).unwrap_or_else(|| "".into())})
+fn text(text: Value) -> Value {
+    json!({"type": "text", "text": text})
 }
 
 fn image(mut part: Map<String, Value>, param: &str) -> Result<Value, Invalid> {
@@ -72,7 +92,10 @@ fn image(mut part: Map<String, Value>, param: &str) -> Result<Value, Invalid> {
         Some(Value::Object(mut nested)) => nested.remove("url"),
         url => url,
     };
-    if let Some(url @ Value::String(_)) = url {
+    if let Some(other) = url.as_ref().filter(|url| !url.is_string()) {
+        return Err(wrong_type(&format!("{param}.image_url"), "a string", other));
+    }
+    if let Some(url) = url {
         let mut image = json!({"url": url});
         // Automatic is what leaving it out means.
         if let Some(detail) = part.remove("detail").filter(|detail| detail != "auto") {
@@ -83,11 +106,7 @@ fn image(mut part: Map<String, Value>, param: &str) -> Result<Value, Invalid> {
     // Chat has no image that was uploaded before; as a file it goes where files are known.
     match part.remove("file_id") {
         Some(id @ Value::String(_)) => Ok(json!({"type": "file", "file": {"file_id": id}})),
-        _ => {
-            let param = format!("{param}.image_url");
-            let message = format!("Missing required parameter: '{param}'.");
-            Err(Invalid::new(message).with_param(param))
-        }
+        _ => Err(missing(format!("{param}.image_url"))),
     }
 }
 

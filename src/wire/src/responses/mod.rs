@@ -10,6 +10,7 @@
 
 mod answer;
 mod calls;
+mod check;
 mod chunk;
 mod encode;
 mod envelope;
@@ -19,6 +20,7 @@ mod message;
 mod output;
 mod parts;
 mod reasoning;
+pub mod record;
 mod request;
 pub mod stored;
 mod tap;

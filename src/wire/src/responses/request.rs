@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::check::{self, Kind, missing, wrong_type};
 use super::items::Conversation;
 use super::tools;
 use crate::client::Invalid;
@@ -25,6 +26,14 @@ const LEFT_OUT: &[&str] = &[
     "truncation",
 ];
 
+/// Members of a format that is a JSON schema.
+const FORMAT: &[(&str, Kind)] = &[
+    ("description", Kind::Text),
+    ("name", Kind::Text),
+    ("schema", Kind::Object),
+    ("strict", Kind::Switch),
+];
+
 /// Writes a Responses request as a chat request. `history` is the JSON array of the items that came
 /// before, where the request names an earlier response.
 ///
@@ -35,6 +44,7 @@ pub fn to_chat(body: &[u8], history: Option<&[u8]>) -> Result<Vec<u8>, Invalid> 
         .map_err(|error| Invalid::new(format!("The request is not a JSON object: {error}.")))?;
     request.retain(|_, value| !value.is_null());
     refuse(&request)?;
+    check::request(&request)?;
     let drops = request.get("drop_params") == Some(&Value::Bool(true));
 
     let mut chat = Map::new();
@@ -93,10 +103,7 @@ fn messages(request: &mut Map<String, Value>, history: Option<&[u8]>) -> Result<
         Some(Value::String(text)) => all.add_system(text.into()),
         // What a `Response` shows where its instructions came from a template.
         Some(Value::Array(items)) => all.add_items(items, "instructions")?,
-        Some(_) => {
-            let message = "Invalid type for 'instructions': expected a string.";
-            return Err(Invalid::new(message).with_param("instructions"));
-        }
+        Some(other) => return Err(wrong_type("instructions", "a string", &other)),
     }
     if let Some(history) = history {
         let items: Vec<Value> = serde_json::from_slice(&mend(history)).map_err(|_| {
@@ -108,25 +115,18 @@ fn messages(request: &mut Map<String, Value>, history: Option<&[u8]>) -> Result<
         None => {}
         Some(Value::String(text)) => all.add_user(text.into()),
         Some(Value::Array(items)) => all.add_items(items, "input")?,
-        Some(_) => {
-            let message = "Invalid type for 'input': expected a string or an array of items.";
-            return Err(Invalid::new(message).with_param("input"));
-        }
+        Some(other) => return Err(wrong_type("input", "a string or an array of items", &other)),
     }
     let messages = all.finish();
     if messages.is_empty() {
-        let message = "Missing required parameter: 'input'.";
-        return Err(Invalid::new(message).with_param("input"));
+        return Err(missing("input"));
     }
     Ok(messages.into())
 }
 
 /// `text`: the form of the answer, and how wordy it is.
 fn set_text(text: Option<Value>, chat: &mut Map<String, Value>) -> Result<(), Invalid> {
-    let Some(text) = text else { return Ok(()) };
-    let Value::Object(mut text) = text else {
-        return Err(Invalid::new("Invalid type for 'text': expected an object.").with_param("text"));
-    };
+    let Some(Value::Object(mut text)) = text else { return Ok(()) };
     // Medium is what everybody does anyway, and not everybody knows the word.
     if let Some(verbosity @ Value::String(_)) = text.remove("verbosity")
         && verbosity != "medium"
@@ -134,15 +134,16 @@ fn set_text(text: Option<Value>, chat: &mut Map<String, Value>) -> Result<(), In
         chat.insert("verbosity".into(), verbosity);
     }
     let Some(Value::Object(mut format)) = text.remove("format") else { return Ok(()) };
+    check::members(&format, &[("type", Kind::Text)], "text.format")?;
     let format = match format.get("type").and_then(Value::as_str) {
         None | Some("text") => return Ok(()),
         // Some clients keep the chat form.
         Some("json_schema") if !format.contains_key("json_schema") => {
             format.remove("type");
             format.retain(|_, value| !value.is_null());
-            if !format.get("schema").is_some_and(Value::is_object) {
-                let message = "Missing required parameter: 'text.format.schema'.";
-                return Err(Invalid::new(message).with_param("text.format.schema"));
+            check::members(&format, FORMAT, "text.format")?;
+            if !format.contains_key("schema") {
+                return Err(missing("text.format.schema"));
             }
             json!({"type": "json_schema", "json_schema": format})
         }

@@ -8,12 +8,15 @@
 //! reasoning, because a model that reasons over tools must get it back. A client that fetches the
 //! response gets it [without](without_encrypted), unless it asks for `reasoning.encrypted_content`.
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::answer::{Frame, Outcome, Status};
 use super::failure_code;
 use crate::client::{Asked, Invalid};
 use crate::openai::response::ErrorObject;
+use crate::scan;
+use crate::splice::{Edits, json_string};
 use crate::surrogate::mend;
 
 /// How many items a page has unless the client says otherwise, and at most.
@@ -181,6 +184,17 @@ pub fn failed(response: &[u8], status: u16, error: &ErrorObject) -> Vec<u8> {
     with(response, "failed", error)
 }
 
+/// A response of a provider's under the id that the client knows, as one in the background.
+pub fn renamed(response: &[u8], id: &str) -> Vec<u8> {
+    let Ok(object) = scan::scan(response, &scan::Limits::default()) else {
+        return response.to_vec();
+    };
+    let mut edits = Edits::new();
+    edits.set("id", json_string(id));
+    edits.set("background", &b"true"[..]);
+    edits.apply(&Bytes::copy_from_slice(response), &object).to_vec()
+}
+
 fn with(response: &[u8], status: &str, error: Value) -> Vec<u8> {
     let mut response: Map<String, Value> = read(response);
     response.insert("status".into(), status.into());
@@ -247,8 +261,18 @@ pub fn not_found(id: &str) -> ErrorObject {
     ErrorObject {
         message: format!("Response with id '{id}' not found."),
         kind: Some("invalid_request_error".into()),
-        param: None,
-        code: None,
+        ..ErrorObject::default()
+    }
+}
+
+/// What is said where a client comes back for events that were too many to be kept.
+pub fn events_lost() -> ErrorObject {
+    ErrorObject {
+        message: "The events of this response are too many to be kept: fetch it without 'stream'."
+            .into(),
+        kind: Some("invalid_request_error".into()),
+        param: Some("stream".into()),
+        ..ErrorObject::default()
     }
 }
 
@@ -259,6 +283,7 @@ pub fn previous_not_found(id: &str) -> ErrorObject {
         kind: Some("invalid_request_error".into()),
         param: Some("previous_response_id".into()),
         code: Some("previous_response_not_found".into()),
+        request_id: None,
     }
 }
 

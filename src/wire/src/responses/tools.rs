@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::check::{self, FUNCTION, Kind, missing, take_text, wrong_type};
 use crate::client::Invalid;
 
 /// What OpenAI runs, or knows how to talk to, and nobody else does. A `type` that is neither one of
@@ -66,17 +67,14 @@ pub(super) fn tools(tools: Option<Value>, drops: bool) -> Result<Tools, Invalid>
     let list = match tools {
         None => return Ok(all),
         Some(Value::Array(list)) => list,
-        Some(_) => {
-            let message = "Invalid type for 'tools': expected an array.";
-            return Err(Invalid::new(message).with_param("tools"));
-        }
+        Some(other) => return Err(wrong_type("tools", "an array", &other)),
     };
     for (at, tool) in list.into_iter().enumerate() {
         let Value::Object(mut tool) = tool else {
-            let message = format!("Invalid type for 'tools[{at}]': expected an object.");
-            return Err(Invalid::new(message).with_param(format!("tools[{at}]")));
+            return Err(wrong_type(&format!("tools[{at}]"), "an object", &tool));
         };
         tool.retain(|_, value| !value.is_null());
+        check::members(&tool, &[("type", Kind::Text)], &format!("tools[{at}]"))?;
         let kind = tool.get("type").and_then(Value::as_str).unwrap_or("function").to_owned();
         match kind.as_str() {
             "function" => all.list.push(function(tool, at)?),
@@ -95,24 +93,20 @@ pub(super) fn tools(tools: Option<Value>, drops: bool) -> Result<Tools, Invalid>
     Ok(all)
 }
 
-fn nameless(at: usize) -> Invalid {
-    let param = format!("tools[{at}].name");
-    Invalid::new(format!("Missing required parameter: '{param}'.")).with_param(param)
-}
-
 /// A function: flat here, nested in chat.
 fn function(mut tool: Map<String, Value>, at: usize) -> Result<Value, Invalid> {
     if tool.contains_key("function") {
         return Ok(Value::Object(tool));
     }
+    check::members(&tool, FUNCTION, &format!("tools[{at}]"))?;
     let mut function = Map::new();
     for name in ["name", "description", "parameters", "strict"] {
         if let Some(value) = tool.remove(name) {
             function.insert(name.into(), value);
         }
     }
-    if !function.get("name").is_some_and(Value::is_string) {
-        return Err(nameless(at));
+    if !function.contains_key("name") {
+        return Err(missing(format!("tools[{at}].name")));
     }
     let mut written = Map::new();
     written.insert("type".into(), "function".into());
@@ -130,7 +124,7 @@ fn custom(mut tool: Map<String, Value>, at: usize) -> Result<Value, Invalid> {
     if let Some(Value::Object(nested)) = tool.remove("custom") {
         tool = nested;
     }
-    let Some(name @ Value::String(_)) = tool.remove("name") else { return Err(nameless(at)) };
+    let name = take_text(&mut tool, "name", &format!("tools[{at}]"))?;
     let mut input = json!({"type": "string"});
     if let Some(Value::Object(format)) = tool.get("format") {
         let format = format.get("grammar").and_then(Value::as_object).unwrap_or(format);
@@ -180,7 +174,6 @@ pub(super) fn choose(
     parallel: Option<Value>,
     mut tools: Tools,
 ) -> Result<Tools, Invalid> {
-    let invalid = |message: String| Err(Invalid::new(message).with_param("tool_choice"));
     tools.parallel = parallel;
     let choice = match choice {
         None => return Ok(tools),
@@ -189,19 +182,17 @@ pub(super) fn choose(
             return Ok(tools);
         }
         Some(Value::Object(choice)) => choice,
-        Some(_) => {
-            return invalid(
-                "Invalid type for 'tool_choice': expected a string or an object.".into(),
-            );
-        }
+        Some(other) => return Err(wrong_type("tool_choice", "a string or an object", &other)),
     };
     let kind = choice.get("type").and_then(Value::as_str).unwrap_or_default();
     match kind {
         "function" | "custom" => {
             let nested = choice.get(kind).and_then(|nested| nested.get("name"));
-            let Some(name) = choice.get("name").or(nested).filter(|name| name.is_string()) else {
-                return invalid("Missing required parameter: 'tool_choice.name'.".into());
-            };
+            let param = "tool_choice.name";
+            let name = choice.get("name").or(nested).ok_or_else(|| missing(param))?;
+            if !name.is_string() {
+                return Err(wrong_type(param, "a string", name));
+            }
             tools.choice = Some(json!({"type": "function", "function": {"name": name}}));
         }
         // Which tools a turn may use is told by offering those: that means the same to every model.
@@ -213,7 +204,8 @@ pub(super) fn choose(
         kind if is_web_search(kind) && tools.web_search.is_some() => {}
         "auto" | "none" | "required" => tools.choice = Some(kind.into()),
         _ => {
-            return invalid(format!("The tool choice '{kind}' cannot be used with this model."));
+            let message = format!("The tool choice '{kind}' cannot be used with this model.");
+            return Err(Invalid::new(message).with_param("tool_choice"));
         }
     }
     Ok(tools)
