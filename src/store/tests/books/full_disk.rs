@@ -1,14 +1,12 @@
 //! A disk that is full, breaks, and gets well: the journal over a layer that fails as disks do.
 
-mod support;
-
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
+use crate::support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::Ledger;
 use tollway_filter_api::treasury::{BudgetScope, Unpaid};

@@ -1,12 +1,10 @@
 //! The books through their door: budgets, restarts, periods, the way to the ledger.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
+use crate::support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::{Ledger, SpendRecord};
 use tollway_filter_api::treasury::{Budget, BudgetScope, Period, PeriodUnit, Treasury, Unpaid};
@@ -105,7 +103,7 @@ async fn a_dropped_hold_is_charged_whole_and_one_that_was_never_made_is_not() {
     // The caller goes before the journal has it.
     let opening = open(&books, &team, "b", START, 40, 40);
     drop(Box::pin(opening));
-    let draft = support::draft("c", START);
+    let draft = crate::support::draft("c", START);
     drop(books.open(tollway_filter_api::treasury::Opening {
         budgets: &team,
         most: PicoDollars(40),
@@ -139,7 +137,7 @@ async fn after_a_restart_every_pico_dollar_is_where_it_was() {
             budgets.push(budget(scope, subject, period, Some(1_000_000)));
         }
     }
-    let key = support::draft("", START).key;
+    let key = crate::support::draft("", START).key;
     budgets.push(budget(BudgetScope::Key, &key, DAY, Some(1_000_000)));
     let mut key_model = Budget::clone(&budget(BudgetScope::KeyModel, &key, None, Some(1_000_000)));
     key_model.id.part = Some("gpt".into());
