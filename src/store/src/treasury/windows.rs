@@ -260,11 +260,6 @@ impl Window {
     pub(super) fn clear(&mut self) {
         self.table.clear();
     }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.table.len()
-    }
 }
 
 /// Calls `on` with everybody whose spend a call is, by a dimension.

@@ -150,7 +150,8 @@ fn nothing_acknowledged_is_lost_and_nothing_counted_twice() {
         // What the budget knows is what the ledger will say.
         let team = budget(BudgetScope::Team, "dev", DAY, None);
         let probe = open(&books, &[Arc::clone(&team)], "probe", START, 0, 0).await;
-        probe.ok().expect("it is opened").close(record("probe", START, 0));
+        let Ok(probe) = probe else { panic!("the probe is not opened") };
+        probe.close(record("probe", START, 0));
         books.run_feeder(std::future::ready(())).await;
         assert_eq!(books.status().backlog_records, 0);
         use tollway_filter_api::treasury::Treasury;

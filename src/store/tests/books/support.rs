@@ -1,6 +1,6 @@
 //! What tests of the books share: a ledger in memory, folders, records.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -55,10 +55,13 @@ impl MemoryLedger {
 
     fn take(&self, node: &str, seq: u64, record: SpendRecord) {
         let mut records = self.records.lock();
-        if records.contains_key(&(node.to_owned(), seq)) {
-            self.doubles.fetch_add(1, Ordering::Relaxed);
-        } else {
-            records.insert((node.to_owned(), seq), record);
+        match records.entry((node.to_owned(), seq)) {
+            btree_map::Entry::Occupied(_) => {
+                self.doubles.fetch_add(1, Ordering::Relaxed);
+            }
+            btree_map::Entry::Vacant(place) => {
+                place.insert(record);
+            }
         }
     }
 
