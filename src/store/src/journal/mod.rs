@@ -2,7 +2,7 @@
 //!
 //! The folder belongs to one process, which holds its `lock`. `node` says what the node is called in
 //! the ledger. Records ([`codec`]) are appended to segments, `0000000000000001.seg` and so on, by one
-//! thread ([`writer`]): what came while it wrote is its next batch. A segment that is full is
+//! thread (`writer`): what came while it wrote is its next batch. A segment that is full is
 //! followed by another; a process that starts begins a new one. `place` says how far the ledger has
 //! it, and `reserve` is room for when the disk is full.
 

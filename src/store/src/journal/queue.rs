@@ -82,12 +82,13 @@ struct State {
     /// Records that nobody has written yet.
     pending: Vec<u8>,
     next: Next,
-    /// Bytes since the start: appended, written, safe from a power failure, and those of which it was
-    /// said that they could not be written.
+    /// Bytes since the start: appended, written, safe from a power failure; those of which it is
+    /// known that they cannot be written for now, and those that were perhaps not made safe.
     appended: u64,
     written: u64,
     synced: u64,
-    failed: u64,
+    unwritable: u64,
+    unsafe_to: u64,
     /// Somebody waits for these to be safe.
     wanted: u64,
     waiters: Vec<Waiter>,
@@ -137,7 +138,8 @@ impl Queue {
             appended: 0,
             written: 0,
             synced: 0,
-            failed: 0,
+            unwritable: 0,
+            unsafe_to: 0,
             wanted: 0,
             waiters: Vec::new(),
             parked: Parked::No,
@@ -286,7 +288,7 @@ impl Queue {
                 std::mem::swap(&mut state.pending, batch);
                 break Order::Write { end: state.appended, next: state.next };
             }
-            if state.wanted > state.synced && state.wanted > state.failed {
+            if state.wanted > state.synced.max(state.unwritable).max(state.unsafe_to) {
                 break Order::Sync;
             }
             if state.stop {
@@ -325,6 +327,8 @@ impl Queue {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.written = end;
+        // What is still to be written can be: its turn comes.
+        state.unwritable = 0;
         if let Some(last) = state.segments.back_mut() {
             (last.bytes, last.next_call, last.next_seq) = (bytes, next.call, next.seq);
         }
@@ -360,7 +364,7 @@ impl Queue {
     pub(super) fn give_up_for_now(&self) -> bool {
         let mut guard = self.state.lock();
         let state = &mut *guard;
-        state.failed = state.appended;
+        state.unwritable = state.appended;
         let wakers = state.ready();
         if !state.stop {
             // Those who append need not wake anybody.
@@ -402,7 +406,7 @@ impl Queue {
             state.safe = state.safe.max(place);
         } else {
             // The kernel forgets what it could not write: asking again would be answered with a lie.
-            state.failed = state.failed.max(end);
+            state.unsafe_to = state.unsafe_to.max(end);
             state.rotate = true;
         }
         let wakers = state.ready();
@@ -437,11 +441,10 @@ impl State {
 
     /// Takes those who need not wait any longer.
     fn ready(&mut self) -> Vec<Waker> {
-        let (written, synced, failed) = (self.written, self.synced, self.failed);
-        let is_ready = |waiter: &mut Waiter| {
-            let done = if waiter.durable { synced } else { written };
-            waiter.at <= done.max(failed)
-        };
+        let written = self.written.max(self.unwritable);
+        let synced = self.synced.max(self.unwritable).max(self.unsafe_to);
+        let is_ready =
+            |waiter: &mut Waiter| waiter.at <= if waiter.durable { synced } else { written };
         self.waiters.extract_if(.., is_ready).map(|waiter| waiter.waker).collect()
     }
 }
@@ -463,7 +466,8 @@ impl Future for Written<'_> {
         if done >= self.at {
             return Poll::Ready(Ok(()));
         }
-        if state.failed >= self.at {
+        let is_unsafe = self.durable && state.unsafe_to >= self.at;
+        if state.unwritable >= self.at || is_unsafe {
             return Poll::Ready(Err(UNWRITABLE));
         }
         let (at, durable, waker) = (self.at, self.durable, context.waker().clone());
