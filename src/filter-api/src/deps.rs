@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::identity::KeyStore;
 use crate::limits::LimitStore;
 use crate::model::ModelDirectory;
+use crate::treasury::Treasury;
 
 /// Everything a filter may use besides the request.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub struct Deps {
     pub limits: Arc<dyn LimitStore>,
     /// Stored answers, if a cache is configured.
     pub cache: Option<Arc<dyn CacheStore>>,
+    /// Budgets and the journal. `None` in tests of filters that spend nothing.
+    pub treasury: Option<Arc<dyn Treasury>>,
     /// Where metrics are registered: [`crate::deps::Metrics`] gives each filter the same
     /// instruments after a reload.
     pub metrics: Arc<Metrics>,
@@ -91,6 +94,7 @@ impl Deps {
             models: Arc::new(Nothing),
             limits: Arc::new(Nothing),
             cache: None,
+            treasury: None,
             metrics: Arc::new(Metrics::default()),
             log: Arc::new(Nothing),
         }

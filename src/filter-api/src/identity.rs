@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::accounts::Kind;
 use crate::limits::RateLimits;
+use crate::treasury::Budget;
 
 /// The SHA-256 of a virtual key: how keys are stored, found and named. LiteLLM stores the same
 /// hash, so that its keys keep working.
@@ -73,6 +76,84 @@ pub struct VirtualKey {
     pub expires: Option<Duration>,
     /// Whatever operators noted about it.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// What it may spend: its own budgets, and those for one model group.
+    pub budgets: Vec<Arc<Budget>>,
+    /// What its holder may do besides calling models.
+    pub role: Role,
+    /// The routes it may use, as patterns: `/v1/chat/completions`, `/key/*`, or LiteLLM's groups
+    /// `llm_api_routes`, `management_routes`, `info_routes`. Empty means those of its role.
+    pub routes: Vec<String>,
+    /// The addresses it may be used from: address and length of the prefix. Empty means all.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Tags that all its requests carry.
+    pub tags: Vec<Arc<str>>,
+    /// It stands in the config, and cannot be changed by the API.
+    pub from_config: bool,
+}
+
+/// What somebody may administer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Nothing: a key without a user calls models, and sees itself.
+    #[default]
+    None,
+    /// Their own keys and spend, to be seen (`internal_user_viewer`).
+    UserViewer,
+    /// Their own keys and spend, and the teams they are an admin of (`internal_user`).
+    User,
+    /// Everything, to be seen (`proxy_admin_viewer`).
+    AdminViewer,
+    /// Everything (`proxy_admin`).
+    Admin,
+}
+
+impl Role {
+    /// LiteLLM's name.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Role::None => None,
+            Role::UserViewer => Some("internal_user_viewer"),
+            Role::User => Some("internal_user"),
+            Role::AdminViewer => Some("proxy_admin_viewer"),
+            Role::Admin => Some("proxy_admin"),
+        }
+    }
+
+    /// The role of LiteLLM's name.
+    pub fn from_name(name: &str) -> Option<Role> {
+        [Role::UserViewer, Role::User, Role::AdminViewer, Role::Admin]
+            .into_iter()
+            .find(|role| role.name() == Some(name))
+    }
+}
+
+/// What applies to all keys of somebody: of a team, a user, an end user, or to requests with a tag.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// What it is.
+    pub kind: Kind,
+    /// Unique within its kind.
+    pub id: Arc<str>,
+    /// The name operators gave it: `team_alias`, `user_alias`.
+    pub alias: Option<Arc<str>>,
+    /// Of a user.
+    pub email: Option<Arc<str>>,
+    /// Of a user.
+    pub role: Role,
+    /// Of a team: the users in it, and whether each is an admin of it.
+    pub members: BTreeMap<Arc<str>, bool>,
+    /// The models that may be called; empty means all.
+    pub models: Vec<String>,
+    /// What all its keys may use together.
+    pub limits: RateLimits,
+    /// The same per model group.
+    pub model_limits: BTreeMap<String, RateLimits>,
+    /// What all its keys may spend together.
+    pub budgets: Vec<Arc<Budget>>,
+    /// Whether it is switched off.
+    pub blocked: bool,
+    /// Whatever operators noted about it.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
 }
 
 impl VirtualKey {
@@ -92,13 +173,25 @@ impl VirtualKey {
             blocked: false,
             expires: None,
             metadata: serde_json::Map::new(),
+            budgets: Vec::new(),
+            role: Role::None,
+            routes: Vec::new(),
+            addresses: Vec::new(),
+            tags: Vec::new(),
+            from_config: false,
         }
     }
 }
 
-/// Finds keys. The one implementation so far holds the keys of the config in memory.
+/// Finds keys and what applies to them, in memory: a request never waits for a database.
 pub trait KeyStore: Send + Sync {
     /// The key with this hash, whatever its state: blocked and expired ones as well, so that the
     /// caller can be told why.
     fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>>;
+
+    /// The team, user, end user or tag of this id, if somebody has said something about it.
+    fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {
+        let _ = (kind, id);
+        None
+    }
 }

@@ -4,16 +4,19 @@
 //! finds what filters share on [`RequestCtx`], and gets what it needs from outside in [`Deps`]. It
 //! never sees Pingora, a socket or another filter.
 
+pub mod accounts;
 pub mod cache;
 pub mod clock;
 pub mod ctx;
 pub mod deps;
 pub mod filter;
 pub mod identity;
+pub mod ledger;
 pub mod limits;
 pub mod model;
 pub mod reject;
 pub mod responses;
+pub mod treasury;
 pub mod view;
 
 pub use clock::Clock;

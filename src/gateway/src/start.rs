@@ -244,6 +244,7 @@ impl Loader {
             models: Arc::clone(&config.directory) as _,
             limits: Arc::clone(&self.stores.limits),
             cache: self.cache(&config)?,
+            treasury: None,
             metrics: Arc::clone(&self.stores.metrics),
             log: Arc::clone(&self.stores.log),
         };
