@@ -110,14 +110,19 @@ impl SqlStore {
     /// a newer version. Trying again later is right but for mistakes in the URL. No error has the
     /// URL in it.
     pub async fn postgres(url: SecretString) -> Result<SqlStore, StoreError> {
-        // What is wrong with an URL could quote the password.
-        let options = PgConnectOptions::from_str(url.expose_secret()).map_err(|_| {
+        // What is wrong with a URL could quote the password.
+        let malformed = || {
             StoreError::Unavailable(
                 "database_url: not a URL of Postgres; write \
                  postgres://user:password@host:5432/database"
                     .to_owned(),
             )
-        })?;
+        };
+        let url = url.expose_secret();
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(malformed());
+        }
+        let options = PgConnectOptions::from_str(url).map_err(|_| malformed())?;
         let options = options.application_name("tollway").disable_statement_logging();
         let pool = |connections| {
             PgPoolOptions::new()

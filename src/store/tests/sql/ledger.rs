@@ -315,7 +315,7 @@ pub(crate) async fn sums_are_those_of_the_records(place: Place) {
     let mut runner = TestRunner::default();
     let mut all = Vec::new();
     let batches = prop::collection::vec(any_record(), 1..60);
-    for round in 0..8 {
+    for round in 0..5 {
         let batch = batches.new_tree(&mut runner).expect("records").current();
         let first = all.len() as u64 + 1;
         all.extend(batch.iter().cloned());
@@ -326,7 +326,7 @@ pub(crate) async fn sums_are_those_of_the_records(place: Place) {
             .collect();
         append(&store, if round % 2 == 0 { "even" } else { "odd" }, &batch).await;
         is_sum_of(&store, &all).await;
-        for _ in 0..12 {
+        for _ in 0..6 {
             let (a, b) = (time(), time()).new_tree(&mut runner).expect("times").current();
             for by in Dimension::ALL {
                 for span in SPANS {
@@ -396,7 +396,7 @@ pub(crate) async fn no_record_can_stop_those_behind_it(place: Place) {
         "zero\0byte".to_owned(),
         "\0".to_owned(),
         "x".repeat(1_000_000),
-        "🚗".repeat(1_000_000),
+        "🚗".repeat(200_000),
         "'; DROP TABLE tollway_spend; --".to_owned(),
         "\\u0000 \\ \" $1 ?1 \u{202e}\u{1}".to_owned(),
     ];

@@ -56,14 +56,14 @@ impl Place {
         Place::Sqlite(Folder::new())
     }
 
-    /// A new database of a server.
+    /// A schema of its own in the server's database, which is made faster than a database.
     pub(crate) async fn postgres(server: &Postgres) -> Place {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut link = server.connection().await;
-        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
-        sqlx::raw_sql(create).execute(&mut link).await.expect("a database is made");
-        Place::Postgres(server.url(&name))
+        let create = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {name}"));
+        sqlx::raw_sql(create).execute(&mut link).await.expect("a schema is made");
+        Place::Postgres(format!("{}?options[search_path]={name}", server.url()))
     }
 
     /// Opens the database, as every node does.
@@ -146,14 +146,14 @@ impl Postgres {
         command
     }
 
-    pub(crate) fn url(&self, database: &str) -> String {
+    pub(crate) fn url(&self) -> String {
         let host = self.folder.0.display().to_string().replace('/', "%2F");
-        format!("postgres://tollway:pass@{host}/{database}")
+        format!("postgres://tollway:pass@{host}/postgres")
     }
 
     /// A connection beside the store's.
     pub(crate) async fn connection(&self) -> PgConnection {
-        let url = self.url("postgres");
+        let url = self.url();
         let mut link = None;
         eventually("the server accepts connections", async || {
             link = PgConnection::connect(&url).await.ok();
