@@ -50,11 +50,11 @@ pub(crate) fn record(n: u64) -> SpendRecord {
             reasoning_tokens: 3,
             ..Usage::default()
         },
-        usage_estimated: n % 2 == 0,
+        usage_estimated: n.is_multiple_of(2),
         cost: PicoDollars(2_700_000_123 + n),
         unpriced: false,
-        cache_hit: n % 5 == 0,
-        status: if n % 3 == 0 { 500 } else { 200 },
+        cache_hit: n.is_multiple_of(5),
+        status: if n.is_multiple_of(3) { 500 } else { 200 },
         client: arc("192.0.2.1"),
     }
 }
