@@ -37,11 +37,8 @@ fn records(seqs: impl IntoIterator<Item = u64>) -> Vec<SpendRecord> {
     seqs.into_iter().map(record).collect()
 }
 
-/// Not a test: what is killed by the one below.
-#[tokio::test]
-#[ignore = "it is run by another test"]
-async fn helper_that_writes_until_it_is_killed() {
-    let Ok(path) = std::env::var(HELPER) else { return };
+/// What is killed: this program, started anew for the test below.
+async fn write_until_killed(path: String) {
     let store = SqlStore::sqlite(path).await.expect("the file can be opened");
     // From the beginning each time, as a node does that has lost its place.
     for batch in 0.. {
@@ -55,11 +52,17 @@ async fn helper_that_writes_until_it_is_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_sqlite_said_is_written_survives_kill_9_and_counts_once() {
+    if let Ok(path) = std::env::var(HELPER) {
+        return write_until_killed(path).await;
+    }
     let folder = Folder::new();
     for batches in [1, 5, 2, 12, 7] {
         let mut helper = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "faults::helper_that_writes_until_it_is_killed"])
-            .args(["--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "faults::what_sqlite_said_is_written_survives_kill_9_and_counts_once",
+            ])
+            .arg("--nocapture")
             .env(HELPER, file(&folder))
             .stdout(Stdio::piped())
             .spawn()
