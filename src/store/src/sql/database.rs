@@ -48,7 +48,7 @@ macro_rules! sql_rows {
             sqlite: concat!($before, " FROM json_each($1) ", $after),
             postgres: concat!(
                 $before,
-                " FROM json_array_elements(CAST($1 AS json)) AS list(value) ",
+                " FROM jsonb_array_elements(CAST($1 AS jsonb)) AS list(value) ",
                 $after
             ),
         }
