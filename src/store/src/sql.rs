@@ -86,6 +86,8 @@ impl SqlStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(WRITER_MAX)
+            // Rows come from a thread of SQLite's own: fewer changes between it and us.
+            .row_buffer_size(1_000)
             .disable_statement_logging();
         let writer = SqlitePoolOptions::new()
             .max_connections(1)

@@ -6,7 +6,8 @@ CREATE TABLE tollway_counter (
 ) STRICT;
 INSERT INTO tollway_counter VALUES (1, 0);
 
--- Keys, users, teams ... One without a body is gone; its row stays to tell other nodes.
+-- Keys, users, teams ... One without a body is gone; its row stays to tell other nodes. Its rows
+-- are about in the order of versions, in which all of them are read at the start.
 CREATE TABLE tollway_objects (
     kind TEXT NOT NULL,
     id TEXT NOT NULL,
@@ -16,7 +17,7 @@ CREATE TABLE tollway_objects (
     body TEXT,
     version INTEGER NOT NULL,
     PRIMARY KEY (kind, id)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE UNIQUE INDEX tollway_objects_alias ON tollway_objects (kind, alias);
 CREATE INDEX tollway_objects_user ON tollway_objects (kind, user_id, id);
 CREATE INDEX tollway_objects_team ON tollway_objects (kind, team_id, id);
