@@ -40,12 +40,13 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{
-    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Treasury,
+    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Treasury,
 };
 use tollway_filter_api::{
-    BuildFilter, Clock, ConfigError, Deps, Filter, ModelDirectory, Outcome, Phases, Rejection,
-    RequestCtx, RequestHead, ResponseHead, Slot, Step,
+    BuildFilter, Clock, ConfigError, Deps, Filter, Flow, ModelDirectory, Outcome, Phases,
+    Rejection, RequestCtx, RequestHead, ResponseHead, Slot, Step,
 };
 use tollway_wire::operation::Operation;
 use tollway_wire::price::{PicoDollars, cost};
@@ -203,26 +204,22 @@ impl Filter for Budgets {
                     account.most,
                     self.policy.status,
                 )),
-                false => self.begin(ctx, account, None),
+                false => Step::Ready(self.begin(ctx, account, None)),
             };
         };
-        let opened = match treasury.open(account.opening(&ctx.id)) {
-            Opened::Ready(paid) => Some(paid),
-            // It has not begun to wait yet. It borrows what has to be moved to where it can.
-            Opened::Wait(_) => None,
-        };
-        if let Some(paid) = opened {
-            return self.concluded(ctx, account, paid);
-        }
         Step::Wait(Box::pin(async move {
             let id = Arc::clone(&ctx.id);
-            let paid = match treasury.open(account.opening(&id)) {
+            let draft = record::draft(ctx, &account.servers, account.begun);
+            let paid = match treasury.open(account.opening(&id, &draft)) {
                 Opened::Ready(paid) => paid,
                 Opened::Wait(wait) => wait.await,
             };
-            match self.concluded(ctx, account, paid) {
-                Step::Ready(flow) => flow,
-                Step::Wait(wait) => wait.await,
+            match paid {
+                Ok(hold) => self.begin(ctx, account, Some(hold)),
+                Err(unpaid) => {
+                    let (most, status) = (account.most, self.policy.status);
+                    Flow::Reject(refusal::unpaid(&unpaid, most, status))
+                }
             }
         }))
     }
@@ -460,20 +457,8 @@ impl Budgets {
         }
     }
 
-    fn concluded(&self, ctx: &mut RequestCtx, account: Account, paid: Paid) -> Step<'static> {
-        match paid {
-            Ok(hold) => self.begin(ctx, account, Some(hold)),
-            Err(unpaid) => Step::reject(refusal::unpaid(&unpaid, account.most, self.policy.status)),
-        }
-    }
-
     /// The call is paid for: it is made as small as what was granted.
-    fn begin(
-        &self,
-        ctx: &mut RequestCtx,
-        account: Account,
-        hold: Option<Box<dyn Hold>>,
-    ) -> Step<'static> {
+    fn begin(&self, ctx: &mut RequestCtx, account: Account, hold: Option<Box<dyn Hold>>) -> Flow {
         let granted = hold.as_ref().map_or(account.most, |hold| hold.granted());
         let is_limited = account.is_limited();
         let mut open = Open {
@@ -510,11 +495,11 @@ impl Budgets {
             Err(refused) => {
                 // Its hold must be closed like any other.
                 ctx.set_slot(self.slot, open);
-                return Step::reject(refused);
+                return Flow::Reject(refused);
             }
         }
         ctx.set_slot(self.slot, open);
-        Step::next()
+        Flow::Next
     }
 
     /// Pays for more of a stream: as much again as is usual, else what has come.
@@ -552,12 +537,13 @@ impl Account {
         self.cap.is_some() || self.budgets.iter().any(|budget| budget.limit.is_some())
     }
 
-    fn opening<'a>(&'a self, id: &'a Arc<str>) -> Opening<'a> {
+    fn opening<'a>(&'a self, id: &'a Arc<str>, draft: &'a SpendRecord) -> Opening<'a> {
         Opening {
             budgets: &self.budgets,
             most: self.most,
             least: self.least.min(self.most),
             request_id: id,
+            draft,
             now: self.begun.unix,
         }
     }

@@ -6,5 +6,7 @@
 
 pub mod cache_memory;
 pub mod cache_redis;
+pub mod journal;
 pub mod limits;
 pub mod responses_memory;
+pub mod treasury;
