@@ -35,6 +35,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -50,6 +51,7 @@ use tollway_filter_api::{
 };
 use tollway_wire::operation::Operation;
 use tollway_wire::price::{PicoDollars, cost};
+use tollway_wire::usage::Usage;
 
 use self::bound::{Bound, Output, Servers};
 pub use self::config::{Allowance, BudgetConfig, OnBudget, amount_mistake};
@@ -115,7 +117,12 @@ struct Open {
     watch: Watch,
     /// The answer is a stream of events.
     is_stream: bool,
+    /// When it was last written down what has come of it.
+    noted: Instant,
 }
+
+/// How often it is written down what has come of a stream, for the case that the process dies.
+const NOTED_EVERY: Duration = Duration::from_secs(1);
 
 impl BuildFilter for Budgets {
     const NAME: &'static str = "budget";
@@ -250,11 +257,13 @@ impl Filter for Budgets {
             return open.extend_to(needed, needed).map_err(|over| self.over(&over, needed));
         }
         let wishes = open.account.wishes;
-        if open.covered.is_none() && !wishes.running_cost && !wishes.final_cost {
-            return Ok(());
-        }
         open.watch.take(chunk);
         let tokens = open.watch.tokens();
+        let now = self.clock.now();
+        let is_noted = now.saturating_duration_since(open.noted) >= NOTED_EVERY;
+        if open.covered.is_none() && !wishes.running_cost && !wishes.final_cost && !is_noted {
+            return Ok(());
+        }
         if let Some(covered) = open.covered
             && tokens > covered
         {
@@ -265,17 +274,21 @@ impl Filter for Budgets {
             return Ok(());
         };
         let tier = open.account.bound.tier;
+        let usage = Usage {
+            prompt_tokens: open.account.bound.counted,
+            completion_tokens: tokens,
+            ..Usage::default()
+        };
+        if is_noted && let Some(hold) = &mut open.hold {
+            open.noted = now;
+            hold.progress(&usage, cost(&usage, price, tier).total());
+        }
         if wishes.final_cost
             && let Some(told) = stream::with_final_cost(chunk, dialect, price, tier)
         {
             *chunk = told;
         }
         if wishes.running_cost {
-            let usage = tollway_wire::usage::Usage {
-                prompt_tokens: open.account.bound.counted,
-                completion_tokens: tokens,
-                ..Default::default()
-            };
             *chunk = stream::with_running_cost(chunk, cost(&usage, price, tier).total());
         }
         Ok(())
@@ -460,7 +473,7 @@ impl Budgets {
     /// The call is paid for: it is made as small as what was granted.
     fn begin(&self, ctx: &mut RequestCtx, account: Account, hold: Option<Box<dyn Hold>>) -> Flow {
         let granted = hold.as_ref().map_or(account.most, |hold| hold.granted());
-        let is_limited = account.is_limited();
+        let (is_limited, begun) = (account.is_limited(), account.begun);
         let mut open = Open {
             account,
             hold,
@@ -468,6 +481,7 @@ impl Budgets {
             covered: None,
             watch: Watch::default(),
             is_stream: false,
+            noted: begun.at,
         };
         let Account { servers, bound, is_certain, wishes, .. } = &open.account;
         let mut edited = Ok(None);
