@@ -117,6 +117,10 @@ fn count_ourselves(ctx: &mut RequestCtx, outcome: Outcome, status: u16, bound: &
     if report.usage.is_some() || report.cache_hit || report.deployment.is_none() {
         return;
     }
+    // Of a call that several may share, those who stay pay for one that leaves.
+    if outcome != Outcome::Done && ctx.coalesce.is_some() {
+        return;
+    }
     let is_answered = status < 400 && report.first_byte.is_some();
     let was_abandoned = outcome == Outcome::ClientGone && report.upstream_started.is_some();
     if !is_answered && !was_abandoned || ctx.operation == Some(Operation::CountTokens) {
