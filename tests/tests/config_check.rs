@@ -165,23 +165,23 @@ async fn key_of_litellms_that_has_no_effect_yet_is_a_warning_that_names_it() {
     let text = "
 model_list:
   - model_name: a
-    litellm_params: { model: demo/chat, max_budget: 5, aws_region_name: eu }
+    litellm_params: { model: demo/chat, max_file_size_mb: 5, aws_region_name: eu }
     model_info: { health_check_voice: x }
 router_settings: { enable_weighted_failover: true, redis_host: localhost }
-litellm_settings: { max_budget: 100, success_callback: [langfuse] }
-general_settings: { database_url: 'postgres://x', alerting: [slack] }
+litellm_settings: { max_user_budget: 100, success_callback: [langfuse] }
+general_settings: { custom_auth: a.b, alerting: [slack] }
 ";
     let printed = check(text).await;
     assert!(printed.success, "{}", printed.stderr);
     for path in [
-        "model_list[0].litellm_params.max_budget",
+        "model_list[0].litellm_params.max_file_size_mb",
         "model_list[0].litellm_params.aws_region_name",
         "model_list[0].model_info.health_check_voice",
         "router_settings.enable_weighted_failover",
         "router_settings.redis_host",
-        "litellm_settings.max_budget",
+        "litellm_settings.max_user_budget",
         "litellm_settings.success_callback[0]",
-        "general_settings.database_url",
+        "general_settings.custom_auth",
         "general_settings.alerting",
     ] {
         let line = printed.stdout.lines().find(|line| line.contains(path));

@@ -359,3 +359,28 @@ async fn azure_is_asked_in_its_own_words() {
         assert!(call.head.contains("api-key: sk-azure-0123456789\r\n"), "{}", call.head);
     }
 }
+
+#[tokio::test]
+async fn session_ends_when_there_is_no_money_for_another_turn() {
+    let config = "
+model_list:
+  - model_name: talk
+    litellm_params: { model: openai/gpt-realtime, api_key: $KEY, api_base: $SIM/v1, input_cost_per_token: 0.001, output_cost_per_token: 0.002 }
+    model_info: { max_input_tokens: 1000, max_output_tokens: 100 }
+keys:
+  - { key: sk-spender-0123456789, alias: spender, max_budget: 1.201 }
+";
+    let setup = Setup::with(config).await;
+    let key = bearer("sk-spender-0123456789");
+    let headers = [("authorization", key.as_str()), ("x-litellm-call-id", "rt-3")];
+    let (mut client, status, _) = open(&setup.gateway, "/v1/realtime?model=talk", &headers).await;
+    assert_eq!(status, 101);
+    assert_eq!(event(&mut client).await["type"], "session.created");
+    answered(&mut client).await;
+    assert!(client.closes(PATIENCE).await);
+    let line = setup.log_line("rt-3").await;
+    assert_eq!(line["outcome"], "broken", "{line}");
+    assert!(line["cost_usd"].as_f64().is_some_and(|cost| cost > 0.001), "{line}");
+    let (_, status, _) = open(&setup.gateway, "/v1/realtime?model=talk", &headers).await;
+    assert_eq!(status, 422, "what is left is not enough for a turn");
+}

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -21,7 +22,7 @@ use tollway_wire::realtime::Meter;
 use crate::early::refuse;
 use crate::exchange::{self, Upgraded};
 use crate::state::{Gateway, Generation};
-use crate::{named, tunnel};
+use crate::{named, observe, tunnel};
 
 /// What clients say to get the API's first version.
 const OPENAI_BETA: HeaderName = HeaderName::from_static("openai-beta");
@@ -76,15 +77,34 @@ pub(crate) async fn serve(
     let head = answer_head(session, &upgraded, generation, ctx)?;
     session.write_response_header(head).await?;
     session.set_read_timeout(Some(tunnel::SILENCE));
-    let mut meter = Some(Meter::default());
-    let sent = &mut ctx.report.bytes_sent;
-    let carried = tunnel::both_ways(session, &mut upgraded.session, sent, &mut meter).await;
+    let mut meter = Meter::default();
+    let mut responses = 0;
+    let mut passing = |bytes: &[u8]| {
+        ctx.report.bytes_sent += bytes.len() as u64;
+        meter.take(bytes);
+        if meter.responses() == responses {
+            return Ok(());
+        }
+        // Filters see what was used so far: whether there is money for another turn.
+        responses = meter.responses();
+        ctx.report.usage = meter.usage();
+        generation.chain.chunk(ctx, &mut Bytes::new())
+    };
+    let carried = tunnel::both_ways(session, &mut upgraded.session, &mut passing).await;
     ctx.report.upstream_ended = Some(gateway.clock.now());
-    ctx.report.usage = meter.and_then(|meter| meter.usage());
+    ctx.report.usage = meter.usage();
     // Nothing was used where the server finished no response.
     let used = ctx.report.usage.get_or_insert_default().total_tokens();
     upgraded.admission.settle(Some(used));
-    carried.map(|()| Outcome::Done)
+    // There is no telling where a frame begins: the socket closes, and the log says why.
+    Ok(match carried? {
+        None => Outcome::Done,
+        Some(end) => {
+            observe::broken_stream(ctx, &end);
+            ctx.report.error_kind = Some(end.kind.to_string());
+            Outcome::Broken
+        }
+    })
 }
 
 /// What of the client's head makes the upgrade. Extensions are not offered: what is compressed

@@ -182,7 +182,10 @@ fn local(
         Route::Ready if gateway.in_flight.draining() => {
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
-        Route::Ready => Ok(json(json!({"status": "healthy", "db": "Not connected"}))),
+        Route::Ready => {
+            let db = if gateway.money.is_connected() { "connected" } else { "Not connected" };
+            Ok(json(json!({"status": "healthy", "db": db})))
+        }
         Route::Call(_)
         | Route::Response(_)
         | Route::Stored

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::limits::LimitStore;
+use tollway_filter_api::treasury::Treasury;
 use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
 use tollway_filters::BUILTIN;
 use tollway_simulator::Simulator;
@@ -27,6 +28,7 @@ use crate::config::{
 use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
+use crate::money::Money;
 use crate::pass_through::PassThrough;
 use crate::server;
 use crate::state::{Gateway, Generation, InFlight};
@@ -103,8 +105,10 @@ async fn serve_on(
             log: Arc::clone(&log) as Arc<dyn LogSink>,
             runtime,
             cache: None,
+            treasury: None,
         },
     };
+    let money = Arc::new(loader.money().await?);
     let generation = loader.generation()?;
     let listen = &generation.config.listen;
     let address = args.listen.clone().unwrap_or_else(|| listen.address.0.to_string());
@@ -126,11 +130,13 @@ async fn serve_on(
         clock,
         in_flight: InFlight::default(),
         health: Health::default(),
+        money: Arc::clone(&money),
         wake_waiting: Notify::new(),
     });
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
+    money.close().await;
     log.flush();
     drop(simulator);
     result
@@ -157,6 +163,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             log: Arc::new(Silent),
             runtime: runtime.handle().clone(),
             cache: None,
+            treasury: None,
         },
     };
     let (config, warnings) = loader.config()?;
@@ -187,6 +194,8 @@ struct Stores {
     runtime: tokio::runtime::Handle,
     /// The cache of the last generation, and what it was made from.
     cache: Option<(String, Arc<dyn CacheStore>)>,
+    /// Who keeps the budgets; nobody where nothing is spent.
+    treasury: Option<Arc<dyn Treasury>>,
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -227,6 +236,17 @@ impl Loader {
         self.made_ready(config)
     }
 
+    /// Opens the books, which all generations share.
+    async fn money(&mut self) -> Result<Money, StartError> {
+        let (config, _) = self.config()?;
+        let data = self.data.as_ref().unwrap_or(&config.data);
+        DataFolder::open(data).map_err(|error| StartError::new(error.to_string()))?;
+        let clock = self.stores.clock.clone();
+        let money = Money::open(data, config.database_url, clock).await.map_err(StartError::new)?;
+        self.stores.treasury = Some(Arc::new(money.books.clone()));
+        Ok(money)
+    }
+
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {
         let names: Vec<&str> = BUILTIN.iter().map(|filter| filter.name).collect();
         let file = match &self.file {
@@ -244,7 +264,7 @@ impl Loader {
             models: Arc::clone(&config.directory) as _,
             limits: Arc::clone(&self.stores.limits),
             cache: self.cache(&config)?,
-            treasury: None,
+            treasury: self.stores.treasury.clone(),
             metrics: Arc::clone(&self.stores.metrics),
             log: Arc::clone(&self.stores.log),
         };

@@ -13,8 +13,7 @@ use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use tokio::time::timeout;
-use tollway_filter_api::Outcome;
-use tollway_wire::realtime::Meter;
+use tollway_filter_api::{Outcome, Rejection};
 
 use crate::exchange::{Pool, final_head, no_answer};
 use crate::pass_through::{self, PassThrough};
@@ -66,7 +65,12 @@ pub(crate) async fn carry(
     let mut nothing = 0;
     let sent = ctx.map_or(&mut nothing, |ctx| &mut ctx.report.bytes_sent);
     if is_upgraded {
-        both_ways(session, &mut upstream, sent, &mut None).await?;
+        let mut count = |bytes: &[u8]| {
+            *sent += bytes.len() as u64;
+            Ok(())
+        };
+        // What only counts ends nothing.
+        let _ = both_ways(session, &mut upstream, &mut count).await?;
     } else {
         refused(session, &mut upstream, sent).await?;
     }
@@ -89,13 +93,16 @@ fn request_head(route: &PassThrough, asked: &RequestHeader) -> Result<RequestHea
     Ok(head)
 }
 
-/// Carries bytes until a side closes. `meter` looks at those of the upstream as they pass.
+/// Looks at what the upstream sends before the client gets it, and may end the tunnel there.
+pub(crate) type Passing<'a> =
+    &'a mut (dyn FnMut(&[u8]) -> std::result::Result<(), Rejection> + Send);
+
+/// Carries bytes until a side closes, or `passing` ends it: why.
 pub(crate) async fn both_ways(
     session: &mut ServerSession,
     upstream: &mut Http1Session,
-    sent: &mut u64,
-    meter: &mut Option<Meter>,
-) -> Result<()> {
+    passing: Passing<'_>,
+) -> Result<Option<Rejection>> {
     // Two sides that both send and do not read would otherwise wait for each other for ever.
     session.set_write_timeout(Some(SILENCE));
     upstream.write_timeout = Some(SILENCE);
@@ -103,21 +110,21 @@ pub(crate) async fn both_ways(
         let step = tokio::select! {
             down = session.read_request_body() => Side::Client(down),
             up = upstream.read_body_bytes() => Side::Upstream(up),
-            () = tokio::time::sleep(SILENCE) => return Ok(()),
+            () = tokio::time::sleep(SILENCE) => return Ok(None),
         };
         match step {
             Side::Client(Ok(Some(bytes))) => {
                 upstream.write_body(&bytes).await.map_err(Error::into_up)?;
             }
             Side::Upstream(Ok(Some(bytes))) => {
-                *sent += bytes.len() as u64;
-                if let Some(meter) = meter {
-                    meter.take(&bytes);
-                }
+                let passed = passing(&bytes);
                 session.write_response_body(bytes, false).await?;
+                if let Err(end) = passed {
+                    return Ok(Some(end));
+                }
             }
             // A side has closed, in order or not: a tunnel ends as a whole.
-            Side::Client(_) | Side::Upstream(_) => return Ok(()),
+            Side::Client(_) | Side::Upstream(_) => return Ok(None),
         }
     }
 }
