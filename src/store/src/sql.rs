@@ -6,7 +6,7 @@
 //!
 //! Bounds: an id, alias, user or team of an object has at most [`TEXT_MAX`] bytes and no zero byte,
 //! and its body at most [`BODY_MAX`] bytes of JSON; what has more is refused. Spend is never
-//! refused: texts of a record are cut by [`fit`], and of its tags the first [`TAGS_MAX`] are kept.
+//! refused: texts of a record are cut by [`fit()`], and of its tags the first [`TAGS_MAX`] are kept.
 
 mod accounts;
 mod database;
@@ -21,10 +21,14 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Executor};
 use tokio::task::AbortHandle;
 use tollway_filter_api::ledger::StoreError;
@@ -83,20 +87,12 @@ impl SqlStore {
         private(path).map_err(|error| unusable(&error))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(WRITER_MAX)
             // Rows come from a thread of SQLite's own: fewer changes between it and us.
             .row_buffer_size(1_000)
             .disable_statement_logging();
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(WRITER_MAX)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await
-            .map_err(|error| unusable(&error))?;
+        let writer = open_writer(options.clone()).await.map_err(|error| unusable(&error))?;
         migrations::sqlite(&writer).await.map_err(|error| unusable(&error))?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -178,16 +174,54 @@ const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s';
 
 /// Makes the file if it is not there, and takes others' permissions from it. SQLite gives the files
 /// beside it the same ones.
+///
+/// A file that is there is not opened: closing it would end the locks that SQLite has on it for
+/// another store of this process.
 fn private(path: &Path) -> std::io::Result<()> {
+    static ONE_AT_A_TIME: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _one = ONE_AT_A_TIME.lock();
     let mut options = std::fs::OpenOptions::new();
-    let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0
-        && let Err(error) = file.set_permissions(std::fs::Permissions::from_mode(0o600))
+    match options.write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let found = std::fs::metadata(path)?;
+    if found.is_file()
+        && found.permissions().mode() & 0o077 != 0
+        && let Err(error) = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
     {
         // Not ours, or a file system without permissions: no reason to be of no use.
         tracing::warn!(path = %path.display(), %error, "others may be able to read the database");
     }
     Ok(())
+}
+
+/// Opens the connection that writes. SQLite does not wait when two processes make a new file one
+/// with a log beside it (WAL), so we do.
+async fn open_writer(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let started = tokio::time::Instant::now();
+    let options = options.journal_mode(SqliteJournalMode::Wal);
+    loop {
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(WRITER_MAX)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await;
+        match writer {
+            Err(sqlx::Error::Database(error))
+                if is_busy(&*error) && started.elapsed() < WRITER_MAX => {}
+            done => return done,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Somebody else has locked the file; extended codes have more above.
+fn is_busy(error: &dyn DatabaseError) -> bool {
+    error.code().is_some_and(|code| code.parse().is_ok_and(|code: u32| code & 0xff == 5))
 }
 
 const _: () = assert!(STATEMENT_MAX.as_secs() == 20, "as SETTINGS has it");

@@ -116,7 +116,10 @@ async fn what_is_no_database_is_said_so() {
     let message = is_unavailable(SqlStore::sqlite(file(&folder)).await);
     assert!(message.contains("tollway.db") && message.contains("not a database"), "{message}");
     is_unavailable(SqlStore::sqlite(folder.0.join("absent/tollway.db")).await);
+    let mode = || std::fs::metadata(&folder.0).expect("a folder").permissions().mode();
+    let before = mode();
     is_unavailable(SqlStore::sqlite(&folder.0).await);
+    assert_eq!(mode(), before, "a folder is left as it is");
     for url in ["", "mysql://a:secret@b/c", "postgres://u:secret@host:port/", "not a url secret"] {
         let message = is_unavailable(SqlStore::postgres(SecretString::from(url)).await);
         assert!(message.starts_with("database_url") && !message.contains("secret"), "{message}");
