@@ -149,7 +149,8 @@ pub trait Accounts: Send + Sync {
     fn change(&self, change: Change) -> Asking<'_, u64>;
 
     /// What has changed after `version`, in the order of versions, `limit` at most. From 0 it gives
-    /// everything that is there now.
+    /// everything that is there now. Objects that one [`Change`] has changed have one version and
+    /// are never torn apart: more than `limit` of them come together.
     fn changed_since(&self, version: u64, limit: u64) -> Asking<'_, Vec<Changed>>;
 
     /// The audit log, latest first.

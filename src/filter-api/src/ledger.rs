@@ -20,6 +20,10 @@ pub enum StoreError {
     /// There is something of that name already.
     #[error("{0}")]
     Conflict(String),
+    /// It cannot be kept as it is, now or later: a name that is too long, a zero byte, too much at
+    /// once.
+    #[error("{0}")]
+    Invalid(String),
 }
 
 /// Who made a call, where it went and what it took: one line of the ledger. LiteLLM's spend log has

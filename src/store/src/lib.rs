@@ -3,8 +3,11 @@
 //! [`limits`] counts rates and parallel requests in this process, [`cache_memory`] keeps answers in
 //! it, [`cache_redis`] keeps answers in a Redis or Valkey that several nodes share, and
 //! [`responses_memory`] keeps the state of the Responses API. None of them can make a request fail: a store that is full or away just knows nothing.
+//!
+//! [`sql`] keeps keys, users, teams and all that was spent in SQLite or Postgres. No request waits for it.
 
 pub mod cache_memory;
 pub mod cache_redis;
 pub mod limits;
 pub mod responses_memory;
+pub mod sql;

@@ -1,0 +1,183 @@
+//! Accounts and the ledger in a database: SQLite in a file of the data folder, or Postgres, which
+//! several nodes can share.
+//!
+//! Both have the same tables, named `tollway_…`, and understand the same statements but for a few
+//! words. The tables are made, and brought up to date, when the store is opened.
+//!
+//! Bounds: an id, alias, user or team of an object has at most [`TEXT_MAX`] bytes and no zero byte,
+//! and its body at most [`BODY_MAX`] bytes of JSON; what has more is refused. Spend is never
+//! refused: texts of a record are cut by [`fit`], and of its tags the first [`TAGS_MAX`] are kept.
+
+mod accounts;
+mod database;
+mod fit;
+mod ledger;
+mod migrations;
+mod sums;
+mod watch;
+
+use std::fmt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Executor};
+use tokio::task::AbortHandle;
+use tollway_filter_api::ledger::StoreError;
+
+pub use accounts::BODY_MAX;
+pub use fit::{TEXT_MAX, fit};
+pub use ledger::{TAGS_MAX, TOKENS_MAX};
+
+use database::{CONNECT_MAX, Database, STATEMENT_MAX, WRITER_MAX};
+
+/// How many connections read a file of SQLite.
+const READERS: u32 = 4;
+
+/// How many connections to Postgres there are at most, with the one that hears of changes.
+pub const CONNECTIONS_MAX: u32 = 10;
+
+/// Keeps objects and spend in a database. Cloning shares it.
+///
+/// It lives on the Tokio runtime it was opened on.
+#[derive(Clone)]
+pub struct SqlStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    changes: tokio::sync::watch::Sender<u64>,
+    follower: AbortHandle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl fmt::Debug for SqlStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.inner.database {
+            Database::Sqlite { .. } => "SQLite",
+            Database::Postgres { .. } => "Postgres",
+        };
+        f.debug_tuple("SqlStore").field(&name).finish()
+    }
+}
+
+impl SqlStore {
+    /// Opens a file of SQLite, which is made if it is not there. Nobody but its owner may read it.
+    ///
+    /// # Errors
+    /// When it cannot be made, read or written, is no database, or was written by a newer version.
+    pub async fn sqlite(path: impl AsRef<Path>) -> Result<SqlStore, StoreError> {
+        let path = path.as_ref();
+        let unusable =
+            |why: &dyn fmt::Display| StoreError::Unavailable(format!("{}: {why}", path.display()));
+        private(path).map_err(|error| unusable(&error))?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(WRITER_MAX)
+            .disable_statement_logging();
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(WRITER_MAX)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await
+            .map_err(|error| unusable(&error))?;
+        migrations::sqlite(&writer).await.map_err(|error| unusable(&error))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(CONNECT_MAX)
+            .connect_lazy_with(options.read_only(true));
+        SqlStore::open(Database::Sqlite { writer, readers }).await
+    }
+
+    /// Opens a database of Postgres. Several nodes may do so at once.
+    ///
+    /// # Errors
+    /// When the server cannot be reached within seconds, refuses us, or the database was written by
+    /// a newer version. Trying again later is right but for mistakes in the URL. No error has the
+    /// URL in it.
+    pub async fn postgres(url: SecretString) -> Result<SqlStore, StoreError> {
+        // What is wrong with an URL could quote the password.
+        let options = PgConnectOptions::from_str(url.expose_secret()).map_err(|_| {
+            StoreError::Unavailable(
+                "database_url: not a URL of Postgres; write \
+                 postgres://user:password@host:5432/database"
+                    .to_owned(),
+            )
+        })?;
+        let options = options.application_name("tollway").disable_statement_logging();
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(CONNECT_MAX)
+                .after_connect(|link, _| {
+                    Box::pin(async move {
+                        // Not as options of the connection: poolers refuse those.
+                        link.execute(SETTINGS).await.map(drop)
+                    })
+                })
+                .connect_lazy_with(options.clone())
+        };
+        let database = Database::Postgres { pool: pool(CONNECTIONS_MAX - 1), listener: pool(1) };
+        if let Database::Postgres { pool, .. } = &database {
+            migrations::postgres(pool).await?;
+        }
+        SqlStore::open(database).await
+    }
+
+    async fn open(database: Database) -> Result<SqlStore, StoreError> {
+        let changes = tokio::sync::watch::Sender::new(accounts::version(&database).await?);
+        let follower = tokio::spawn(watch::follow(database.clone(), changes.clone()));
+        let follower = follower.abort_handle();
+        Ok(SqlStore { inner: Arc::new(Inner { database, changes, follower }) })
+    }
+
+    /// The version of the latest change to objects that is known here. It wakes whoever waits for
+    /// it as soon as something has changed: at once for changes made through this store or through
+    /// Postgres, and within [`tollway_filter_api::accounts::SEEN_WITHIN`] in any case while the
+    /// database can be reached. Ask [`tollway_filter_api::accounts::Accounts::changed_since`] then.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.changes.subscribe()
+    }
+
+    /// Closes the connections: what is asked from now on fails. A file of SQLite is left without
+    /// its `-wal`.
+    pub async fn close(&self) {
+        self.inner.follower.abort();
+        self.inner.database.close().await;
+    }
+
+    fn database(&self) -> &Database {
+        &self.inner.database
+    }
+}
+
+/// What every connection to Postgres begins with.
+const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s'; \
+    SET idle_in_transaction_session_timeout = '60s'";
+
+/// Makes the file if it is not there, and takes others' permissions from it. SQLite gives the files
+/// beside it the same ones.
+fn private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
+const _: () = assert!(STATEMENT_MAX.as_secs() == 20, "as SETTINGS has it");
