@@ -144,8 +144,10 @@ impl Said {
     fn checked(mut said: Map<String, Value>, fields: &[&[Field]]) -> Result<Said, Rejection> {
         let mut checked = Map::new();
         for field in fields.iter().copied().flatten() {
-            match said.remove(field.name) {
-                None | Some(Value::Null) if field.required => {
+            let value = said.remove(field.name);
+            let is_nothing = value.as_ref().is_none_or(|value| value.is_null() || value == "");
+            match value {
+                _ if field.required && is_nothing => {
                     let message = format!("Missing required parameter: '{}'.", field.name);
                     return Err(Reject::new(422, "invalid_request_error", message).with_param(field.name));
                 }

@@ -100,8 +100,8 @@ impl Ask<'_> {
             };
             let user = match known {
                 Some(user) => user,
-                // Addresses are how people are found, so that nobody is made by one unasked.
-                None if id.is_none() => return Err(missing("user", "member")),
+                // Also where only an address is given: the answer is the same whether or not there
+                // was somebody of that address.
                 None => {
                     let mut body = Map::new();
                     body.insert("user_role".to_owned(), Role::User.name().into());
@@ -109,7 +109,7 @@ impl Ask<'_> {
                         body.insert("user_email".to_owned(), email.into());
                     }
                     self.stamp_new(&mut body);
-                    let id = id.unwrap_or_default().into();
+                    let id = id.map_or_else(random::uuid, str::to_owned).into();
                     let alias = email.map(|email| email.to_lowercase().into());
                     Object { kind: Kind::User, id, alias, user: None, team: None, body, version: 0 }
                 }

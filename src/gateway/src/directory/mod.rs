@@ -95,18 +95,16 @@ impl Directory {
                     return Err(error);
                 }
             };
-            let is_all = (news.len() as u64) < PAGE;
-            // What was changed together has one version: what has come of it in part comes again.
-            let last = news.last().map(|changed| changed.version);
-            if !is_all && news.first().map(|changed| changed.version) != last {
-                news.retain(|changed| Some(changed.version) != last);
-            }
             let Some(version) = news.last().map(|changed| changed.version) else { return Ok(()) };
+            // What was changed together has one version. Where the end of a page may have cut it,
+            // it comes again.
+            let is_cut = news.len() as u64 >= PAGE && news.first().map(|c| c.version) != Some(version);
+            if is_cut {
+                news.retain(|changed| changed.version != version);
+            }
+            let version = news.last().map_or(version, |changed| changed.version);
             self.take_in(news, &mut texts);
             self.version.store(version, Ordering::Relaxed);
-            if is_all {
-                return Ok(());
-            }
         }
     }
 
