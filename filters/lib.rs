@@ -11,6 +11,7 @@
 //! | [`auth`] | finds out who is calling |
 //! | [`validate`] | refuses requests that cannot succeed |
 //! | [`model_alias`] | finds out which model is meant, and whether the caller may use it |
+//! | [`budget`] | lets nobody spend more than they may, and writes down what was spent |
 //! | [`rate_limit`] | caps requests, tokens and parallel requests |
 //! | [`response_cache`] | answers from what was answered before |
 //!
@@ -21,11 +22,13 @@
 use tollway_filter_api::Builtin;
 
 pub mod auth;
+pub mod budget;
 pub mod cors;
 pub mod model_alias;
 pub mod rate_limit;
 pub mod request_log;
 pub mod response_cache;
+mod settle;
 pub mod usage;
 pub mod validate;
 
@@ -37,6 +40,7 @@ pub const BUILTIN: &[Builtin] = &[
     Builtin::of::<auth::Auth>(),
     Builtin::of::<validate::Validate>(),
     Builtin::of::<model_alias::ModelAlias>(),
+    Builtin::of::<budget::Budgets>(),
     Builtin::of::<rate_limit::RateLimit>(),
     Builtin::of::<response_cache::ResponseCache>(),
 ];

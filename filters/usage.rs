@@ -27,8 +27,9 @@ use tollway_filter_api::{
     BuildFilter, Clock, ConfigError, Deps, Filter, Outcome, Phases, RequestCtx, RequestHead,
     ResponseHead, Slot,
 };
-use tollway_wire::price::{Cost, PicoDollars, Tier, cost};
+use tollway_wire::price::PicoDollars;
 
+use crate::settle::{service_tier, settle};
 use crate::text::{push_dollars, push_millis};
 
 mod headers;
@@ -158,34 +159,6 @@ impl Filter for Metering {
             self.count(ctx, outcome);
         }
     }
-}
-
-/// Finds out the cost as soon as the tokens are known.
-fn settle(ctx: &mut RequestCtx) {
-    let report = &ctx.report;
-    if report.cost.is_some() {
-        return;
-    }
-    if report.cache_hit {
-        ctx.report.cost = Some(Cost::default());
-    } else if let (Some(usage), Some(deployment)) = (&report.usage, &report.deployment)
-        && let Some(price) = &deployment.price
-    {
-        let tier = service_tier(ctx).map_or(Tier::Standard, |(_, tier)| tier);
-        ctx.report.cost = Some(cost(usage, price, tier));
-    }
-}
-
-/// The service tier that was asked for, with its name as a label.
-fn service_tier(ctx: &RequestCtx) -> Option<(&'static str, Tier)> {
-    let view = ctx.view.as_ref()?;
-    let asked = view.object.str(&view.body, "service_tier")?;
-    // A closed list: whatever else somebody writes is no label.
-    let name =
-        ["default", "flex", "priority", "auto", "scale", "ultrafast", "balanced", "standard_only"]
-            .into_iter()
-            .find(|name| *name == asked)?;
-    Some((name, Tier::from_service_tier(name)))
 }
 
 /// What the request cost, where that is known before the answer is sent.

@@ -35,6 +35,8 @@ pub struct RequestCtx {
     pub identity: Option<Arc<VirtualKey>>,
     /// The end user named in the body's `user` or in a header; set by the gateway after the scan.
     pub end_user: Option<Arc<str>>,
+    /// The request's tags, those of its key included; set by the gateway after the scan.
+    pub tags: Vec<Arc<str>>,
     /// The body; set by the gateway before the body phase of a model call.
     pub view: Option<Arc<RequestView>>,
     /// Where it goes; set by `model_alias`.
@@ -81,7 +83,7 @@ pub struct Report {
     pub usage_estimated: bool,
     /// Bytes of answer body sent to the client.
     pub bytes_sent: u64,
-    /// What it costs; set by `usage` when the counts are known.
+    /// What it costs; set by the first of `usage` and `budget` that knows the counts.
     pub cost: Option<Cost>,
     /// The answer came out of the cache.
     pub cache_hit: bool,
@@ -118,6 +120,7 @@ impl RequestCtx {
             client: None,
             identity: None,
             end_user: None,
+            tags: Vec::new(),
             view: None,
             plan: None,
             coalesce: None,

@@ -4,8 +4,10 @@
 //! reserves the most the call can cost from every budget that applies; closing replaces that by what
 //! it did cost. Both are in the journal before the treasury says so.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +85,19 @@ pub struct Budget {
     pub owner: Arc<str>,
 }
 
+impl Budget {
+    /// Whether a call is charged to it: budgets of providers and of models are reserved from for
+    /// all that a call may come to use, and pay only for what it did use.
+    pub fn pays_for(&self, record: &SpendRecord) -> bool {
+        match self.id.scope {
+            BudgetScope::Provider => self.id.subject == record.provider,
+            BudgetScope::Model => self.id.subject == record.group,
+            BudgetScope::KeyModel => self.id.part.as_ref() == Some(&record.group),
+            _ => true,
+        }
+    }
+}
+
 /// How long a budget lasts before it is full again. Periods begin on the calendar, in UTC: days at
 /// midnight, weeks on Monday, months on the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,6 +124,58 @@ pub enum PeriodUnit {
     /// A month.
     Month,
 }
+
+impl FromStr for Period {
+    type Err = PeriodError;
+
+    /// Reads LiteLLM's durations: `30s`, `30m`, `1h`, `1d`, `1w`, `1mo`. As there, `7d` is a week
+    /// of the calendar, from Monday on, and `30d` a month, from the first on.
+    fn from_str(text: &str) -> Result<Period, PeriodError> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (count, unit) = text.split_at(digits);
+        let (unit, seconds) = match unit {
+            "s" => (PeriodUnit::Second, 1),
+            "m" => (PeriodUnit::Minute, 60),
+            "h" => (PeriodUnit::Hour, 3_600),
+            "d" => (PeriodUnit::Day, 86_400),
+            "w" => (PeriodUnit::Week, 604_800),
+            "mo" => (PeriodUnit::Month, 2_678_400),
+            _ => return Err(PeriodError),
+        };
+        let count: u32 = count.parse().map_err(|_| PeriodError)?;
+        if count == 0 || u64::from(count) * seconds > PERIOD_SECONDS_MAX {
+            return Err(PeriodError);
+        }
+        Ok(match (count, unit) {
+            (7, PeriodUnit::Day) => Period { count: 1, unit: PeriodUnit::Week },
+            (30, PeriodUnit::Day) => Period { count: 1, unit: PeriodUnit::Month },
+            _ => Period { count, unit },
+        })
+    }
+}
+
+impl fmt::Display for Period {
+    /// Writes what [`Period::from_str`] reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.unit {
+            PeriodUnit::Second => "s",
+            PeriodUnit::Minute => "m",
+            PeriodUnit::Hour => "h",
+            PeriodUnit::Day => "d",
+            PeriodUnit::Week => "w",
+            PeriodUnit::Month => "mo",
+        };
+        write!(f, "{}{unit}", self.count)
+    }
+}
+
+/// A century is more than anybody means.
+const PERIOD_SECONDS_MAX: u64 = 3_200_000_000;
+
+/// A text that is no period.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be a time with its unit: `30s`, `30m`, `1h`, `1d`, `1w` or `1mo`")]
+pub struct PeriodError;
 
 /// What a call wants to spend.
 #[derive(Clone, Debug)]
@@ -190,4 +257,68 @@ pub trait Treasury: Send + Sync {
 
     /// What was spent of a budget in its present period, and what is reserved.
     fn spent(&self, budget: &BudgetId, now: Duration) -> (PicoDollars, PicoDollars);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn periods_are_litellms_durations() {
+        use PeriodUnit::{Day, Hour, Minute, Month, Second, Week};
+        let check = |text: &str, expect: Option<(u32, PeriodUnit)>| {
+            let expect = expect.map(|(count, unit)| Period { count, unit });
+            assert_eq!(text.parse().ok(), expect, "{text}");
+        };
+        check("30s", Some((30, Second)));
+        check("30m", Some((30, Minute)));
+        check("1h", Some((1, Hour)));
+        check("24h", Some((24, Hour)));
+        check("1d", Some((1, Day)));
+        check("7d", Some((1, Week)));
+        check("14d", Some((14, Day)));
+        check("30d", Some((1, Month)));
+        check("2w", Some((2, Week)));
+        check("1mo", Some((1, Month)));
+        for wrong in ["", "30", "d", "0d", "-1d", "1.5h", "1y", "1 d", "99999999999s", "9999mo"] {
+            check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn periods_are_written_as_they_are_read() {
+        for text in ["30s", "5m", "12h", "3d", "1w", "1mo"] {
+            let period: Period = text.parse().expect("it is one");
+            assert_eq!(period.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_was_not_used_is_not_paid_for() {
+        let budget = |scope, subject: &str, part: Option<&str>| Budget {
+            id: BudgetId {
+                scope,
+                subject: subject.into(),
+                part: part.map(Arc::from),
+                period: None,
+            },
+            limit: None,
+            soft: None,
+            owner: "".into(),
+        };
+        let record =
+            SpendRecord { provider: "openai".into(), group: "fast".into(), ..Default::default() };
+        for (scope, subject, part, expect) in [
+            (BudgetScope::Provider, "openai", None, true),
+            (BudgetScope::Provider, "anthropic", None, false),
+            (BudgetScope::Model, "fast", None, true),
+            (BudgetScope::Model, "slow", None, false),
+            (BudgetScope::KeyModel, "hash", Some("fast"), true),
+            (BudgetScope::KeyModel, "hash", Some("slow"), false),
+            (BudgetScope::Key, "hash", None, true),
+            (BudgetScope::Global, "", None, true),
+        ] {
+            assert_eq!(budget(scope, subject, part).pays_for(&record), expect, "{scope:?}");
+        }
+    }
 }

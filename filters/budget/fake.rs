@@ -1,0 +1,134 @@
+//! A small treasury for tests: budgets without periods, in memory, and every record.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tollway_filter_api::ledger::SpendRecord;
+use tollway_filter_api::treasury::{
+    Budget, BudgetId, Hold, Opened, Opening, OverBudget, Paid, Treasury, Unpaid,
+};
+use tollway_wire::price::PicoDollars;
+
+/// Spent and reserved of each budget, and what was written down.
+#[derive(Default)]
+pub(super) struct Books {
+    pub(super) accounts: HashMap<BudgetId, (u64, u64)>,
+    pub(super) records: Vec<SpendRecord>,
+    /// Answers come only after a wait.
+    pub(super) waits: bool,
+    /// Nothing can be written.
+    pub(super) is_broken: bool,
+    /// What the last call has asked for: most and least.
+    pub(super) asked: Option<(PicoDollars, PicoDollars)>,
+}
+
+/// The treasury.
+#[derive(Clone, Default)]
+pub(super) struct Fake(pub(super) Arc<Mutex<Books>>);
+
+struct Held {
+    books: Arc<Mutex<Books>>,
+    budgets: Vec<Arc<Budget>>,
+    granted: u64,
+}
+
+impl Books {
+    fn over(&self, budgets: &[Arc<Budget>], amount: u64) -> Option<OverBudget> {
+        budgets.iter().find_map(|budget| {
+            let (spent, reserved) = self.accounts.get(&budget.id).copied().unwrap_or_default();
+            let over = spent + reserved + amount > budget.limit?.0;
+            over.then(|| OverBudget {
+                budget: Arc::clone(budget),
+                spent: PicoDollars(spent),
+                reserved: PicoDollars(reserved),
+                resets_in: Some(Duration::from_secs(60)),
+            })
+        })
+    }
+
+    fn left(&self, budgets: &[Arc<Budget>]) -> Option<u64> {
+        let left = |budget: &Arc<Budget>| {
+            let (spent, reserved) = self.accounts.get(&budget.id).copied().unwrap_or_default();
+            Some(budget.limit?.0.saturating_sub(spent + reserved))
+        };
+        budgets.iter().filter_map(left).min()
+    }
+
+    fn reserve(&mut self, budgets: &[Arc<Budget>], amount: u64) {
+        for budget in budgets {
+            self.accounts.entry(budget.id.clone()).or_default().1 += amount;
+        }
+    }
+}
+
+impl Treasury for Fake {
+    fn open<'a>(&'a self, opening: Opening<'a>) -> Opened<'a> {
+        let work = move || -> Paid {
+            let mut books = self.0.lock();
+            books.asked = Some((opening.most, opening.least));
+            if books.is_broken {
+                return Err(Unpaid::Unavailable("the disk is full"));
+            }
+            if let Some(over) = books.over(opening.budgets, opening.least.0) {
+                return Err(Unpaid::OverBudget(Box::new(over)));
+            }
+            let granted = opening.most.0.min(books.left(opening.budgets).unwrap_or(u64::MAX));
+            books.reserve(opening.budgets, granted);
+            let (books, budgets) = (Arc::clone(&self.0), opening.budgets.to_vec());
+            Ok(Box::new(Held { books, budgets, granted }))
+        };
+        let waits = self.0.lock().waits;
+        match waits {
+            false => Opened::Ready(work()),
+            true => Opened::Wait(Box::pin(async move { work() })),
+        }
+    }
+
+    fn spent(&self, budget: &BudgetId, _: Duration) -> (PicoDollars, PicoDollars) {
+        let (spent, reserved) = self.0.lock().accounts.get(budget).copied().unwrap_or_default();
+        (PicoDollars(spent), PicoDollars(reserved))
+    }
+}
+
+impl Hold for Held {
+    fn granted(&self) -> PicoDollars {
+        PicoDollars(self.granted)
+    }
+
+    fn extend(&mut self, more: PicoDollars) -> Result<(), OverBudget> {
+        let mut books = self.books.lock();
+        match books.over(&self.budgets, more.0) {
+            Some(over) => Err(over),
+            None => {
+                books.reserve(&self.budgets, more.0);
+                self.granted += more.0;
+                Ok(())
+            }
+        }
+    }
+
+    fn left(&self) -> Vec<(Arc<Budget>, PicoDollars)> {
+        let books = self.books.lock();
+        let left = |budget: &Arc<Budget>| {
+            let left = books.left(std::slice::from_ref(budget))?;
+            Some((Arc::clone(budget), PicoDollars(left)))
+        };
+        let mut left: Vec<_> = self.budgets.iter().filter_map(left).collect();
+        left.sort_by_key(|(_, left)| *left);
+        left
+    }
+
+    fn close(self: Box<Self>, record: SpendRecord) {
+        let mut books = self.books.lock();
+        for budget in &self.budgets {
+            let account = books.accounts.entry(budget.id.clone()).or_default();
+            account.1 -= self.granted;
+            if budget.pays_for(&record) {
+                account.0 += record.cost.0;
+            }
+        }
+        books.records.push(record);
+    }
+}

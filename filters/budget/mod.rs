@@ -1,0 +1,592 @@
+//! `budget` lets nobody spend more than they may, and writes down what was spent.
+//!
+//! Place it after `model_alias`, which says what is called, and before `rate_limit` and
+//! `response_cache`: an answer out of the cache costs nothing, and one that was made shorter for want
+//! of money is nobody else's answer. List it in any case: it hands every call to the journal, which
+//! the ledger is fed from, also where there are no budgets.
+//!
+//! All budgets that apply to a call must have room for the most it can cost: everybody's, those of
+//! the providers and models that may come to serve it, of the team, the user, the key, the key for
+//! that model, the end user, its tags, and its own (`x-tollway-max-cost: 0.25`, or `max_cost` in the
+//! body). What does not fit is made smaller or refused (`on_budget`). At the end, what is reserved is
+//! replaced by what it did cost: nothing for an answer out of the cache or of a failed call.
+//!
+//! ```yaml
+//! - filter: budget
+//!   on_budget: clamp
+//!   global:       { max_budget: 1000, budget_duration: 1mo }
+//!   providers:    { openai: { max_budget: 50, budget_duration: 1d } }
+//!   tags:         { nightly: { max_budget: 5, budget_duration: 1d } }
+//!   per_end_user: { max_budget: 0.5, budget_duration: 1d }
+//! ```
+
+mod bound;
+mod clamp;
+mod config;
+#[cfg(test)]
+mod fake;
+mod gauges;
+mod headers;
+mod record;
+mod refusal;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+use tollway_filter_api::accounts::Kind;
+use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::treasury::{
+    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Treasury,
+};
+use tollway_filter_api::{
+    BuildFilter, Clock, ConfigError, Deps, Filter, ModelDirectory, Outcome, Phases, Rejection,
+    RequestCtx, RequestHead, ResponseHead, Slot, Step,
+};
+use tollway_wire::operation::Operation;
+use tollway_wire::price::{PicoDollars, cost};
+
+use self::bound::{Bound, Output, Servers};
+pub use self::config::{Allowance, BudgetConfig, OnBudget, amount_mistake};
+use self::gauges::{Exposition, Known};
+use self::headers::Wishes;
+use self::record::Begun;
+use self::stream::Watch;
+use crate::settle::tier;
+
+/// Holds calls to their budgets, and records them.
+pub struct Budgets {
+    clock: Clock,
+    keys: Arc<dyn KeyStore>,
+    directory: Arc<dyn ModelDirectory>,
+    treasury: Option<Arc<dyn Treasury>>,
+    known: Option<Arc<Known>>,
+    slot: Slot,
+    policy: Policy,
+    global: Option<Arc<Budget>>,
+    providers: HashMap<String, Arc<Budget>>,
+    models: HashMap<String, Arc<Budget>>,
+    tags: HashMap<String, Arc<Budget>>,
+    per_user: Option<Allowance>,
+    per_end_user: Option<Allowance>,
+}
+
+/// What the config decides.
+struct Policy {
+    clamps: bool,
+    status: u16,
+    output_default: u64,
+    output_min: u64,
+    running_cost: bool,
+    final_cost: bool,
+    series_max: usize,
+}
+
+type Applying = SmallVec<[Arc<Budget>; 6]>;
+
+/// What is to be opened for a call.
+struct Account {
+    budgets: Applying,
+    /// The request's own budget.
+    cap: Option<PicoDollars>,
+    servers: Servers,
+    bound: Bound,
+    most: PicoDollars,
+    least: PicoDollars,
+    /// The output ends where `most` has it.
+    is_certain: bool,
+    wishes: Wishes,
+    begun: Begun,
+}
+
+/// What the filter keeps of a call.
+struct Open {
+    account: Account,
+    hold: Option<Box<dyn Hold>>,
+    /// The maximum of output tokens that was written into the request.
+    clamped: Option<u64>,
+    /// Output tokens that are paid for; none where nobody needs to watch them.
+    covered: Option<u64>,
+    watch: Watch,
+    /// The answer is a stream of events.
+    is_stream: bool,
+}
+
+impl BuildFilter for Budgets {
+    const NAME: &'static str = "budget";
+    type Config = BudgetConfig;
+
+    fn build(config: BudgetConfig, deps: &Deps, slot: Slot) -> Result<Self, ConfigError> {
+        config.check()?;
+        let known = match &deps.treasury {
+            Some(treasury) => {
+                let known = deps.metrics.get_or_make(|registry| {
+                    let known = Known::new(Arc::clone(treasury), deps.clock.clone());
+                    registry.register(Box::new(Exposition::new(known.clone())?))?;
+                    Ok(known)
+                });
+                let known =
+                    known.map_err(|error| ConfigError::new("", format!("metrics: {error}")))?;
+                Some(known)
+            }
+            None => None,
+        };
+        let each = |scope, owner: &str, entries: std::collections::BTreeMap<String, Allowance>| {
+            let budget = |(name, allowance): (String, Allowance)| {
+                let budget =
+                    allowance.budget(scope, name.as_str().into(), format!("{owner}={name}"));
+                (name, Arc::new(budget))
+            };
+            entries.into_iter().map(budget).collect::<HashMap<_, _>>()
+        };
+        let global = config
+            .global
+            .map(|allowance| allowance.budget(BudgetScope::Global, "".into(), String::new()));
+        Ok(Budgets {
+            clock: deps.clock.clone(),
+            keys: Arc::clone(&deps.keys),
+            directory: Arc::clone(&deps.models),
+            treasury: deps.treasury.clone(),
+            known,
+            slot,
+            policy: Policy {
+                clamps: config.on_budget == OnBudget::Clamp,
+                status: config.status,
+                output_default: config.output_tokens_default.get(),
+                output_min: config.output_tokens_min.get(),
+                running_cost: config.running_cost,
+                final_cost: config.final_cost,
+                series_max: config.series_max,
+            },
+            global: global.map(Arc::new),
+            providers: each(BudgetScope::Provider, "Provider", config.providers),
+            models: each(BudgetScope::Model, "Model", config.models),
+            tags: each(BudgetScope::Tag, "Tag", config.tags),
+            per_user: config.per_user,
+            per_end_user: config.per_end_user,
+        })
+    }
+}
+
+impl Allowance {
+    /// The budget of somebody who may spend this.
+    pub fn budget(self, scope: BudgetScope, subject: Arc<str>, owner: String) -> Budget {
+        Budget {
+            id: BudgetId { scope, subject, part: None, period: self.budget_duration },
+            limit: self.max_budget,
+            soft: self.soft_budget,
+            owner: owner.into(),
+        }
+    }
+}
+
+impl Filter for Budgets {
+    fn phases(&self) -> Phases {
+        Phases::BODY | Phases::RESPONSE | Phases::CHUNK | Phases::END
+    }
+
+    fn body<'a>(&'a self, ctx: &'a mut RequestCtx, head: &'a RequestHead) -> Step<'a> {
+        let account = match self.account(ctx, head) {
+            Ok(Some(account)) => account,
+            Ok(None) => return Step::next(),
+            Err(refused) => return Step::reject(refused),
+        };
+        let Some(treasury) = &self.treasury else {
+            return match account.is_limited() {
+                // Nobody counts what is spent: nothing may be.
+                true => Step::reject(refusal::unpaid(
+                    &tollway_filter_api::treasury::Unpaid::Unavailable("there is no treasury"),
+                    account.most,
+                    self.policy.status,
+                )),
+                false => self.begin(ctx, account, None),
+            };
+        };
+        let opened = match treasury.open(account.opening(&ctx.id)) {
+            Opened::Ready(paid) => Some(paid),
+            // It has not begun to wait yet. It borrows what has to be moved to where it can.
+            Opened::Wait(_) => None,
+        };
+        if let Some(paid) = opened {
+            return self.concluded(ctx, account, paid);
+        }
+        Step::Wait(Box::pin(async move {
+            let id = Arc::clone(&ctx.id);
+            let paid = match treasury.open(account.opening(&id)) {
+                Opened::Ready(paid) => paid,
+                Opened::Wait(wait) => wait.await,
+            };
+            match self.concluded(ctx, account, paid) {
+                Step::Ready(flow) => flow,
+                Step::Wait(wait) => wait.await,
+            }
+        }))
+    }
+
+    fn response(&self, ctx: &mut RequestCtx, _head: &RequestHead, response: &mut ResponseHead) {
+        if ctx.operation.is_none() {
+            return;
+        }
+        self.add_headers(ctx, response);
+        if let Some(open) = ctx.slot_mut::<Open>(self.slot) {
+            open.is_stream = response.streaming;
+        }
+    }
+
+    fn chunk(&self, ctx: &mut RequestCtx, chunk: &mut Bytes) -> Result<(), Rejection> {
+        let usage = ctx.report.usage;
+        let deployment = ctx.report.deployment.clone();
+        let (operation, dialect) = (ctx.operation, ctx.dialect);
+        let Some(open) = ctx.slot_mut::<Open>(self.slot).filter(|open| open.is_stream) else {
+            return Ok(());
+        };
+        if operation == Some(Operation::Realtime) {
+            let price = deployment.as_ref().and_then(|deployment| deployment.price.as_deref());
+            let (Some(usage), Some(price)) = (usage, price) else { return Ok(()) };
+            let spent = cost(&usage, price, open.account.bound.tier).total();
+            // Another turn like this must be paid for, or the session ends here.
+            let needed = spent.saturating_add(open.account.most);
+            return open.extend_to(needed, needed).map_err(|over| self.over(&over, needed));
+        }
+        let wishes = open.account.wishes;
+        if open.covered.is_none() && !wishes.running_cost && !wishes.final_cost {
+            return Ok(());
+        }
+        open.watch.take(chunk);
+        let tokens = open.watch.tokens();
+        if let Some(covered) = open.covered
+            && tokens > covered
+        {
+            self.extend(open, tokens)?;
+        }
+        let Some(price) = deployment.as_ref().and_then(|deployment| deployment.price.as_deref())
+        else {
+            return Ok(());
+        };
+        let tier = open.account.bound.tier;
+        if wishes.final_cost
+            && let Some(told) = stream::with_final_cost(chunk, dialect, price, tier)
+        {
+            *chunk = told;
+        }
+        if wishes.running_cost {
+            let usage = tollway_wire::usage::Usage {
+                prompt_tokens: open.account.bound.counted,
+                completion_tokens: tokens,
+                ..Default::default()
+            };
+            *chunk = stream::with_running_cost(chunk, cost(&usage, price, tier).total());
+        }
+        Ok(())
+    }
+
+    fn end(&self, ctx: &mut RequestCtx, outcome: Outcome) {
+        let Some(open) = ctx.take_slot::<Open>(self.slot) else { return };
+        let Open { account, hold, .. } = *open;
+        let Account { budgets, servers, bound, begun, .. } = account;
+        let record = record::of(ctx, outcome, &bound, &servers, begun, self.clock.now());
+        let Some(hold) = hold else { return };
+        hold.close(record);
+        if let Some(known) = &self.known {
+            budgets.iter().filter(|budget| budget.soft.is_some()).for_each(|b| known.tell(b));
+        }
+    }
+}
+
+impl Budgets {
+    /// What a call may cost and who pays for it; `None` for what is no model call.
+    fn account(
+        &self,
+        ctx: &mut RequestCtx,
+        head: &RequestHead,
+    ) -> Result<Option<Account>, Rejection> {
+        let (Some(operation), Some(view)) = (ctx.operation, &ctx.view) else { return Ok(None) };
+        let group = match &ctx.plan {
+            Some(plan) => Arc::clone(&plan.group),
+            None => {
+                let name = view.object.str(&view.body, "model");
+                match name.and_then(|name| self.directory.resolve(&name)) {
+                    Some(group) => group,
+                    // The exchange will say so.
+                    None => return Ok(None),
+                }
+            }
+        };
+        let mut wishes = Wishes::read(head, view)?;
+        wishes.running_cost |= self.policy.running_cost;
+        wishes.final_cost |= self.policy.final_cost;
+        let servers = self.servers(group, view);
+        let budgets = self.applying(ctx, &servers);
+        let cap = wishes.cap;
+        let is_limited = cap.is_some() || budgets.iter().any(|budget| budget.limit.is_some());
+        if is_limited && let Some(deployment) = servers.unpriced() {
+            return Err(refusal::unpriced(deployment));
+        }
+        let bound = Bound::of(operation, view, tier(ctx), is_limited);
+        let (most, is_certain) = servers.most(&bound, self.policy.output_default);
+        let begun = Begun { at: self.clock.now(), unix: self.clock.unix() };
+        let mut account =
+            Account { budgets, cap, servers, bound, most, least: most, is_certain, wishes, begun };
+        if self.policy.clamps && matches!(account.bound.output, Output::Text { is_ours: true, .. })
+        {
+            let bound = &account.bound;
+            let min = self.policy.output_min.saturating_add(bound.thinking);
+            account.least = account.servers.with_output(bound, min).min(most);
+        }
+        if let Some(cap) = cap {
+            if account.least > cap {
+                let own =
+                    Allowance { max_budget: Some(cap), soft_budget: None, budget_duration: None }
+                        .budget(BudgetScope::Request, Arc::clone(&ctx.id), String::new());
+                return Err(refusal::over_cap(cap, account.least, &own, self.policy.status));
+            }
+            account.most = account.most.min(cap);
+        }
+        Ok(Some(account))
+    }
+
+    /// All groups that may come to serve a call.
+    fn servers(
+        &self,
+        group: Arc<tollway_filter_api::ModelGroup>,
+        view: &tollway_filter_api::RequestView,
+    ) -> Servers {
+        let own = view.object.raw(&view.body, "fallbacks");
+        let own: Vec<String> =
+            own.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
+        let configured =
+            [&group.fallbacks, &group.context_window_fallbacks, &group.content_policy_fallbacks];
+        let names = configured.into_iter().flatten().map(|name| &**name);
+        let mut servers = Servers::default();
+        servers.groups.push(Arc::clone(&group));
+        for name in names.chain(own.iter().map(String::as_str)) {
+            let Some(other) = self.directory.resolve(name) else { continue };
+            if !servers.groups.iter().any(|have| have.name == other.name) {
+                servers.groups.push(other);
+            }
+        }
+        servers
+    }
+
+    /// The budgets that apply to a call.
+    fn applying(&self, ctx: &RequestCtx, servers: &Servers) -> Applying {
+        let mut budgets = Applying::new();
+        let mut alias_of = SmallVec::<[Option<Arc<str>>; 6]>::new();
+        let mut add = |budget: &Arc<Budget>, alias: Option<&Arc<str>>| {
+            if !budgets.iter().any(|have: &Arc<Budget>| have.id == budget.id) {
+                budgets.push(Arc::clone(budget));
+                alias_of.push(alias.cloned());
+            }
+        };
+        if let Some(global) = &self.global {
+            add(global, None);
+        }
+        if !self.providers.is_empty() {
+            for deployment in servers.deployments() {
+                if let Some(budget) = self.providers.get(deployment.provider) {
+                    add(budget, None);
+                }
+            }
+        }
+        if !self.models.is_empty() {
+            for group in &servers.groups {
+                if let Some(budget) = self.models.get(&*group.name) {
+                    add(budget, None);
+                }
+            }
+        }
+        if let Some(key) = &ctx.identity {
+            if let Some(team) = key.team.as_ref().and_then(|id| self.keys.account(Kind::Team, id)) {
+                team.budgets.iter().for_each(|budget| add(budget, team.alias.as_ref()));
+            }
+            if let Some(id) = &key.user {
+                self.of_person(Kind::User, id, self.per_user, &mut |budget| add(budget, None));
+            }
+            for budget in &key.budgets {
+                let applies = budget.id.scope != BudgetScope::KeyModel
+                    || servers
+                        .groups
+                        .iter()
+                        .any(|group| budget.id.part.as_ref() == Some(&group.name));
+                if applies {
+                    add(budget, key.alias.as_ref());
+                }
+            }
+        }
+        if let Some(id) = &ctx.end_user {
+            self.of_person(Kind::EndUser, id, self.per_end_user, &mut |budget| add(budget, None));
+        }
+        for tag in &ctx.tags {
+            match self.keys.account(Kind::Tag, tag) {
+                Some(account) if !account.budgets.is_empty() => {
+                    account.budgets.iter().for_each(|budget| add(budget, None));
+                }
+                _ => {
+                    if let Some(budget) = self.tags.get(&**tag) {
+                        add(budget, None);
+                    }
+                }
+            }
+        }
+        if let Some(known) = &self.known {
+            for (budget, alias) in budgets.iter().zip(&alias_of) {
+                known.note(budget, alias.as_ref(), self.policy.series_max);
+            }
+        }
+        budgets
+    }
+
+    /// The budgets of a user or end user: their own, else what each may spend.
+    fn of_person(
+        &self,
+        kind: Kind,
+        id: &Arc<str>,
+        each: Option<Allowance>,
+        add: &mut dyn FnMut(&Arc<Budget>),
+    ) {
+        let account = self.keys.account(kind, id);
+        let own = account.as_ref().map_or(&[][..], |account| &account.budgets);
+        own.iter().for_each(&mut *add);
+        if let (true, Some(each)) = (own.is_empty(), each) {
+            let (scope, word) = match kind {
+                Kind::User => (BudgetScope::User, "User"),
+                _ => (BudgetScope::EndUser, "End User"),
+            };
+            add(&Arc::new(each.budget(scope, Arc::clone(id), format!("{word}={id}"))));
+        }
+    }
+
+    fn concluded(&self, ctx: &mut RequestCtx, account: Account, paid: Paid) -> Step<'static> {
+        match paid {
+            Ok(hold) => self.begin(ctx, account, Some(hold)),
+            Err(unpaid) => Step::reject(refusal::unpaid(&unpaid, account.most, self.policy.status)),
+        }
+    }
+
+    /// The call is paid for: it is made as small as what was granted.
+    fn begin(
+        &self,
+        ctx: &mut RequestCtx,
+        account: Account,
+        hold: Option<Box<dyn Hold>>,
+    ) -> Step<'static> {
+        let granted = hold.as_ref().map_or(account.most, |hold| hold.granted());
+        let is_limited = account.is_limited();
+        let mut open = Open {
+            account,
+            hold,
+            clamped: None,
+            covered: None,
+            watch: Watch::default(),
+            is_stream: false,
+        };
+        let Account { servers, bound, is_certain, wishes, .. } = &open.account;
+        let mut edited = Ok(None);
+        if let (true, Output::Text { asked, is_ours }) = (is_limited, bound.output) {
+            let is_stream = ctx.view.as_ref().is_some_and(|view| view.stream);
+            let default = self.policy.output_default;
+            let limit = match asked {
+                Some(asked) => asked,
+                None => servers.most_output(default),
+            };
+            let fits = servers.output_for(bound, granted, limit);
+            if is_ours && (fits < limit || (!is_certain && !is_stream)) {
+                edited = clamp::clamped(ctx, Some(fits), wishes.is_in_body);
+                open.clamped = Some(fits);
+            } else if !is_certain && ctx.operation != Some(Operation::Realtime) {
+                open.covered = Some(fits.saturating_mul(bound.answers));
+            }
+        }
+        if open.clamped.is_none() && wishes.is_in_body {
+            edited = clamp::clamped(ctx, None, true);
+        }
+        match edited {
+            Ok(None) => {}
+            Ok(Some(view)) => ctx.view = Some(Arc::new(view)),
+            Err(refused) => {
+                // Its hold must be closed like any other.
+                ctx.set_slot(self.slot, open);
+                return Step::reject(refused);
+            }
+        }
+        ctx.set_slot(self.slot, open);
+        Step::next()
+    }
+
+    /// Pays for more of a stream: as much again as is usual, else what has come.
+    fn extend(&self, open: &mut Open, tokens: u64) -> Result<(), Rejection> {
+        let answers = open.account.bound.answers.max(1);
+        let each = |tokens: u64| tokens.div_ceil(answers);
+        let usual = tokens.saturating_add(self.policy.output_default);
+        let Account { servers, bound, .. } = &open.account;
+        let wanted = servers.with_output(bound, each(usual));
+        let needed = servers.with_output(bound, each(tokens));
+        open.extend_to(wanted, needed).map_err(|over| self.over(&over, needed))?;
+        let Account { servers, bound, .. } = &open.account;
+        let granted = open.granted();
+        let covered = servers.output_for(bound, granted, each(usual)).saturating_mul(answers);
+        open.covered = Some(covered.max(tokens));
+        Ok(())
+    }
+
+    fn over(&self, over: &Over, most: PicoDollars) -> Rejection {
+        match over {
+            Over::Budget(over) => refusal::over_budget(over, most, self.policy.status),
+            Over::Cap(cap, budget) => refusal::over_cap(*cap, most, budget, self.policy.status),
+        }
+    }
+}
+
+/// Why a stream cannot go on.
+enum Over {
+    Budget(Box<tollway_filter_api::treasury::OverBudget>),
+    Cap(PicoDollars, Box<Budget>),
+}
+
+impl Account {
+    fn is_limited(&self) -> bool {
+        self.cap.is_some() || self.budgets.iter().any(|budget| budget.limit.is_some())
+    }
+
+    fn opening<'a>(&'a self, id: &'a Arc<str>) -> Opening<'a> {
+        Opening {
+            budgets: &self.budgets,
+            most: self.most,
+            least: self.least.min(self.most),
+            request_id: id,
+            now: self.begun.unix,
+        }
+    }
+}
+
+impl Open {
+    fn granted(&self) -> PicoDollars {
+        self.hold.as_ref().map_or(self.account.most, |hold| hold.granted())
+    }
+
+    /// Reserves up to `wanted` altogether, or up to `needed` if that is too much.
+    fn extend_to(&mut self, wanted: PicoDollars, needed: PicoDollars) -> Result<(), Over> {
+        let granted = self.granted();
+        if granted >= needed {
+            return Ok(());
+        }
+        let mut wanted = wanted;
+        if let Some(cap) = self.account.cap {
+            if needed > cap {
+                let own =
+                    Allowance { max_budget: Some(cap), soft_budget: None, budget_duration: None };
+                let own = own.budget(BudgetScope::Request, "".into(), String::new());
+                return Err(Over::Cap(cap, Box::new(own)));
+            }
+            wanted = wanted.min(cap);
+        }
+        let Some(hold) = &mut self.hold else { return Ok(()) };
+        hold.extend(wanted.saturating_sub(granted))
+            .or_else(|_| hold.extend(needed.saturating_sub(granted)))
+            .map_err(|over| Over::Budget(Box::new(over)))
+    }
+}

@@ -1,0 +1,124 @@
+//! The line of the ledger that a call becomes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tollway_filter_api::ledger::SpendRecord;
+use tollway_filter_api::{Outcome, RequestCtx};
+use tollway_wire::operation::Operation;
+use tollway_wire::usage::Usage;
+
+use super::bound::{Bound, Servers};
+use crate::settle::settle;
+
+/// The status that counts for a client that left before it got one, as in LiteLLM.
+const CLIENT_LEFT: u16 = 499;
+/// ... and for an answer that broke off after its head was sent.
+const BROKEN: u16 = 500;
+
+/// When the call was opened, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    /// Since the Unix epoch. The period it is charged to is that of this moment.
+    pub(super) unix: Duration,
+}
+
+impl Begun {
+    fn millis_at(self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.at);
+        millis(self.unix.saturating_add(since))
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes down what became of a call. What it took is known now, or never.
+pub(super) fn of(
+    ctx: &mut RequestCtx,
+    outcome: Outcome,
+    bound: &Bound,
+    servers: &Servers,
+    begun: Begun,
+    now: Instant,
+) -> SpendRecord {
+    let status = match (ctx.report.status, outcome) {
+        (Some(_), Outcome::Broken) => BROKEN,
+        (Some(status), _) => status,
+        (None, Outcome::ClientGone) => CLIENT_LEFT,
+        // A response that was made in the background.
+        (None, Outcome::Done) if ctx.report.error_kind.is_none() => 200,
+        (None, _) => BROKEN,
+    };
+    count_ourselves(ctx, outcome, status, bound);
+    settle(ctx);
+    let report = &ctx.report;
+    let mut record = SpendRecord {
+        request_id: Arc::clone(&ctx.id),
+        operation: ctx.operation.map_or("", Operation::name).into(),
+        end_user: ctx.end_user.clone(),
+        tags: ctx.tags.clone(),
+        started_ms: millis(begun.unix),
+        first_byte_ms: report.first_byte.map(|at| begun.millis_at(at)),
+        ended_ms: begun.millis_at(now),
+        usage: report.usage.unwrap_or_default(),
+        usage_estimated: report.usage_estimated,
+        cost: report.cost.map(|cost| cost.total()).unwrap_or_default(),
+        unpriced: report.usage.is_some() && report.cost.is_none(),
+        cache_hit: report.cache_hit,
+        status,
+        client: ctx.client.map(|address| address.to_string().into()),
+        ..SpendRecord::default()
+    };
+    if let Some(key) = &ctx.identity {
+        record.key = Arc::clone(&key.hash_hex);
+        record.key_alias = key.alias.clone();
+        record.user = key.user.clone();
+        record.team = key.team.clone();
+    }
+    if let Some(group) = servers.groups.first() {
+        record.group = Arc::clone(&group.name);
+    }
+    if let Some(deployment) = &report.deployment {
+        let has = |group: &&Arc<tollway_filter_api::ModelGroup>| {
+            group.deployments.iter().any(|other| other.id == deployment.id)
+        };
+        if let Some(group) = servers.groups.iter().find(has) {
+            record.group = Arc::clone(&group.name);
+        }
+        record.model = Arc::clone(&deployment.litellm_model);
+        record.model_id = Arc::clone(&deployment.id);
+        record.provider = deployment.provider.into();
+        record.api_base = Arc::clone(&deployment.api_base);
+    }
+    record
+}
+
+/// Counts what a provider did and did not tell of: a server that has no usage in its answers, and a
+/// client that hung up before the answer was there. Neither is free for that.
+fn count_ourselves(ctx: &mut RequestCtx, outcome: Outcome, status: u16, bound: &Bound) {
+    let report = &mut ctx.report;
+    if report.usage.is_some() || report.cache_hit || report.deployment.is_none() {
+        return;
+    }
+    let is_answered = status < 400 && report.first_byte.is_some();
+    let was_abandoned = outcome == Outcome::ClientGone && report.upstream_started.is_some();
+    if !is_answered && !was_abandoned || ctx.operation == Some(Operation::CountTokens) {
+        return;
+    }
+    let mut usage = Usage { prompt_tokens: bound.counted, ..Usage::default() };
+    if is_answered {
+        usage = Usage { prompt_tokens: usage.prompt_tokens, ..bound.units };
+        if matches!(ctx.operation, Some(Operation::ChatCompletions | Operation::Completions)) {
+            usage.completion_tokens = report.bytes_sent.div_ceil(4);
+        }
+        // What is billed by its length is not billed by tokens as well.
+        if usage.characters > 0 || usage.audio_ms > 0 {
+            usage.prompt_tokens = 0;
+        }
+    }
+    report.usage = Some(usage);
+    report.usage_estimated = true;
+}
