@@ -178,7 +178,7 @@ pub struct Entry {
 }
 
 /// Which records are wanted. All that is given must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpendFilter {
     /// Of this request.
     pub request_id: Option<Arc<str>>,

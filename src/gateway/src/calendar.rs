@@ -15,7 +15,7 @@ pub(crate) fn period(text: &str) -> Option<Period> {
     let (unit, seconds) = match unit {
         "s" => (PeriodUnit::Second, 1),
         "m" => (PeriodUnit::Minute, 60),
-        "h" | "hr" => (PeriodUnit::Hour, 3_600),
+        "h" => (PeriodUnit::Hour, 3_600),
         "d" => (PeriodUnit::Day, DAY),
         "w" => (PeriodUnit::Week, 7 * DAY),
         "mo" => (PeriodUnit::Month, 31 * DAY),

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
+use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::LimitStore;
 use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
 use tollway_filters::BUILTIN;
@@ -16,7 +17,9 @@ use tollway_store::cache_memory::MemoryCache;
 use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
 use tollway_store::responses_memory::MemoryResponses;
+use tollway_store::sql::SqlStore;
 
+use crate::admin::Admin;
 use crate::background::Background;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
@@ -24,6 +27,7 @@ use crate::cli::{CheckArgs, ServeArgs, say};
 use crate::config::{
     CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
 };
+use crate::directory::{Directory, Joined};
 use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
@@ -103,8 +107,14 @@ async fn serve_on(
             log: Arc::clone(&log) as Arc<dyn LogSink>,
             runtime,
             cache: None,
+            directory: None,
         },
     };
+    let store = open_store(&loader).await?;
+    let directory = Arc::new(Directory::new(Arc::new(store.clone())));
+    // Where it is away now, it comes when it is back.
+    let _ = directory.refresh().await;
+    loader.stores.directory = Some(Arc::clone(&directory));
     let generation = loader.generation()?;
     let listen = &generation.config.listen;
     let address = args.listen.clone().unwrap_or_else(|| listen.address.0.to_string());
@@ -121,6 +131,13 @@ async fn serve_on(
         flights: Arc::default(),
         responses: Arc::new(MemoryResponses::new(RESPONSE_BYTES_MAX)),
         background: Background::default(),
+        admin: Admin::new(
+            Arc::new(store.clone()),
+            Arc::new(store),
+            None,
+            Arc::clone(&directory),
+            clock.clone(),
+        ),
         body_memory,
         metrics,
         clock,
@@ -129,11 +146,24 @@ async fn serve_on(
         wake_waiting: Notify::new(),
     });
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
+    let following = tokio::spawn(directory.follow());
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
+    following.abort();
     log.flush();
     drop(simulator);
     result
+}
+
+/// The file of keys and spend in the data folder.
+const DATABASE: &str = "tollway.db";
+
+/// Opens what keys and spend are kept in.
+async fn open_store(loader: &Loader) -> Result<SqlStore, StartError> {
+    let folder = loader.data_folder()?;
+    DataFolder::open(&folder).map_err(|error| StartError::new(error.to_string()))?;
+    let file = folder.join(DATABASE);
+    SqlStore::sqlite(file).await.map_err(|error| StartError::new(error.to_string()))
 }
 
 /// `tollway check`
@@ -157,6 +187,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             log: Arc::new(Silent),
             runtime: runtime.handle().clone(),
             cache: None,
+            directory: None,
         },
     };
     let (config, warnings) = loader.config()?;
@@ -187,6 +218,8 @@ struct Stores {
     runtime: tokio::runtime::Handle,
     /// The cache of the last generation, and what it was made from.
     cache: Option<(String, Arc<dyn CacheStore>)>,
+    /// The stored keys; none where nothing is served.
+    directory: Option<Arc<Directory>>,
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -240,7 +273,7 @@ impl Loader {
     fn made_ready(&mut self, config: Config) -> Result<Generation, StartError> {
         let deps = Deps {
             clock: self.stores.clock.clone(),
-            keys: Arc::clone(&config.keys) as _,
+            keys: self.keys(&config),
             models: Arc::clone(&config.directory) as _,
             limits: Arc::clone(&self.stores.limits),
             cache: self.cache(&config)?,
@@ -280,7 +313,25 @@ impl Loader {
             .map(PassThrough::new)
             .collect::<Result<_, _>>()
             .map_err(not_ready)?;
-        Ok(Generation { chain: Chain::new(&filters), endpoints, pass_through, config })
+        let chain = Chain::new(&filters);
+        Ok(Generation { chain, endpoints, pass_through, cache: deps.cache, config })
+    }
+
+    /// The keys of the config, and those that are stored where there is a store.
+    fn keys(&self, config: &Config) -> Arc<dyn KeyStore> {
+        let config = Arc::clone(&config.keys);
+        match &self.stores.directory {
+            Some(stored) => Arc::new(Joined { config, stored: Arc::clone(stored) }),
+            None => config,
+        }
+    }
+
+    /// Where data is kept.
+    fn data_folder(&self) -> Result<PathBuf, StartError> {
+        match &self.data {
+            Some(data) => Ok(data.clone()),
+            None => Ok(self.config()?.0.data),
+        }
     }
 
     /// The cache's store; the one there is where its settings have not changed.

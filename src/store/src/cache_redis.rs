@@ -187,7 +187,7 @@ impl CacheStore for RedisCache {
     }
 
     fn remove<'a>(&'a self, keys: &'a [CacheKey]) -> Managing<'a> {
-        Box::pin(async {
+        Box::pin(async move {
             let live = self.link.live().ok_or(AWAY)?;
             for key in keys {
                 // One by one: in a cluster they are not on one server.

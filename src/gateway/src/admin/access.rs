@@ -13,11 +13,11 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tollway_filter_api::accounts::{Kind, Object};
 use tollway_filter_api::identity::{Account, KeyStore, Role};
-use tollway_filter_api::{Reject, Rejection, VirtualKey};
+use tollway_filter_api::{KeyHash, Reject, Rejection, VirtualKey};
 
 use super::fields::Said;
 use super::table::{Endpoint, Rule};
-use crate::directory::{Directory, dollars};
+use crate::directory::{Joined, dollars};
 
 /// What LiteLLM calls a key's own rights.
 const MASTER: &str = "master_key";
@@ -40,11 +40,11 @@ pub(super) struct Caller {
     role: Role,
     /// What is said about its user.
     account: Option<Arc<Account>>,
-    directory: Arc<Directory>,
+    directory: Joined,
 }
 
 impl Caller {
-    pub(super) fn new(key: &Arc<VirtualKey>, directory: &Arc<Directory>) -> Caller {
+    pub(super) fn new(key: &Arc<VirtualKey>, directory: Joined) -> Caller {
         let user = key.user.as_deref();
         let account = user.and_then(|user| directory.account(Kind::User, user));
         // A config key has no role of its own but that of its user.
@@ -53,7 +53,7 @@ impl Caller {
             Some(account) => account.role.max(key.role),
             None => key.role,
         };
-        Caller { key: Arc::clone(key), role, account, directory: Arc::clone(directory) }
+        Caller { key: Arc::clone(key), role, account, directory }
     }
 
     /// Its name in the audit log.
@@ -97,7 +97,10 @@ impl Caller {
 
     /// Whether a request of this kind may be made at all.
     pub(super) fn may_ask(&self, endpoint: &Endpoint, pattern: &str) -> Result<(), Rejection> {
-        if !self.key.routes.is_empty() && !self.key.master && !route_allowed(&self.key.routes, endpoint, pattern) {
+        if !self.key.routes.is_empty()
+            && !self.key.master
+            && !route_allowed(&self.key.routes, endpoint, pattern)
+        {
             let message = format!("This key is not allowed to call {pattern}.");
             return Err(forbidden(message).with_code("route_not_allowed"));
         }
@@ -122,7 +125,7 @@ impl Caller {
 
     pub(super) fn sees_key(&self, key: &Object) -> bool {
         self.is_viewer()
-            || *key.id == *self.key.hash_hex
+            || KeyHash::from_hex(&key.id) == Some(self.key.hash)
             || self.is_user(key.user.as_deref())
             || self.membership(key.team.as_deref()) == Some(true)
     }
@@ -144,7 +147,9 @@ impl Caller {
     }
 
     pub(super) fn sees_team(&self, team: &str) -> bool {
-        self.is_viewer() || self.membership(Some(team)).is_some() || self.key.team.as_deref() == Some(team)
+        self.is_viewer()
+            || self.membership(Some(team)).is_some()
+            || self.key.team.as_deref() == Some(team)
     }
 
     /// Whether it sees what all of a team's keys have spent.
@@ -170,7 +175,9 @@ impl Caller {
             return Ok(());
         }
         if said.text("budget_id").is_some() {
-            return Err(forbidden("Only a proxy_admin may refer to a budget.").with_param("budget_id"));
+            return Err(
+                forbidden("Only a proxy_admin may refer to a budget.").with_param("budget_id")
+            );
         }
         let team = team.and_then(|team| self.directory.account(Kind::Team, team));
         self.limit_models(said, before, team.as_deref())?;
@@ -182,7 +189,12 @@ impl Caller {
         Ok(())
     }
 
-    fn limit_models(&self, said: &mut Said, before: Option<&Object>, team: Option<&Account>) -> Result<(), Rejection> {
+    fn limit_models(
+        &self,
+        said: &mut Said,
+        before: Option<&Object>,
+        team: Option<&Account>,
+    ) -> Result<(), Rejection> {
         if before.is_some() && !said.says("models") {
             return Ok(());
         }
@@ -192,9 +204,13 @@ impl Caller {
             // All that the caller has: the first list whose names are on the others as well.
             let Some(first) = ceilings.iter().find(|list| !list.is_empty()) else { return Ok(()) };
             let on_all = |name: &&String| ceilings.iter().all(|list| covers(list, name));
-            let models: Vec<Value> = first.iter().filter(on_all).map(|name| name.as_str().into()).collect();
+            let models: Vec<Value> =
+                first.iter().filter(on_all).map(|name| name.as_str().into()).collect();
             if models.is_empty() {
-                return Err(forbidden("There is no model that your key, user and team all may call.").with_param("models"));
+                return Err(forbidden(
+                    "There is no model that your key, user and team all may call.",
+                )
+                .with_param("models"));
             }
             said.0.insert("models".to_owned(), models.into());
             return Ok(());
@@ -202,7 +218,8 @@ impl Caller {
         match wanted.iter().find(|name| !ceilings.iter().all(|list| covers(list, name))) {
             None => Ok(()),
             Some(name) => {
-                let message = format!("You cannot give access to '{name}': you have none yourself.");
+                let message =
+                    format!("You cannot give access to '{name}': you have none yourself.");
                 Err(forbidden(message).with_param("models"))
             }
         }
@@ -214,25 +231,33 @@ impl Caller {
         }
         let wanted = said.names("allowed_routes");
         if wanted.is_empty() {
-            let own: Vec<Value> = self.key.routes.iter().map(|route| route.as_str().into()).collect();
+            let own: Vec<Value> =
+                self.key.routes.iter().map(|route| route.as_str().into()).collect();
             said.0.insert("allowed_routes".to_owned(), own.into());
             return Ok(());
         }
         if wanted.iter().all(|route| self.key.routes.iter().any(|own| own == route)) {
             return Ok(());
         }
-        Err(forbidden("You cannot allow routes that your own key may not use.").with_param("allowed_routes"))
+        Err(forbidden("You cannot allow routes that your own key may not use.")
+            .with_param("allowed_routes"))
     }
 
     /// A key with limits of its own hands none on: two keys with its budget would have it twice.
     fn limit_own(&self, said: &Said, before: Option<&Object>) -> Result<(), Rejection> {
         let key = &self.key;
-        let is_limited = !key.budgets.is_empty() || !key.limits.is_empty() || !key.model_limits.is_empty() || !key.addresses.is_empty() || key.expires.is_some();
+        let is_limited = !key.budgets.is_empty()
+            || !key.limits.is_empty()
+            || !key.model_limits.is_empty()
+            || !key.addresses.is_empty()
+            || key.expires.is_some();
         if !is_limited {
             return Ok(());
         }
         let Some(before) = before else {
-            return Err(forbidden("Your key has limits of its own: keys it makes would have them again. Use a key without."));
+            return Err(forbidden(
+                "Your key has limits of its own: keys it makes would have them again. Use a key without.",
+            ));
         };
         for name in LIMITED.into_iter().chain(["duration", "allowed_ips"]) {
             let Some(wanted) = said.0.get(name) else { continue };
@@ -242,7 +267,10 @@ impl Caller {
                 _ => false,
             };
             if !lowers && before.body.get(name) != Some(wanted) {
-                return Err(forbidden(format!("A key with limits of its own cannot raise '{name}'.")).with_param(name));
+                return Err(forbidden(format!(
+                    "A key with limits of its own cannot raise '{name}'."
+                ))
+                .with_param(name));
             }
         }
         Ok(())
@@ -287,7 +315,8 @@ fn covers(list: &[String], name: &str) -> bool {
 /// Whether a key's list of routes has this one.
 fn route_allowed(routes: &[String], endpoint: &Endpoint, pattern: &str) -> bool {
     let is_info = endpoint.method == http::Method::GET && endpoint.rule == Rule::Scoped;
-    let is_model_info = endpoint.paths.iter().any(|path| path.ends_with("/info") && path.contains("/model"));
+    let is_model_info =
+        endpoint.paths.iter().any(|path| path.ends_with("/info") && path.contains("/model"));
     routes.iter().any(|route| match route.as_str() {
         "management_routes" => true,
         "info_routes" => is_info,

@@ -9,7 +9,7 @@ use super::Ask;
 use super::access::missing;
 use super::fields::Field;
 use super::store::{Plan, merge, refused};
-use super::table::{CUSTOMER, MONEY, TAG};
+use super::table::{BY_MODEL, CUSTOMER, MONEY, TAG};
 use crate::random;
 
 /// The largest page of a list.
@@ -26,18 +26,28 @@ impl Ask<'_> {
     }
 
     async fn plain_new(&self, object: Object) -> Result<Object, Rejection> {
-        self.check_budget_id().await?;
-        self.change(async || {
+        if object.kind != Kind::Budget {
+            self.check_budget_id().await?;
+        }
+        self.change(|| async {
             self.refuse_taken(&object).await?;
             Ok(Plan { change: self.created(object.clone()), result: object.clone() })
         })
         .await
     }
 
-    async fn plain_update(&self, kind: Kind, id: &str, fields: &[Field], param: &'static str) -> Result<Object, Rejection> {
+    async fn plain_update(
+        &self,
+        kind: Kind,
+        id: &str,
+        fields: &[Field],
+        param: &'static str,
+    ) -> Result<Object, Rejection> {
         self.check_budget_id().await?;
-        self.change(async || {
-            let Some(before) = self.get(kind, id).await? else { return Err(missing(kind.name(), param)) };
+        self.change(|| async {
+            let Some(before) = self.get(kind, id).await? else {
+                return Err(missing(kind.name(), param));
+            };
             let mut after = before.clone();
             merge(&mut after.body, &self.said.0, names(fields));
             self.stamp_changed(&mut after.body);
@@ -46,15 +56,22 @@ impl Ask<'_> {
         .await
     }
 
-    async fn plain_delete(&self, kind: Kind, ids: &[&str], param: &'static str) -> Result<Vec<Object>, Rejection> {
-        self.change(async || {
+    async fn plain_delete(
+        &self,
+        kind: Kind,
+        ids: &[&str],
+        param: &'static str,
+    ) -> Result<Vec<Object>, Rejection> {
+        self.change(|| async {
             let mut change = Change::default();
             let mut gone: Vec<Object> = Vec::new();
             for id in ids {
                 if gone.iter().any(|object| *object.id == **id) {
                     continue;
                 }
-                let Some(object) = self.get(kind, id).await? else { return Err(missing(kind.name(), param)) };
+                let Some(object) = self.get(kind, id).await? else {
+                    return Err(missing(kind.name(), param));
+                };
                 self.delete(&mut change, &object);
                 gone.push(object);
             }
@@ -99,7 +116,9 @@ impl Ask<'_> {
         // Whoever refers to it would be without a limit all at once.
         if self.admin.directory.refers_to_budget(id) {
             let message = "Keys, users, teams, end users or tags refer to this budget: give them another one first.";
-            return Err(Reject::new(409, "invalid_request_error", message).with_param("id").with_code("in_use"));
+            return Err(Reject::new(409, "invalid_request_error", message)
+                .with_param("id")
+                .with_code("in_use"));
         }
         let gone = self.plain_delete(Kind::Budget, &[id], "id").await?;
         Ok(gone.first().map_or(Value::Null, |budget| self.budget_row(budget)))
@@ -148,7 +167,7 @@ impl Ask<'_> {
     pub(super) async fn customer_set_blocked(&self, blocked: bool) -> Result<Value, Rejection> {
         let ids = self.said.names("user_ids");
         let customers = self
-            .change(async || {
+            .change(|| async {
                 let mut change = Change::default();
                 let mut all = Vec::new();
                 let action = if blocked { "blocked" } else { "unblocked" };
@@ -157,7 +176,15 @@ impl Ask<'_> {
                     let mut after = before.clone().unwrap_or_else(|| {
                         let mut body = Map::new();
                         self.stamp_new(&mut body);
-                        Object { kind: Kind::EndUser, id: (**id).into(), alias: None, user: None, team: None, body, version: 0 }
+                        Object {
+                            kind: Kind::EndUser,
+                            id: (**id).into(),
+                            alias: None,
+                            user: None,
+                            team: None,
+                            body,
+                            version: 0,
+                        }
                     });
                     after.body.insert("blocked".to_owned(), blocked.into());
                     self.stamp_changed(&mut after.body);
@@ -189,7 +216,9 @@ impl Ask<'_> {
     pub(super) async fn tag_info(&self) -> Result<Value, Rejection> {
         let mut rows = Map::new();
         for name in self.said.names("names") {
-            let Some(tag) = self.get(Kind::Tag, name).await? else { return Err(missing("tag", "names")) };
+            let Some(tag) = self.get(Kind::Tag, name).await? else {
+                return Err(missing("tag", "names"));
+            };
             rows.insert(name.to_owned(), self.tag_row(&tag).await?);
         }
         Ok(Value::Object(rows))
@@ -221,7 +250,9 @@ impl Ask<'_> {
 fn names<'f>(fields: &'f [Field]) -> impl Iterator<Item = &'static str> + 'f {
     let is_id = |name: &&str| ["user_id", "name", "budget_id"].contains(name);
     let refers = fields.iter().any(|field| field.name == "budget_id");
-    let own = fields.iter().map(|field| field.name).filter(move |name| !is_id(name) || (refers && *name == "budget_id"));
-    own.chain(MONEY.iter().map(|field| field.name))
+    let own = fields
+        .iter()
+        .map(|field| field.name)
+        .filter(move |name| !is_id(name) || (refers && *name == "budget_id"));
+    own.chain(MONEY.iter().chain(BY_MODEL).map(|field| field.name))
 }
-

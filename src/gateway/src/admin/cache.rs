@@ -36,7 +36,8 @@ impl Ask<'_> {
             Some(CacheKey(hash.0))
         };
         let keys: Option<Vec<CacheKey>> = named.iter().map(key).collect();
-        let keys = keys.ok_or_else(|| fields::wrong("keys", "a list of x-litellm-cache-key values"))?;
+        let keys =
+            keys.ok_or_else(|| fields::wrong("keys", "a list of x-litellm-cache-key values"))?;
         self.cache()?.remove(&keys).await.map_err(away)?;
         Ok(json!({"status": "success", "deleted_keys": named}))
     }

@@ -4,6 +4,7 @@
 //! where it is about money, limits or access: nobody should believe in a limit that is none.
 
 use serde_json::{Map, Value, json};
+use tollway_filter_api::treasury::Period;
 use tollway_filter_api::{Reject, Rejection};
 
 use crate::routes::percent_decoded;
@@ -48,8 +49,10 @@ pub(crate) enum Shape {
     Count,
     /// Dollars from 0 on.
     Amount,
-    /// `30d`
+    /// A length of time from now: `30d`.
     Length,
+    /// A piece of the calendar: `30d` is a month, from the first on.
+    Period,
     /// A date or moment.
     Date,
     /// A list of names.
@@ -97,7 +100,11 @@ impl Said {
             b"" => Value::Object(Map::new()),
             bytes => serde_json::from_slice(bytes).map_err(|error| {
                 // The message of serde_json quotes nothing but single characters and numbers.
-                let message = format!("Invalid JSON payload: line {}, column {}.", error.line(), error.column());
+                let message = format!(
+                    "Invalid JSON payload: line {}, column {}.",
+                    error.line(),
+                    error.column()
+                );
                 Reject::invalid_request(message).with_param("request_body")
             })?,
         };
@@ -118,7 +125,8 @@ impl Said {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = percent_decoded(&name.replace('+', " "));
             let value = percent_decoded(&value.replace('+', " "));
-            let Some(field) = fields.iter().copied().flatten().find(|field| field.name == name) else {
+            let Some(field) = fields.iter().copied().flatten().find(|field| field.name == name)
+            else {
                 continue;
             };
             // What a form leaves empty is not there.
@@ -126,9 +134,10 @@ impl Said {
                 continue;
             }
             let value = match field.shape {
-                Shape::Count => {
-                    value.parse::<u64>().map(Value::from).map_err(|_| wrong(field.name, "a whole number from 0 on"))?
-                }
+                Shape::Count => value
+                    .parse::<u64>()
+                    .map(Value::from)
+                    .map_err(|_| wrong(field.name, "a whole number from 0 on"))?,
                 Shape::Flag => match value.to_ascii_lowercase().as_str() {
                     "true" | "1" => Value::Bool(true),
                     "false" | "0" => Value::Bool(false),
@@ -149,7 +158,9 @@ impl Said {
             match value {
                 _ if field.required && is_nothing => {
                     let message = format!("Missing required parameter: '{}'.", field.name);
-                    return Err(Reject::new(422, "invalid_request_error", message).with_param(field.name));
+                    return Err(
+                        Reject::new(422, "invalid_request_error", message).with_param(field.name)
+                    );
                 }
                 None => {}
                 Some(Value::Null) => {
@@ -195,7 +206,7 @@ impl Said {
     }
 
     /// A length of time, if it is said.
-    pub(crate) fn length(&self, name: &str) -> Option<tollway_filter_api::treasury::Period> {
+    pub(crate) fn length(&self, name: &str) -> Option<Period> {
         self.text(name).and_then(calendar::period)
     }
 
@@ -211,10 +222,14 @@ impl Shape {
     fn check(self, name: &'static str, value: Value) -> Result<Option<Value>, Rejection> {
         let is = |is: bool, expected: &str| if is { Ok(()) } else { Err(wrong(name, expected)) };
         let is_name = |value: &Value| {
-            value.as_str().is_some_and(|text| text.chars().count() <= NAME_CHARS_MAX && !text.contains(char::is_control))
+            value.as_str().is_some_and(|text| {
+                text.chars().count() <= NAME_CHARS_MAX && !text.contains(char::is_control)
+            })
         };
         let few = |entries: usize| is(entries <= ENTRIES_MAX, "shorter: at most 1000 entries");
-        let small = |value: &Value| is(json_bytes(value) <= JSON_BYTES_MAX, "smaller: at most 64 KiB of JSON");
+        let small = |value: &Value| {
+            is(json_bytes(value) <= JSON_BYTES_MAX, "smaller: at most 64 KiB of JSON")
+        };
         match self {
             Shape::Name => {
                 is(is_name(&value), "a text of at most 256 characters, without control characters")?
@@ -227,16 +242,29 @@ impl Shape {
                 let expected = format!("one of {}", names.join(", "));
                 is(value.as_str().is_some_and(|text| names.contains(&text)), &expected)?;
             }
-            Shape::Flag => return flag(&value).map(Value::Bool).map(Some).ok_or_else(|| wrong(name, "true or false")),
+            Shape::Flag => {
+                return flag(&value)
+                    .map(Value::Bool)
+                    .map(Some)
+                    .ok_or_else(|| wrong(name, "true or false"));
+            }
             Shape::Count => {
                 let count = count(&value).ok_or_else(|| wrong(name, "a whole number from 0 on"))?;
                 return Ok(Some(count.into()));
             }
-            Shape::Amount => return self::amount(&value).map(Some).ok_or_else(|| wrong(name, AMOUNT)),
+            Shape::Amount => {
+                return self::amount(&value).map(Some).ok_or_else(|| wrong(name, AMOUNT));
+            }
             Shape::Length => {
                 // LiteLLM's way to say never.
-                let is_length = |text: &str| text.is_empty() || text == "-1" || calendar::period(text).is_some();
+                let is_length = |text: &str| {
+                    text.is_empty() || text == "-1" || calendar::period(text).is_some()
+                };
                 is(value.as_str().is_some_and(is_length), LENGTH)?;
+            }
+            Shape::Period => {
+                let is_period = |text: &str| text.is_empty() || is_period(text);
+                is(value.as_str().is_some_and(is_period), LENGTH)?;
             }
             Shape::Date => is(
                 value.as_str().is_some_and(|text| config::moment(text).is_some()),
@@ -250,8 +278,12 @@ impl Shape {
             Shape::Networks => {
                 let list = value.as_array().ok_or_else(|| wrong(name, "a list of addresses"))?;
                 few(list.len())?;
-                let is_network = |value: &Value| value.as_str().and_then(directory::network).is_some();
-                is(list.iter().all(is_network), "a list of addresses and networks, such as 10.0.0.0/8")?;
+                let is_network =
+                    |value: &Value| value.as_str().and_then(directory::network).is_some();
+                is(
+                    list.iter().all(is_network),
+                    "a list of addresses and networks, such as 10.0.0.0/8",
+                )?;
             }
             Shape::Map => {
                 is(value.is_object(), "a map")?;
@@ -262,15 +294,22 @@ impl Shape {
                 small(&value)?;
             }
             Shape::Counts => {
-                let map = value.as_object().ok_or_else(|| wrong(name, "a map of names to whole numbers"))?;
+                let map = value
+                    .as_object()
+                    .ok_or_else(|| wrong(name, "a map of names to whole numbers"))?;
                 few(map.len())?;
                 small(&value)?;
                 is(map.values().all(Value::is_u64), "a map of names to whole numbers from 0 on")?;
             }
             Shape::Renames => {
-                let map = value.as_object().ok_or_else(|| wrong(name, "a map of names to names"))?;
+                let map =
+                    value.as_object().ok_or_else(|| wrong(name, "a map of names to names"))?;
                 few(map.len())?;
-                is(map.iter().all(|(from, to)| from.chars().count() <= NAME_CHARS_MAX && is_name(to)), "a map of names to names")?;
+                is(
+                    map.iter()
+                        .all(|(from, to)| from.chars().count() <= NAME_CHARS_MAX && is_name(to)),
+                    "a map of names to names",
+                )?;
             }
             Shape::ModelBudgets => return model_budgets(name, value).map(Some),
             Shape::BudgetLimits => return budget_limits(name, value).map(Some),
@@ -278,7 +317,8 @@ impl Shape {
             Shape::Teams => {
                 let list = value.as_array().ok_or_else(|| wrong(name, "a list of teams"))?;
                 few(list.len())?;
-                let is_team = |value: &Value| is_name(value) || value.get("team_id").is_some_and(is_name);
+                let is_team =
+                    |value: &Value| is_name(value) || value.get("team_id").is_some_and(is_name);
                 is(list.iter().all(is_team), "a list of team ids, or of {team_id, user_role}")?;
                 small(&value)?;
             }
@@ -295,7 +335,9 @@ impl Shape {
                     return Ok(None);
                 }
                 let message = format!("'{name}' is not supported: it would have no effect.");
-                return Err(Reject::invalid_request(message).with_param(name).with_code("unsupported_parameter"));
+                return Err(Reject::invalid_request(message)
+                    .with_param(name)
+                    .with_code("unsupported_parameter"));
             }
         }
         Ok(Some(value))
@@ -311,13 +353,20 @@ impl Shape {
             Shape::Flag => json!({"type": "boolean"}),
             Shape::Count => json!({"type": "integer", "minimum": 0}),
             Shape::Amount => json!({"type": "number", "minimum": 0}),
-            Shape::Length => json!({"type": "string", "pattern": "^(-1|[0-9]+(s|m|h|hr|d|w|mo))$"}),
-            Shape::Date => json!({"type": "string", "examples": ["2027-01-31", "2027-01-31T12:00:00Z"]}),
+            Shape::Period => json!({"type": "string", "pattern": "^[0-9]+(s|m|h|d|w|mo)$"}),
+            Shape::Length => json!({"type": "string", "pattern": "^(-1|[0-9]+(s|m|h|d|w|mo))$"}),
+            Shape::Date => {
+                json!({"type": "string", "examples": ["2027-01-31", "2027-01-31T12:00:00Z"]})
+            }
             Shape::Names => json!({"type": "array", "items": text, "maxItems": ENTRIES_MAX}),
-            Shape::Networks => json!({"type": "array", "items": {"type": "string", "examples": ["10.0.0.0/8"]}}),
+            Shape::Networks => {
+                json!({"type": "array", "items": {"type": "string", "examples": ["10.0.0.0/8"]}})
+            }
             Shape::Map => json!({"type": "object"}),
             Shape::List => json!({"type": "array"}),
-            Shape::Counts => json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}}),
+            Shape::Counts => {
+                json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}})
+            }
             Shape::Renames => json!({"type": "object", "additionalProperties": text}),
             Shape::ModelBudgets => json!({"type": "object", "additionalProperties": {"anyOf": [
                 {"type": "number", "minimum": 0},
@@ -344,6 +393,10 @@ impl Shape {
 
 const AMOUNT: &str = "an amount of dollars that is not negative, such as 10.5";
 const LENGTH: &str = "a length of time, such as 30s, 30m, 24h, 30d, 2w or 1mo";
+
+fn is_period(text: &str) -> bool {
+    text.parse::<Period>().is_ok()
+}
 
 /// 422, naming the member. Says what is expected, not what came.
 pub(crate) fn wrong(name: &'static str, expected: &str) -> Rejection {
@@ -393,22 +446,29 @@ fn holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(list) => list.iter().any(holds_nul),
-        Value::Object(map) => map.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Object(map) => {
+            map.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
+        }
         _ => false,
     }
 }
 
 fn model_budgets(name: &'static str, value: Value) -> Result<Value, Rejection> {
     let expected = "a map of models to amounts, or to {budget_limit, time_period}";
-    let map = value.as_object().filter(|map| map.len() <= ENTRIES_MAX).ok_or_else(|| wrong(name, expected))?;
+    let map = value
+        .as_object()
+        .filter(|map| map.len() <= ENTRIES_MAX)
+        .ok_or_else(|| wrong(name, expected))?;
     for (model, budget) in map {
         let is_right = match budget {
             Value::Object(budget) => {
                 let limit = budget.get("budget_limit").or_else(|| budget.get("max_budget"));
                 let period = budget.get("time_period").or_else(|| budget.get("budget_duration"));
-                let has_rates = ["tpm_limit", "rpm_limit"].iter().any(|rate| budget.get(*rate).is_some_and(|r| !r.is_null()));
+                let has_rates = ["tpm_limit", "rpm_limit"]
+                    .iter()
+                    .any(|rate| budget.get(*rate).is_some_and(|r| !r.is_null()));
                 limit.is_some_and(|limit| amount(limit).is_some())
-                    && period.is_none_or(|p| p.is_null() || p.as_str().is_some_and(|p| calendar::period(p).is_some()))
+                    && period.is_none_or(|p| p.is_null() || p.as_str().is_some_and(is_period))
                     && !has_rates
             }
             plain => amount(plain).is_some(),
@@ -424,7 +484,7 @@ fn budget_limits(name: &'static str, value: Value) -> Result<Value, Rejection> {
     let list = value.as_array().filter(|list| list.len() <= 32);
     let is_right = |entry: &Value| {
         entry.get("max_budget").is_some_and(|limit| amount(limit).is_some())
-            && entry.get("budget_duration").and_then(Value::as_str).is_some_and(|p| calendar::period(p).is_some())
+            && entry.get("budget_duration").and_then(Value::as_str).is_some_and(is_period)
     };
     if !list.is_some_and(|list| list.iter().all(is_right)) {
         return Err(wrong(name, "a list of {max_budget, budget_duration}"));
@@ -440,7 +500,10 @@ fn members(name: &'static str, value: Value) -> Result<Value, Rejection> {
     };
     let text = |member: &Value, name: &str| {
         let text = member.get(name)?.as_str()?;
-        (text.chars().count() <= NAME_CHARS_MAX && !text.contains(char::is_control) && !text.is_empty()).then(|| text.to_owned())
+        (text.chars().count() <= NAME_CHARS_MAX
+            && !text.contains(char::is_control)
+            && !text.is_empty())
+        .then(|| text.to_owned())
     };
     let one = |member: &Value| {
         let role = member.get("role").map_or(Some("user"), Value::as_str)?;
@@ -452,6 +515,7 @@ fn members(name: &'static str, value: Value) -> Result<Value, Rejection> {
     };
     let list: Option<Vec<Value>> = list.iter().map(one).collect();
     let list = list.filter(|list| list.len() <= ENTRIES_MAX);
-    list.map(Value::Array)
-        .ok_or_else(|| wrong(name, "{role: admin or user, user_id or user_email}, or a list of them"))
+    list.map(Value::Array).ok_or_else(|| {
+        wrong(name, "{role: admin or user, user_id or user_email}, or a list of them")
+    })
 }

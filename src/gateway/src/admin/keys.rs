@@ -13,7 +13,7 @@ use super::Ask;
 use super::access::{forbidden, missing};
 use super::fields::{self, Said};
 use super::store::{Plan, merge, refused};
-use super::table::{KEY, LIMITS, MONEY};
+use super::table::{BY_MODEL, KEY, LIMITS, MONEY};
 use crate::calendar;
 
 /// The shortest key that somebody may choose, and the longest: `auth` looks at no longer one.
@@ -46,7 +46,9 @@ pub(super) fn fresh_key() -> Result<String, Rejection> {
 
 /// A key that somebody has chosen.
 fn chosen_key(text: &str, param: &'static str) -> Result<String, Rejection> {
-    let is_right = text.starts_with("sk-") && KEY_CHARS.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_right = text.starts_with("sk-")
+        && KEY_CHARS.contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
     // What looks like a hash could never be named.
     if !is_right || KeyHash::from_hex(text).is_some() {
         return Err(fields::wrong(param, "a key: `sk-` and 16 to 509 visible ASCII characters"));
@@ -64,7 +66,7 @@ fn is_regular(name: &&str) -> bool {
 }
 
 fn body_names() -> impl Iterator<Item = &'static str> {
-    let fields = KEY.iter().chain(MONEY).chain(LIMITS);
+    let fields = KEY.iter().chain(MONEY).chain(BY_MODEL).chain(LIMITS);
     fields.map(|field| field.name).filter(is_regular)
 }
 
@@ -107,7 +109,9 @@ impl Ask<'_> {
 
     async fn budget_for(&self, said: &Said) -> Result<(), Rejection> {
         match said.text("budget_id") {
-            Some(id) if self.get(Kind::Budget, id).await?.is_none() => Err(missing("budget", "budget_id")),
+            Some(id) if self.get(Kind::Budget, id).await?.is_none() => {
+                Err(missing("budget", "budget_id"))
+            }
             _ => Ok(()),
         }
     }
@@ -117,7 +121,13 @@ impl Ask<'_> {
     }
 
     /// A new key's object.
-    pub(super) fn key_object(&self, key: &str, said: &Said, user: Option<&str>, team: Option<&str>) -> Object {
+    pub(super) fn key_object(
+        &self,
+        key: &str,
+        said: &Said,
+        user: Option<&str>,
+        team: Option<&str>,
+    ) -> Object {
         let mut body = Map::new();
         merge(&mut body, &said.0, body_names());
         body.retain(|_, value| !value.is_null());
@@ -138,7 +148,11 @@ impl Ask<'_> {
     }
 
     /// A key, in the answer that shows it this once.
-    pub(super) async fn shown_once(&self, key: &str, object: &Object) -> Result<Map<String, Value>, Rejection> {
+    pub(super) async fn shown_once(
+        &self,
+        key: &str,
+        object: &Object,
+    ) -> Result<Map<String, Value>, Rejection> {
         let mut row = self.key_row(object).await?;
         row.insert("key".to_owned(), key.into());
         row.insert("token_id".to_owned(), object.id.as_ref().into());
@@ -148,7 +162,9 @@ impl Ask<'_> {
     pub(super) fn refuse_known_key(&self, object: &Object) -> Result<(), Rejection> {
         let hash = KeyHash::from_hex(&object.id);
         if hash.is_some_and(|hash| self.around.config.keys.find(&hash).is_some()) {
-            return Err(Reject::invalid_request("There is such a key already.").with_param("key").with_code("key_exists"));
+            return Err(Reject::invalid_request("There is such a key already.")
+                .with_param("key")
+                .with_code("key_exists"));
         }
         Ok(())
     }
@@ -176,7 +192,7 @@ impl Ask<'_> {
         let object = self.key_object(&key, &self.said, user.as_deref(), team.as_deref());
         self.refuse_known_key(&object)?;
         let object = self
-            .change(async || {
+            .change(|| async {
                 self.refuse_taken(&object).await?;
                 Ok(Plan { change: self.created(object.clone()), result: object.clone() })
             })
@@ -187,7 +203,8 @@ impl Ask<'_> {
     /// Refuses an object whose id or alias another one has, so that the client is told which.
     pub(super) async fn refuse_taken(&self, object: &Object) -> Result<(), Rejection> {
         let refuse = |param: &'static str| {
-            let message = format!("There is such a {} already: its {param} is taken.", object.kind.name());
+            let message =
+                format!("There is such a {} already: its {param} is taken.", object.kind.name());
             Err(Reject::invalid_request(message).with_param(param).with_code("already_exists"))
         };
         if self.get(object.kind, &object.id).await?.is_some() {
@@ -246,7 +263,8 @@ impl Ask<'_> {
         let hash = named.map_or(own, hash_of);
         let shown = named.map_or_else(|| hash.hex(), str::to_owned);
         if let Some(key) = self.around.config.keys.find(&hash) {
-            let sees = hash == own || self.caller.is_viewer() || self.caller.is_user(key.user.as_deref());
+            let sees =
+                hash == own || self.caller.is_viewer() || self.caller.is_user(key.user.as_deref());
             if !sees {
                 return Err(missing("key", "key"));
             }
@@ -280,7 +298,7 @@ impl Ask<'_> {
         self.caller.limit(&mut said, Some(&before), team.as_deref())?;
         self.said = said;
         let after = self
-            .change(async || {
+            .change(|| async {
                 let before = self.key_to_change(&named).await?;
                 self.check_guards_stay(&before)?;
                 let mut after = self.updated_key(&before);
@@ -299,7 +317,10 @@ impl Ask<'_> {
         for (name, have) in [("user_id", &before.user), ("team_id", &before.team)] {
             let stays = !self.said.says(name) || self.said.text(name) == have.as_deref();
             if !stays && !self.caller.is_admin() {
-                return Err(forbidden(format!("Only a proxy_admin changes the '{name}' of a key.")).with_param(name));
+                return Err(forbidden(format!(
+                    "Only a proxy_admin changes the '{name}' of a key."
+                ))
+                .with_param(name));
             }
         }
         Ok(())
@@ -312,9 +333,12 @@ impl Ask<'_> {
         }
         for name in ["guardrails", "enforced_params", "blocked", "allowed_ips", "allowed_routes"] {
             let have = before.body.get(name).filter(|value| !value.is_null());
-            let is_set = have.is_some_and(|value| *value != Value::Bool(false) && *value != json!([]));
+            let is_set =
+                have.is_some_and(|value| *value != Value::Bool(false) && *value != json!([]));
             if is_set && self.said.says(name) && self.said.0.get(name) != have {
-                return Err(forbidden(format!("Only an admin changes '{name}' here.")).with_param(name));
+                return Err(
+                    forbidden(format!("Only an admin changes '{name}' here.")).with_param(name)
+                );
             }
         }
         Ok(())
@@ -347,7 +371,7 @@ impl Ask<'_> {
             return Err(Reject::invalid_request(message).with_param("keys"));
         }
         let named: Vec<&str> = keys.iter().chain(&aliases).copied().collect();
-        self.change(async || {
+        self.change(|| async {
             let mut change = Change::default();
             let mut objects: Vec<Object> = Vec::new();
             for key in &keys {
@@ -375,9 +399,12 @@ impl Ask<'_> {
     pub(super) async fn key_set_blocked(&self, blocked: bool) -> Result<Value, Rejection> {
         let named = self.said.text("key").unwrap_or_default();
         let after = self
-            .change(async || {
+            .change(|| async {
                 let before = self.key_to_change(named).await?;
-                if !blocked && !self.caller.is_admin() && !self.caller.is_admin_of(before.team.as_deref()) {
+                if !blocked
+                    && !self.caller.is_admin()
+                    && !self.caller.is_admin_of(before.team.as_deref())
+                {
                     return Err(forbidden("Only an admin unblocks keys.").with_param("key"));
                 }
                 let mut after = before.clone();
@@ -393,11 +420,12 @@ impl Ask<'_> {
     pub(super) async fn key_regenerate(mut self) -> Result<Value, Rejection> {
         let named = self.named.clone().or_else(|| self.said.text("key").map(str::to_owned));
         // Without a name it is the caller's own.
-        let named = named.unwrap_or_else(|| self.caller.key.hash_hex.to_string());
+        let named = named.unwrap_or_else(|| self.caller.key.hash.hex());
         let before = self.key_to_change(&named).await?;
         self.check_owner_stays(&before)?;
         if !self.caller.replaces_key(&before) {
-            let message = "This key speaks for another user: only that user or a proxy_admin regenerates it.";
+            let message =
+                "This key speaks for another user: only that user or a proxy_admin regenerates it.";
             return Err(forbidden(message).with_param("key"));
         }
         self.budget_for(&self.said).await?;
@@ -408,7 +436,7 @@ impl Ask<'_> {
         self.said = said;
         let key = self.new_key_text("new_key")?;
         let after = self
-            .change(async || {
+            .change(|| async {
                 let before = self.key_to_change(&named).await?;
                 self.check_guards_stay(&before)?;
                 let mut after = self.updated_key(&before);
@@ -416,12 +444,14 @@ impl Ask<'_> {
                 after.version = 0;
                 after.body.insert("key_name".to_owned(), key_name(&key).into());
                 // The money is the same, so that a new key is no way to more of it.
-                let subject = before.body.get("budget_subject").cloned();
-                let subject = subject.unwrap_or_else(|| before.id.as_ref().into());
-                after.body.insert("budget_subject".to_owned(), subject);
+                let first = before.body.get("ledger_key").cloned();
+                let first = first.unwrap_or_else(|| before.id.as_ref().into());
+                after.body.insert("ledger_key".to_owned(), first);
                 self.refuse_known_key(&after)?;
                 if self.get(Kind::Key, &after.id).await?.is_some() {
-                    return Err(Reject::invalid_request("There is such a key already.").with_param("new_key").with_code("key_exists"));
+                    return Err(Reject::invalid_request("There is such a key already.")
+                        .with_param("new_key")
+                        .with_code("key_exists"));
                 }
                 let mut change = Change { create: vec![after.clone()], ..Change::default() };
                 change.audit.extend(self.audited("regenerated", Some(&before), Some(&after)));
@@ -468,24 +498,30 @@ impl Ask<'_> {
     }
 
     /// The keys that a request asks for and may see. `None` where it asks for somebody else's.
-    pub(super) async fn keys_wanted(&self, skip: u64, limit: u64) -> Result<Option<(Vec<Object>, u64)>, Rejection> {
+    pub(super) async fn keys_wanted(
+        &self,
+        skip: u64,
+        limit: u64,
+    ) -> Result<Option<(Vec<Object>, u64)>, Rejection> {
         let (user, team) = (self.said.text("user_id"), self.said.text("team_id"));
         let alias = self.said.text("key_alias");
         let one = match self.said.text("key_hash") {
             Some(hash) => Some(hash_hex(hash)),
             // A key without a user has itself and nothing more.
             None if !self.caller.is_viewer() && self.caller.user().is_none() => {
-                let asks_more = user.is_some() || team.is_some_and(|team| self.caller.key.team.as_deref() != Some(team));
+                let asks_more = user.is_some()
+                    || team.is_some_and(|team| self.caller.key.team.as_deref() != Some(team));
                 if asks_more {
                     return Ok(None);
                 }
-                Some(self.caller.key.hash_hex.to_string())
+                Some(self.caller.key.hash.hex())
             }
             None => None,
         };
         if let Some(hash) = one {
             let object = self.get(Kind::Key, &hash).await?;
-            let objects: Vec<Object> = object.into_iter().filter(|object| self.caller.sees_key(object)).collect();
+            let objects: Vec<Object> =
+                object.into_iter().filter(|object| self.caller.sees_key(object)).collect();
             let total = objects.len() as u64;
             return Ok(Some((if skip == 0 { objects } else { Vec::new() }, total)));
         }
@@ -496,7 +532,8 @@ impl Ask<'_> {
         if !self.caller.is_viewer() {
             let is_team = team.is_some_and(|team| self.caller.sees_spend_of_team(team));
             let is_own = self.caller.is_user(user) || (user.is_none() && team.is_none());
-            let is_own_in_team = user.is_none() && team.is_some_and(|team| self.caller.sees_team(team));
+            let is_own_in_team =
+                user.is_none() && team.is_some_and(|team| self.caller.sees_team(team));
             let is_foreign = team.is_some_and(|team| !self.caller.sees_team(team));
             if is_foreign || (!is_team && !is_own && !is_own_in_team) {
                 return Ok(None);

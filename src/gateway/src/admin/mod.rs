@@ -39,15 +39,15 @@ use tollway_filter_api::{
 
 use crate::body::{self, BodyError};
 use crate::config::Config;
-use crate::directory::Directory;
+use crate::directory::{Directory, Joined};
 use crate::early::{finish, refuse};
 use crate::routes::percent_decoded;
 use crate::state::{Gateway, Generation};
 
 use access::Caller;
 use fields::Said;
-pub(crate) use table::{Found, find};
 use table::Call;
+pub(crate) use table::{Found, find};
 
 /// How large the body of a request may be.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -99,6 +99,11 @@ impl Admin {
         Admin { accounts, ledger, treasury, directory, clock }
     }
 
+    /// Whether the store answers, so that what is known of keys is what is true.
+    pub(crate) fn is_current(&self) -> bool {
+        self.directory.is_current()
+    }
+
     /// Answers a request.
     pub(crate) async fn answer(
         &self,
@@ -111,7 +116,8 @@ impl Admin {
             let message = "Authentication Error, No api key passed in.";
             return Err(Reject::unauthorized("auth_error", message));
         };
-        let caller = Caller::new(key, &self.directory);
+        let (config, stored) = (Arc::clone(&around.config.keys), Arc::clone(&self.directory));
+        let caller = Caller::new(key, Joined { config, stored });
         caller.may_ask(endpoint, request.found.pattern)?;
         let said = match endpoint.method {
             Method::GET => Said::of_query(request.query, endpoint.fields)?,
@@ -203,12 +209,15 @@ impl Ask<'_> {
 
 /// Serves a request for the admin API, whose head filters have let it through.
 pub(crate) async fn serve(
-    found: Found,
     session: &mut ServerSession,
     gateway: &Gateway,
     generation: &Generation,
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
+    let Some(found) = find(session.req_header().uri.path()) else {
+        let reject = Reject::internal("no such route", "a route that is not in the table");
+        return refuse(session, generation, ctx, reject).await;
+    };
     let patience = generation.config.server.body_timeout;
     let read = match found.endpoint.method {
         Method::GET => None,
@@ -234,7 +243,8 @@ pub(crate) async fn serve(
     let answer = gateway.admin.answer(request, around).await.map(|value| {
         let bytes = value.to_string().into();
         // What it holds is nobody else's, and may be a key.
-        let headers = vec![(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"))];
+        let headers =
+            vec![(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"))];
         let body = AnswerBody::Full { content_type: "application/json", bytes };
         Answer { status: 200, headers, body }
     });

@@ -78,9 +78,10 @@ impl Ask<'_> {
 
     pub(super) fn spend_calculate(&self) -> Result<Value, Rejection> {
         let (usage, tier) = self.usage_to_price()?;
-        let model = self.said.text("model").or_else(|| {
-            self.said.0.get("completion_response")?.get("model")?.as_str()
-        });
+        let model = self
+            .said
+            .text("model")
+            .or_else(|| self.said.0.get("completion_response")?.get("model")?.as_str());
         let Some(model) = model else {
             let message = "Either 'model' or 'completion_response' must be provided.";
             return Err(Reject::invalid_request(message).with_param("model"));
@@ -91,18 +92,21 @@ impl Ask<'_> {
 
     fn usage_to_price(&self) -> Result<(Usage, Tier), Rejection> {
         if let Some(response) = self.said.0.get("completion_response").filter(|r| r.is_object()) {
-            let usage = response.get("usage").and_then(|usage| usage_of_object(usage.to_string().as_bytes()));
+            let usage = response
+                .get("usage")
+                .and_then(|usage| usage_of_object(usage.to_string().as_bytes()));
             let Some(usage) = usage else {
                 let message = "'completion_response' has no usage to be priced.";
                 return Err(Reject::invalid_request(message).with_param("completion_response"));
             };
             let tier = response.get("service_tier").and_then(Value::as_str);
-            return Ok((usage, tier.map_or(Tier::Default, Tier::from_service_tier)));
+            return Ok((usage, tier.map_or(Tier::default(), Tier::from_service_tier)));
         }
         let messages = self.said.0.get("messages").cloned().unwrap_or_else(|| json!([]));
         let body = json!({"messages": messages}).to_string();
-        let usage = Usage { prompt_tokens: count::input_tokens(body.as_bytes()), ..Usage::default() };
-        Ok((usage, Tier::Default))
+        let usage =
+            Usage { prompt_tokens: count::input_tokens(body.as_bytes()), ..Usage::default() };
+        Ok((usage, Tier::default()))
     }
 
     /// What a model costs, by our name for it or by its own.
@@ -128,15 +132,20 @@ impl Ask<'_> {
 }
 
 /// What is known of a model.
-fn facts(group: &ModelGroup, deployment: &Deployment, known: Option<&ModelInfo>) -> Map<String, Value> {
+fn facts(
+    group: &ModelGroup,
+    deployment: &Deployment,
+    known: Option<&ModelInfo>,
+) -> Map<String, Value> {
     let mut facts = Map::new();
     let mut set = |name: &str, value: Value| facts.insert(name.to_owned(), value);
     set("mode", group.mode.as_deref().into());
     set("max_tokens", deployment.max_output_tokens.into());
     set("max_input_tokens", deployment.max_input_tokens.into());
     set("max_output_tokens", deployment.max_output_tokens.into());
-    let rates = deployment.price.as_ref().map(|price| price.rates(Tier::Default, 0));
-    let per_token = |amount: Option<u64>| amount.map_or(Value::Null, |amount| dollars(amount.into()));
+    let rates = deployment.price.as_ref().map(|price| price.rates(Tier::default(), 0));
+    let per_token =
+        |amount: Option<u64>| amount.map_or(Value::Null, |amount| dollars(amount.into()));
     set("input_cost_per_token", per_token(rates.as_ref().map(|rates| rates.input.0)));
     set("output_cost_per_token", per_token(rates.as_ref().map(|rates| rates.output.0)));
     for capability in Capability::ALL {

@@ -72,7 +72,8 @@ fn operation(endpoint: &Endpoint, path: &str) -> Value {
             })
         }));
     } else {
-        let required: Vec<&str> = fields().filter(|field| field.required).map(|field| field.name).collect();
+        let required: Vec<&str> =
+            fields().filter(|field| field.required).map(|field| field.name).collect();
         operation["requestBody"] = json!({
             "required": !required.is_empty(),
             "content": {"application/json": {"schema": {

@@ -21,8 +21,15 @@ pub(super) const SHOWN_MAX: usize = 1_000;
 const SCANNED_MAX: usize = 200_000;
 /// What a key that is made with a user does not have from it: the user's own holds for all its keys.
 const OF_THE_USER: [&str; 9] = [
-    "max_budget", "soft_budget", "budget_duration", "budget_id", "budget_limits", "model_max_budget",
-    "tpm_limit", "rpm_limit", "max_parallel_requests",
+    "max_budget",
+    "soft_budget",
+    "budget_duration",
+    "budget_id",
+    "budget_limits",
+    "model_max_budget",
+    "tpm_limit",
+    "rpm_limit",
+    "max_parallel_requests",
 ];
 
 fn body_names() -> impl Iterator<Item = &'static str> {
@@ -50,7 +57,15 @@ impl Ask<'_> {
         body.insert("teams".to_owned(), team_ids.clone().into());
         self.stamp_new(&mut body);
         let alias = self.said.text("user_email").map(email_key);
-        let user = Object { kind: Kind::User, id: Arc::clone(&id), alias, user: None, team: None, body, version: 0 };
+        let user = Object {
+            kind: Kind::User,
+            id: Arc::clone(&id),
+            alias,
+            user: None,
+            team: None,
+            body,
+            version: 0,
+        };
         // The first key, which has nothing of its own but what it may call.
         let key = match self.said.flag("auto_create_key") {
             Some(false) => None,
@@ -65,7 +80,7 @@ impl Ask<'_> {
                 Some((text, object))
             }
         };
-        self.change(async || {
+        self.change(|| async {
             self.refuse_taken(&user).await?;
             let mut change = self.created(user.clone());
             if let Some((_, key)) = &key {
@@ -115,7 +130,9 @@ impl Ask<'_> {
         if !self.caller.sees_user(&id) {
             return Err(missing("user", "user_id"));
         }
-        let Some(user) = self.get(Kind::User, &id).await? else { return Err(missing("user", "user_id")) };
+        let Some(user) = self.get(Kind::User, &id).await? else {
+            return Err(missing("user", "user_id"));
+        };
         let wanted = Wanted { user: Some(Arc::clone(&user.id)), ..Wanted::default() };
         let mut keys = Vec::new();
         for key in self.all(Kind::Key, wanted, SHOWN_MAX).await? {
@@ -134,19 +151,25 @@ impl Ask<'_> {
     pub(super) async fn user_list(&self) -> Result<Value, Rejection> {
         let (page, size) = self.page(25, PAGE_MAX)?;
         let (skip, limit) = ((page - 1) * size, size);
-        let (role, email) = (self.said.text("role"), self.said.text("user_email").map(str::to_lowercase));
+        let (role, email) =
+            (self.said.text("role"), self.said.text("user_email").map(str::to_lowercase));
         let (team, ids) = (self.said.text("team"), self.said.text("user_ids"));
-        let ids: Option<Vec<&str>> = ids.map(|ids| ids.split(',').map(str::trim).take(SHOWN_MAX).collect());
+        let ids: Option<Vec<&str>> =
+            ids.map(|ids| ids.split(',').map(str::trim).take(SHOWN_MAX).collect());
         let is_plain = role.is_none() && email.is_none() && team.is_none() && ids.is_none();
         let (users, total) = if is_plain {
             let wanted = Wanted { skip, limit, ..Wanted::default() };
             let page = self.admin.accounts.list(Kind::User, wanted).await.map_err(refused)?;
             (page.objects, page.total)
         } else {
-            let has = |user: &Object, name: &str| user.body.get(name).and_then(Value::as_str).map(str::to_lowercase);
+            let has = |user: &Object, name: &str| {
+                user.body.get(name).and_then(Value::as_str).map(str::to_lowercase)
+            };
             let fits = |user: &Object| {
                 role.is_none_or(|role| has(user, "user_role").as_deref() == Some(role))
-                    && email.as_ref().is_none_or(|part| has(user, "user_email").is_some_and(|have| have.contains(part)))
+                    && email.as_ref().is_none_or(|part| {
+                        has(user, "user_email").is_some_and(|have| have.contains(part))
+                    })
                     && team.is_none_or(|team| teams_of(user).any(|have| have == team))
                     && ids.as_ref().is_none_or(|ids| ids.contains(&&*user.id))
             };
@@ -154,7 +177,10 @@ impl Ask<'_> {
             let fitting: Vec<Object> = all.into_iter().filter(fits).collect();
             let total = fitting.len() as u64;
             let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-            (fitting.into_iter().skip(skip).take(usize::try_from(limit).unwrap_or(0)).collect(), total)
+            (
+                fitting.into_iter().skip(skip).take(usize::try_from(limit).unwrap_or(0)).collect(),
+                total,
+            )
         };
         let mut rows = Vec::with_capacity(users.len());
         for user in &users {
@@ -171,7 +197,11 @@ impl Ask<'_> {
     }
 
     /// The user that a request names by its id or address.
-    pub(super) async fn user_named(&self, id: Option<&str>, email: Option<&str>) -> Result<Option<Object>, Rejection> {
+    pub(super) async fn user_named(
+        &self,
+        id: Option<&str>,
+        email: Option<&str>,
+    ) -> Result<Option<Object>, Rejection> {
         if let Some(id) = id {
             return self.get(Kind::User, id).await;
         }
@@ -188,7 +218,7 @@ impl Ask<'_> {
         self.check_budget_id().await?;
         let (id, email) = (self.said.text("user_id"), self.said.text("user_email"));
         let after = self
-            .change(async || {
+            .change(|| async {
                 let Some(before) = self.user_named(id, email).await? else {
                     return Err(missing("user", "user_id"));
                 };
@@ -210,8 +240,13 @@ impl Ask<'_> {
         loop {
             let wanted = Wanted { skip: 0, limit: CHANGED_MAX as u64, ..wanted.clone() };
             let left = self
-                .change(async || {
-                    let page = self.admin.accounts.list(Kind::Key, wanted.clone()).await.map_err(refused)?;
+                .change(|| async {
+                    let page = self
+                        .admin
+                        .accounts
+                        .list(Kind::Key, wanted.clone())
+                        .await
+                        .map_err(refused)?;
                     let mut change = Change::default();
                     for key in &page.objects {
                         self.delete(&mut change, key);
@@ -240,7 +275,7 @@ impl Ask<'_> {
         let mut deleted = 0;
         for id in &ids {
             deleted += self
-                .change(async || {
+                .change(|| async {
                     let mut change = Change::default();
                     let Some(user) = self.get(Kind::User, id).await? else {
                         return Ok(Plan { change, result: 0 });
@@ -250,7 +285,11 @@ impl Ask<'_> {
                         let Some(before) = self.get(Kind::Team, team).await? else { continue };
                         let mut after = before.clone();
                         super::teams::remove_member(&mut after.body, id);
-                        change.audit.extend(self.audited("member_deleted", Some(&before), Some(&after)));
+                        change.audit.extend(self.audited(
+                            "member_deleted",
+                            Some(&before),
+                            Some(&after),
+                        ));
                         change.replace.push(after);
                     }
                     Ok(Plan { change, result: 1 })

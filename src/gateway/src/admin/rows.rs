@@ -1,10 +1,14 @@
 //! Objects as answers show them: LiteLLM's rows, with all their members, set or not.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
-use tollway_filter_api::VirtualKey;
-use tollway_filter_api::accounts::{Kind, Object};
-use tollway_filter_api::ledger::{Dimension, Sum};
 use tollway_filter_api::Rejection;
+use tollway_filter_api::accounts::{Kind, Object};
+use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::ledger::{Dimension, Sum};
+use tollway_filter_api::treasury::Budget;
+use tollway_filter_api::{KeyHash, VirtualKey};
 use tollway_wire::price::PicoDollars;
 
 use super::Ask;
@@ -23,22 +27,44 @@ pub(super) fn dollars(pico: u128) -> Value {
 }
 
 impl Ask<'_> {
-    /// What was spent of an object, in all.
-    pub(super) async fn spent(&self, dimension: Dimension, subject: &str) -> Result<Value, Rejection> {
+    /// What somebody has spent: of their budget in its present period, where they have one; else in
+    /// all.
+    pub(super) async fn spent(
+        &self,
+        dimension: Dimension,
+        subject: &str,
+        budgets: &[Arc<Budget>],
+    ) -> Result<Value, Rejection> {
+        let own = budgets.iter().find(|budget| budget.id.part.is_none());
+        if let (Some(treasury), Some(budget)) = (&self.admin.treasury, own) {
+            let (spent, _) = treasury.spent(&budget.id, self.now());
+            return Ok(dollars(spent.0.into()));
+        }
         let asked = self.admin.ledger.sum_of(dimension, subject, 0, u64::MAX >> 1);
         let sum: Option<Sum> = asked.await.map_err(refused)?;
         Ok(dollars(sum.map_or(0, |sum| sum.cost)))
     }
 
+    async fn spent_by(&self, dimension: Dimension, object: &Object) -> Result<Value, Rejection> {
+        let account = self.admin.directory.account(object.kind, &object.id);
+        let budgets = account.as_ref().map_or(&[][..], |account| &account.budgets);
+        self.spent(dimension, &object.id, budgets).await
+    }
+
     /// When an object's budget is full again.
     fn resets_at(&self, body: &Map<String, Value>) -> Value {
-        let period = body.get("budget_duration").and_then(Value::as_str).and_then(calendar::period);
-        period.map_or(Value::Null, |period| calendar::text(calendar::end_of(period, self.now())).into())
+        let period =
+            body.get("budget_duration").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        period.map_or(Value::Null, |period| {
+            calendar::text(calendar::end_of(period, self.now())).into()
+        })
     }
 
     /// The budget an object refers to, as a row.
     async fn budget_of(&self, body: &Map<String, Value>) -> Result<Value, Rejection> {
-        let Some(id) = body.get("budget_id").and_then(Value::as_str) else { return Ok(Value::Null) };
+        let Some(id) = body.get("budget_id").and_then(Value::as_str) else {
+            return Ok(Value::Null);
+        };
         Ok(self.get(Kind::Budget, id).await?.map_or(Value::Null, |budget| self.budget_row(&budget)))
     }
 
@@ -67,8 +93,12 @@ impl Ask<'_> {
             "litellm_budget_table": null, "organization_id": null, "object_permission": null,
         });
         let mut row = self.laid_over(row, key);
-        row.remove("budget_subject");
-        row.insert("spend".to_owned(), self.spent(Dimension::Key, &key.id).await?);
+        // Under which key the ledger has it, where that is the one it was regenerated from.
+        let first = row.remove("ledger_key");
+        let first = first.as_ref().and_then(Value::as_str).unwrap_or(&key.id);
+        let known = KeyHash::from_hex(&key.id).and_then(|hash| self.admin.directory.find(&hash));
+        let budgets = known.as_ref().map_or(&[][..], |known| &known.budgets);
+        row.insert("spend".to_owned(), self.spent(Dimension::Key, first, budgets).await?);
         row.insert("litellm_budget_table".to_owned(), self.budget_of(&key.body).await?);
         let expires = key.body.get("expires").and_then(Value::as_str).and_then(config::moment);
         let status = match () {
@@ -81,7 +111,10 @@ impl Ask<'_> {
     }
 
     /// A key of the config. The config says more about it than this.
-    pub(super) async fn config_key_row(&self, key: &VirtualKey) -> Result<Map<String, Value>, Rejection> {
+    pub(super) async fn config_key_row(
+        &self,
+        key: &VirtualKey,
+    ) -> Result<Map<String, Value>, Rejection> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
         set("models", key.models.clone().into());
@@ -94,7 +127,12 @@ impl Ask<'_> {
         set("expires", key.expires.map(calendar::text).into());
         set("allowed_routes", key.routes.clone().into());
         let money = key.budgets.iter().find(|budget| budget.id.part.is_none());
-        set("max_budget", money.and_then(|budget| budget.limit).map_or(Value::Null, |limit| dollars(limit.0.into())));
+        set(
+            "max_budget",
+            money
+                .and_then(|budget| budget.limit)
+                .map_or(Value::Null, |limit| dollars(limit.0.into())),
+        );
         let object = Object {
             kind: Kind::Key,
             id: key.hash_hex.clone(),
@@ -119,7 +157,7 @@ impl Ask<'_> {
             "updated_at": null, "organization_memberships": null, "sso_user_id": null,
         });
         let mut row = self.laid_over(row, user);
-        row.insert("spend".to_owned(), self.spent(Dimension::User, &user.id).await?);
+        row.insert("spend".to_owned(), self.spent_by(Dimension::User, user).await?);
         Ok(row)
     }
 
@@ -134,7 +172,7 @@ impl Ask<'_> {
             "created_at": null, "updated_at": null,
         });
         let mut row = self.laid_over(row, team);
-        row.insert("spend".to_owned(), self.spent(Dimension::Team, &team.id).await?);
+        row.insert("spend".to_owned(), self.spent_by(Dimension::Team, team).await?);
         Ok(row)
     }
 
@@ -156,7 +194,7 @@ impl Ask<'_> {
             "allowed_model_region": null, "models": [], "budget_id": null, "litellm_budget_table": null,
         });
         let mut row = self.laid_over(row, customer);
-        row.insert("spend".to_owned(), self.spent(Dimension::EndUser, &customer.id).await?);
+        row.insert("spend".to_owned(), self.spent_by(Dimension::EndUser, customer).await?);
         row.insert("litellm_budget_table".to_owned(), self.terms_row(customer).await?);
         Ok(Value::Object(row))
     }
@@ -169,7 +207,7 @@ impl Ask<'_> {
             "created_by": null,
         });
         let mut row = self.laid_over(row, tag);
-        row.insert("spend".to_owned(), self.spent(Dimension::Tag, &tag.id).await?);
+        row.insert("spend".to_owned(), self.spent_by(Dimension::Tag, tag).await?);
         row.insert("litellm_budget_table".to_owned(), self.terms_row(tag).await?);
         Ok(Value::Object(row))
     }

@@ -33,7 +33,8 @@ impl Ask<'_> {
         let from = self.said.moment_ms("start_date").unwrap_or(0);
         let to = self.said.moment_ms("end_date").map(|to| {
             // A date means all of that day.
-            let is_day = self.said.text("end_date").is_some_and(|text| !text.contains([':', 'T', 't']));
+            let is_day =
+                self.said.text("end_date").is_some_and(|text| !text.contains([':', 'T', 't']));
             if is_day { to.saturating_add(DAY_MS) } else { to }
         });
         (from, to.unwrap_or(FOREVER_MS))
@@ -42,10 +43,11 @@ impl Ask<'_> {
     /// What of the ledger is asked for, narrowed to what the caller may see.
     async fn spend_filter(&self) -> Result<SpendFilter, Rejection> {
         let said = |name: &str| self.said.text(name).map(Arc::<str>::from);
+        let said_key = self.said.text("api_key").map(hash_hex);
         let (from, to) = self.span();
         let mut filter = SpendFilter {
             request_id: said("request_id"),
-            key: self.said.text("api_key").map(|key| hash_hex(key).into()),
+            key: said_key.as_deref().map(|key| self.ledger_key(key)),
             user: said("user_id"),
             team: said("team_id"),
             end_user: said("end_user"),
@@ -68,8 +70,8 @@ impl Ask<'_> {
         {
             return Err(missing("user", "user_id"));
         }
-        if let Some(key) = &filter.key
-            && *key != own
+        if let Some(key) = &said_key
+            && filter.key.as_ref() != Some(&own)
             && !self.sees_key_of(key).await?
         {
             return Err(missing("key", "api_key"));
@@ -87,6 +89,12 @@ impl Ask<'_> {
         Ok(filter)
     }
 
+    /// What the ledger calls a key: the one that it was first, if it was regenerated.
+    fn ledger_key(&self, hash: &str) -> Arc<str> {
+        let key = KeyHash::from_hex(hash).and_then(|hash| self.admin.directory.find(&hash));
+        key.map_or_else(|| hash.into(), |key| Arc::clone(&key.hash_hex))
+    }
+
     async fn sees_key_of(&self, hash: &str) -> Result<bool, Rejection> {
         let known = KeyHash::from_hex(hash).and_then(|hash| self.around.config.keys.find(&hash));
         if let Some(key) = known {
@@ -96,7 +104,12 @@ impl Ask<'_> {
         Ok(object.is_some_and(|object| self.caller.sees_key(&object)))
     }
 
-    async fn records(&self, filter: SpendFilter, skip: u64, limit: u64) -> Result<Vec<SpendRecord>, Rejection> {
+    async fn records(
+        &self,
+        filter: SpendFilter,
+        skip: u64,
+        limit: u64,
+    ) -> Result<Vec<SpendRecord>, Rejection> {
         self.admin.ledger.records(filter, skip, limit).await.map_err(refused)
     }
 
@@ -138,7 +151,8 @@ impl Ask<'_> {
     /// Sums by day, with users and models, as LiteLLM's `summarize`.
     async fn spend_by_day(&self, filter: SpendFilter) -> Result<Value, Rejection> {
         let mut days: BTreeMap<u64, Day> = BTreeMap::new();
-        let is_all = SpendFilter { from_ms: None, to_ms: None, ..filter.clone() } == SpendFilter::default();
+        let is_all =
+            SpendFilter { from_ms: None, to_ms: None, ..filter.clone() } == SpendFilter::default();
         if is_all {
             for sum in self.sums(Dimension::Total, Span::Day).await? {
                 days.entry(sum.start_ms).or_default().spend += sum.cost;
@@ -247,22 +261,29 @@ impl Ask<'_> {
         }
     }
 
-    async fn report_by(&self, dimension: Dimension, list: &str, name: &str) -> Result<Value, Rejection> {
+    async fn report_by(
+        &self,
+        dimension: Dimension,
+        list: &str,
+        name: &str,
+    ) -> Result<Value, Rejection> {
         let mut days: BTreeMap<u64, Vec<Value>> = BTreeMap::new();
         for sum in self.sums(dimension, Span::Day).await? {
             let team = match dimension {
                 Dimension::Team => self.admin.directory.account(Kind::Team, &sum.subject),
                 _ => None,
             };
-            let shown = team.and_then(|team| team.alias.clone()).unwrap_or_else(|| Arc::clone(&sum.subject));
+            let shown = team
+                .and_then(|team| team.alias.clone())
+                .unwrap_or_else(|| Arc::clone(&sum.subject));
             days.entry(sum.start_ms).or_default().push(json!({
                 name: shown, "id": sum.subject, "total_spend": dollars(sum.cost), "calls": sum.calls,
                 "prompt_tokens": sum.prompt_tokens, "completion_tokens": sum.completion_tokens, "metadata": [],
             }));
         }
-        let rows = days.into_iter().map(|(start_ms, rows)| {
-            json!({"group_by_day": day_text(start_ms), list: rows})
-        });
+        let rows = days
+            .into_iter()
+            .map(|(start_ms, rows)| json!({"group_by_day": day_text(start_ms), list: rows}));
         Ok(rows.collect())
     }
 
@@ -315,7 +336,8 @@ fn by_spend(mut rows: Vec<Map<String, Value>>) -> Value {
 
 /// The sum that holds just what a filter lets through, if one is kept.
 fn dimension_of(filter: &SpendFilter) -> Option<(Dimension, &str)> {
-    let SpendFilter { request_id, key, user, team, end_user, tag, group, from_ms: _, to_ms: _ } = filter;
+    let SpendFilter { request_id, key, user, team, end_user, tag, group, from_ms: _, to_ms: _ } =
+        filter;
     let given: Vec<(Dimension, &str)> = [
         (Dimension::Key, key),
         (Dimension::User, user),

@@ -29,18 +29,29 @@ pub(super) struct Plan<T> {
 pub(super) fn refused(error: StoreError) -> Rejection {
     match error {
         StoreError::Unavailable(why) => {
-            let mut reject = Reject::new(503, "internal_server_error", "The store cannot be reached at the moment.")
-                .with_code("store_unavailable");
+            let mut reject = Reject::new(
+                503,
+                "internal_server_error",
+                "The store cannot be reached at the moment.",
+            )
+            .with_code("store_unavailable");
             reject.retry_after = Some(AWAY);
             reject.source = Some(why.into());
             reject
         }
         StoreError::Conflict(_) => taken(),
+        StoreError::Invalid(why) => {
+            let message = "The store cannot keep this: a text in it is too long, or not one.";
+            let mut reject = Reject::invalid_request(message).with_code("not_storable");
+            reject.source = Some(why.into());
+            reject
+        }
     }
 }
 
 fn taken() -> Rejection {
-    let message = "There is something of that id or alias already, or it is being changed by others.";
+    let message =
+        "There is something of that id or alias already, or it is being changed by others.";
     Reject::new(409, "invalid_request_error", message).with_code("conflict")
 }
 
@@ -51,7 +62,12 @@ impl Ask<'_> {
 
     /// All of a kind that are wanted, however many: by the page, so that no answer of the store is
     /// large. Stops at `most`.
-    pub(super) async fn all(&self, kind: Kind, wanted: Wanted, most: usize) -> Result<Vec<Object>, Rejection> {
+    pub(super) async fn all(
+        &self,
+        kind: Kind,
+        wanted: Wanted,
+        most: usize,
+    ) -> Result<Vec<Object>, Rejection> {
         let mut all = Vec::new();
         loop {
             let wanted = Wanted { skip: all.len() as u64, limit: 1_000, ..wanted.clone() };
@@ -67,10 +83,10 @@ impl Ask<'_> {
 
     /// Makes a change and has it known here before it returns. `plan` reads what is there and says
     /// what to do; it is asked again where somebody else was faster.
-    pub(super) async fn change<T>(
-        &self,
-        mut plan: impl AsyncFnMut() -> Result<Plan<T>, Rejection>,
-    ) -> Result<T, Rejection> {
+    pub(super) async fn change<T, F>(&self, mut plan: impl FnMut() -> F) -> Result<T, Rejection>
+    where
+        F: Future<Output = Result<Plan<T>, Rejection>>,
+    {
         for _ in 0..TRIES {
             let Plan { change, result } = plan().await?;
             let changed = change.create.len() + change.replace.len() + change.delete.len();
@@ -78,7 +94,8 @@ impl Ask<'_> {
                 return Ok(result);
             }
             if changed > CHANGED_MAX {
-                let message = format!("That would change {changed} objects at once: at most {CHANGED_MAX}.");
+                let message =
+                    format!("That would change {changed} objects at once: at most {CHANGED_MAX}.");
                 return Err(Reject::invalid_request(message));
             }
             match self.admin.accounts.change(change).await {
@@ -96,7 +113,12 @@ impl Ask<'_> {
     }
 
     /// A line of the audit log.
-    pub(super) fn audited(&self, action: &str, before: Option<&Object>, after: Option<&Object>) -> Option<AuditEntry> {
+    pub(super) fn audited(
+        &self,
+        action: &str,
+        before: Option<&Object>,
+        after: Option<&Object>,
+    ) -> Option<AuditEntry> {
         let object = after.or(before)?;
         Some(AuditEntry {
             at_ms: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
@@ -169,7 +191,11 @@ impl Ask<'_> {
 }
 
 /// Takes what was said about `names` into a body; null takes a member away.
-pub(super) fn merge<'n>(body: &mut Map<String, Value>, said: &Map<String, Value>, names: impl Iterator<Item = &'n str>) {
+pub(super) fn merge<'n>(
+    body: &mut Map<String, Value>,
+    said: &Map<String, Value>,
+    names: impl Iterator<Item = &'n str>,
+) {
     for name in names {
         match said.get(name) {
             None => {}
@@ -186,7 +212,9 @@ pub(super) fn merge<'n>(body: &mut Map<String, Value>, said: &Map<String, Value>
 /// An object as the audit log has it: all of it, with what is apart from the body.
 fn shown(object: &Object) -> Value {
     let mut body = object.body.clone();
-    for (name, value) in [("alias", &object.alias), ("user_id", &object.user), ("team_id", &object.team)] {
+    for (name, value) in
+        [("alias", &object.alias), ("user_id", &object.user), ("team_id", &object.team)]
+    {
         if let Some(value) = value {
             body.insert(name.to_owned(), value.as_ref().into());
         }

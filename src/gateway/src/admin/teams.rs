@@ -32,7 +32,12 @@ fn is_member(member: &Value, user: &str) -> bool {
 }
 
 /// Adds a member to a team, or changes its role.
-pub(super) fn add_member(body: &mut Map<String, Value>, user: &str, email: Option<&str>, role: &str) {
+pub(super) fn add_member(
+    body: &mut Map<String, Value>,
+    user: &str,
+    email: Option<&str>,
+    role: &str,
+) {
     let mut members = members(body);
     members.retain(|member| !is_member(member, user));
     members.push(json!({"user_id": user, "user_email": email, "role": role}));
@@ -49,7 +54,8 @@ pub(super) fn remove_member(body: &mut Map<String, Value>, user: &str) {
 /// A user with one more team, or one less.
 fn with_team(user: &Object, team: &str, is_in: bool) -> Object {
     let mut after = user.clone();
-    let mut teams: Vec<Value> = teams_of(user).filter(|have| *have != team).map(Value::from).collect();
+    let mut teams: Vec<Value> =
+        teams_of(user).filter(|have| *have != team).map(Value::from).collect();
     if is_in {
         teams.push(team.into());
     }
@@ -70,12 +76,23 @@ impl Ask<'_> {
         self.stamp_new(&mut body);
         let alias = self.said.text("team_alias").map(Arc::from);
         let team = Object { kind: Kind::Team, id, alias, user: None, team: None, body, version: 0 };
-        let mut wanted: Vec<Value> = self.said.0.get("members_with_roles").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut wanted: Vec<Value> = self
+            .said
+            .0
+            .get("members_with_roles")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         for (name, role) in [("members", "user"), ("admins", "admin")] {
-            wanted.extend(self.said.names(name).into_iter().map(|user| json!({"user_id": user, "role": role})));
+            wanted.extend(
+                self.said
+                    .names(name)
+                    .into_iter()
+                    .map(|user| json!({"user_id": user, "role": role})),
+            );
         }
         let team = self
-            .change(async || {
+            .change(|| async {
                 self.refuse_taken(&team).await?;
                 let mut team = team.clone();
                 let mut change = Change::default();
@@ -89,11 +106,17 @@ impl Ask<'_> {
     }
 
     /// Puts members into a team. Users that are not there yet are made, as LiteLLM does.
-    async fn join(&self, team: &mut Object, wanted: &[Value], change: &mut Change) -> Result<Vec<Object>, Rejection> {
+    async fn join(
+        &self,
+        team: &mut Object,
+        wanted: &[Value],
+        change: &mut Change,
+    ) -> Result<Vec<Object>, Rejection> {
         let mut users: Vec<Object> = Vec::new();
         for member in wanted {
             let text = |name: &str| member.get(name).and_then(Value::as_str);
-            let (id, email, role) = (text("user_id"), text("user_email"), text("role").unwrap_or("user"));
+            let (id, email, role) =
+                (text("user_id"), text("user_email"), text("role").unwrap_or("user"));
             let known = match users.iter().position(|user| id == Some(&*user.id)) {
                 Some(at) => Some(users.remove(at)),
                 None => self.user_named(id, email).await?,
@@ -119,7 +142,10 @@ impl Ask<'_> {
             users.push(with_team(&user, &team.id, true));
         }
         if members(&team.body).len() > MEMBERS_MAX {
-            return Err(Reject::invalid_request(format!("A team has at most {MEMBERS_MAX} members.")).with_param("member"));
+            return Err(Reject::invalid_request(format!(
+                "A team has at most {MEMBERS_MAX} members."
+            ))
+            .with_param("member"));
         }
         for user in &users {
             if user.version == 0 {
@@ -174,7 +200,9 @@ impl Ask<'_> {
         let user = self.said.text("user_id");
         let teams = match user {
             Some(user) if !self.caller.sees_user(user) => return Err(missing("user", "user_id")),
-            None if self.caller.is_viewer() => self.all(Kind::Team, Wanted::default(), SHOWN_MAX).await?,
+            None if self.caller.is_viewer() => {
+                self.all(Kind::Team, Wanted::default(), SHOWN_MAX).await?
+            }
             user => {
                 let id = user.or(self.caller.user().map(|user| &**user));
                 let known = match id {
@@ -209,13 +237,15 @@ impl Ask<'_> {
         self.check_budget_id().await?;
         if !self.caller.is_admin() {
             self.team_to_change().await?;
-            if let Some(name) = self.said.0.keys().find(|name| !OF_TEAM_ADMINS.contains(&name.as_str())) {
+            if let Some(name) =
+                self.said.0.keys().find(|name| !OF_TEAM_ADMINS.contains(&name.as_str()))
+            {
                 let message = format!("Only a proxy_admin changes '{name}' of a team.");
                 return Err(forbidden(message).with_param(name.clone()));
             }
         }
         let after = self
-            .change(async || {
+            .change(|| async {
                 let before = self.team_to_change().await?;
                 let mut after = before.clone();
                 merge(&mut after.body, &self.said.0, body_names());
@@ -241,7 +271,7 @@ impl Ask<'_> {
             self.delete_keys_of(&Wanted { team: Some((*id).into()), ..Wanted::default() }).await?;
             // Users before the team, some at a time: they may be more than go in one change.
             loop {
-                let left = self.change(async || self.plan_leaving(id).await).await?;
+                let left = self.change(|| self.plan_leaving(id)).await?;
                 if left == 0 {
                     break;
                 }
@@ -254,7 +284,9 @@ impl Ask<'_> {
     async fn plan_leaving(&self, id: &str) -> Result<Plan<usize>, Rejection> {
         const AT_ONCE: usize = 200;
         let mut change = Change::default();
-        let Some(team) = self.get(Kind::Team, id).await? else { return Ok(Plan { change, result: 0 }) };
+        let Some(team) = self.get(Kind::Team, id).await? else {
+            return Ok(Plan { change, result: 0 });
+        };
         let members = members(&team.body);
         let (going, staying) = members.split_at(members.len().min(AT_ONCE));
         for member in going {
@@ -275,9 +307,10 @@ impl Ask<'_> {
     }
 
     pub(super) async fn team_member_add(&self) -> Result<Value, Rejection> {
-        let wanted = self.said.0.get("member").and_then(Value::as_array).cloned().unwrap_or_default();
+        let wanted =
+            self.said.0.get("member").and_then(Value::as_array).cloned().unwrap_or_default();
         let (team, users) = self
-            .change(async || {
+            .change(|| async {
                 let before = self.team_to_change().await?;
                 let mut team = before.clone();
                 let mut change = Change::default();
@@ -308,9 +341,8 @@ impl Ask<'_> {
         let mut members = members(&team.body).into_iter();
         let found = match (id, email) {
             (Some(id), _) => members.find(|member| is_member(member, id)),
-            (None, Some(email)) => {
-                members.find(|member| member.get("user_email").and_then(Value::as_str) == Some(email))
-            }
+            (None, Some(email)) => members
+                .find(|member| member.get("user_email").and_then(Value::as_str) == Some(email)),
             (None, None) => {
                 let message = "Either user id or user email must be provided.";
                 return Err(Reject::invalid_request(message).with_param("user_id"));
@@ -321,17 +353,25 @@ impl Ask<'_> {
 
     pub(super) async fn team_member_update(&self) -> Result<Value, Rejection> {
         let (team, member) = self
-            .change(async || {
+            .change(|| async {
                 let before = self.team_to_change().await?;
                 let member = self.member_named(&before).await?;
                 let mut after = before.clone();
                 let text = |name: &str| member.get(name).and_then(Value::as_str);
                 let role = self.said.text("role").or(text("role")).unwrap_or("user");
-                add_member(&mut after.body, text("user_id").unwrap_or_default(), text("user_email"), role);
+                add_member(
+                    &mut after.body,
+                    text("user_id").unwrap_or_default(),
+                    text("user_email"),
+                    role,
+                );
                 self.stamp_changed(&mut after.body);
                 let mut member = member.clone();
                 member["role"] = role.into();
-                Ok(Plan { change: self.replaced("member_updated", &before, after), result: (before, member) })
+                Ok(Plan {
+                    change: self.replaced("member_updated", &before, after),
+                    result: (before, member),
+                })
             })
             .await?;
         Ok(json!({
@@ -343,11 +383,13 @@ impl Ask<'_> {
     pub(super) async fn team_member_delete(&self) -> Result<Value, Rejection> {
         let before = self.team_to_change().await?;
         let member = self.member_named(&before).await?;
-        let user: Arc<str> = member.get("user_id").and_then(Value::as_str).unwrap_or_default().into();
+        let user: Arc<str> =
+            member.get("user_id").and_then(Value::as_str).unwrap_or_default().into();
         let team = Some(Arc::clone(&before.id));
-        self.delete_keys_of(&Wanted { user: Some(Arc::clone(&user)), team, ..Wanted::default() }).await?;
+        self.delete_keys_of(&Wanted { user: Some(Arc::clone(&user)), team, ..Wanted::default() })
+            .await?;
         let after = self
-            .change(async || {
+            .change(|| async {
                 let before = self.team_to_change().await?;
                 let mut after = before.clone();
                 remove_member(&mut after.body, &user);
@@ -364,7 +406,7 @@ impl Ask<'_> {
 
     pub(super) async fn team_set_blocked(&self, blocked: bool) -> Result<Value, Rejection> {
         let after = self
-            .change(async || {
+            .change(|| async {
                 let before = self.team_to_change().await?;
                 let mut after = before.clone();
                 after.body.insert("blocked".to_owned(), blocked.into());

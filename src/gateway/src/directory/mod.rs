@@ -19,8 +19,8 @@ use tollway_filter_api::identity::{Account, KeyStore, Role};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{KeyHash, VirtualKey};
 
-pub(crate) use read::{Terms, dollars, network};
 use read::{Own, Read, Texts};
+pub(crate) use read::{Terms, dollars, network};
 
 use crate::config::Keys;
 
@@ -41,13 +41,6 @@ pub(crate) struct Directory {
     refreshing: tokio::sync::Mutex<Texts>,
     /// Up to which change everything is known.
     version: AtomicU64,
-    /// Whether anything that is stored refers to this budget.
-    pub(crate) fn refers_to_budget(&self, id: &str) -> bool {
-        let refers = |own: &Option<Box<Own>>| own.as_ref().is_some_and(|own| *own.budget_id == *id);
-        self.keys.pin().iter().any(|(_, stored)| refers(&stored.own))
-            || self.people.iter().any(|p| p.pin().iter().any(|(_, stored)| refers(&stored.own)))
-    }
-
     /// Whether the store answered when it was last asked.
     reached: AtomicBool,
 }
@@ -98,7 +91,8 @@ impl Directory {
             let Some(version) = news.last().map(|changed| changed.version) else { return Ok(()) };
             // What was changed together has one version. Where the end of a page may have cut it,
             // it comes again.
-            let is_cut = news.len() as u64 >= PAGE && news.first().map(|c| c.version) != Some(version);
+            let is_cut =
+                news.len() as u64 >= PAGE && news.first().map(|c| c.version) != Some(version);
             if is_cut {
                 news.retain(|changed| changed.version != version);
             }
@@ -117,6 +111,13 @@ impl Directory {
             // It has said why not.
             let _ = self.refresh().await;
         }
+    }
+
+    /// Whether anything that is stored refers to this budget.
+    pub(crate) fn refers_to_budget(&self, id: &str) -> bool {
+        let refers = |own: &Option<Box<Own>>| own.as_ref().is_some_and(|own| *own.budget_id == *id);
+        self.keys.pin().iter().any(|(_, stored)| refers(&stored.own))
+            || self.people.iter().any(|p| p.pin().iter().any(|(_, stored)| refers(&stored.own)))
     }
 
     /// Whether the store answered when it was last asked.
@@ -150,7 +151,8 @@ impl Directory {
                     match changed.object {
                         Some(object) => {
                             let Read { made, own } = read::account(&object, &budget);
-                            people.insert(changed.id, StoredAccount { account: Arc::new(made), own });
+                            people
+                                .insert(changed.id, StoredAccount { account: Arc::new(made), own });
                         }
                         None => {
                             people.remove(&changed.id);
@@ -199,7 +201,8 @@ impl Directory {
         let is_theirs =
             |key: &VirtualKey| key.user.as_ref().is_some_and(|user| user_ids.contains(user));
         let keys = self.keys.pin();
-        let touched = keys.iter().filter(|(_, stored)| refers(&stored.own) || is_theirs(&stored.key));
+        let touched =
+            keys.iter().filter(|(_, stored)| refers(&stored.own) || is_theirs(&stored.key));
         let touched: Vec<KeyHash> = touched.map(|(hash, _)| *hash).collect();
         for hash in touched {
             keys.update(hash, |stored| {
@@ -261,6 +264,6 @@ impl KeyStore for Joined {
     }
 
     fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {
-        self.stored.account(kind, id)
+        self.config.account(kind, id).or_else(|| self.stored.account(kind, id))
     }
 }

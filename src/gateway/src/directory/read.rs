@@ -16,7 +16,7 @@ use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope};
 use tollway_filter_api::{KeyHash, VirtualKey};
 use tollway_wire::price::PicoDollars;
 
-use crate::{calendar, config};
+use crate::config;
 
 /// What an object says about money and rates.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -65,7 +65,9 @@ impl Terms {
             let period = period(entry.get("budget_duration"));
             budgets.push(Amounts { model: None, limit, soft: None, period });
         }
-        for (model, budget) in body.get("model_max_budget").and_then(Value::as_object).into_iter().flatten() {
+        for (model, budget) in
+            body.get("model_max_budget").and_then(Value::as_object).into_iter().flatten()
+        {
             // `{"gpt-4o": 5}`, or with names of their own for both members.
             let either = |first, second| budget.get(first).or_else(|| budget.get(second));
             let limit = match budget {
@@ -85,7 +87,8 @@ impl Terms {
         let mut terms = self.clone();
         terms.limits = terms.limits.or(others.limits);
         for budget in &others.budgets {
-            let same = |own: &&mut Amounts| own.model == budget.model && own.period == budget.period;
+            let same =
+                |own: &&mut Amounts| own.model == budget.model && own.period == budget.period;
             match terms.budgets.iter_mut().find(same) {
                 // Both must fit.
                 Some(own) => {
@@ -110,14 +113,16 @@ impl Terms {
         let budget = |amounts: &Amounts| {
             let scope = match (&amounts.model, scope) {
                 (Some(_), BudgetScope::Key) => BudgetScope::KeyModel,
-                _ => scope,
+                // Only keys have budgets for single models.
+                (Some(_), _) => return None,
+                (None, scope) => scope,
             };
             let (subject, part) = (Arc::clone(subject), amounts.model.clone());
             let id = BudgetId { scope, subject, part, period: amounts.period };
             let Amounts { limit, soft, .. } = *amounts;
-            Arc::new(Budget { id, limit, soft, owner: Arc::clone(&owner) })
+            Some(Arc::new(Budget { id, limit, soft, owner: Arc::clone(&owner) }))
         };
-        self.budgets.iter().map(budget).collect()
+        self.budgets.iter().filter_map(budget).collect()
     }
 }
 
@@ -142,7 +147,11 @@ fn refers_to(body: &Map<String, Value>) -> Option<Arc<str>> {
 }
 
 /// A key, and its role if its user has one. `None` where its id is no hash.
-pub(super) fn key(object: &Object, texts: &mut Texts, budgets: &dyn Fn(&str) -> Option<Arc<Terms>>) -> Option<Read<VirtualKey>> {
+pub(super) fn key(
+    object: &Object,
+    texts: &mut Texts,
+    budgets: &dyn Fn(&str) -> Option<Arc<Terms>>,
+) -> Option<Read<VirtualKey>> {
     let body = &object.body;
     let mut key = VirtualKey::new(KeyHash::from_hex(&object.id)?);
     key.alias = object.alias.clone();
@@ -178,11 +187,22 @@ pub(super) fn key(object: &Object, texts: &mut Texts, budgets: &dyn Fn(&str) -> 
         Some(alias) => format!("Key={alias} ({name})"),
         None => format!("Key={name}"),
     };
-    // A key that was regenerated goes on spending what the old one has left.
-    let subject = text(body, "budget_subject").map_or_else(|| Arc::clone(&key.hash_hex), Arc::from);
+    // A key that was regenerated is the same for the ledger, limits and budgets: it goes on spending
+    // what the old one has left.
+    if let Some(first) = text(body, "ledger_key").and_then(KeyHash::from_hex) {
+        key.hash_hex = first.hex().into();
+    }
+    let subject = Arc::clone(&key.hash_hex);
     let terms = Terms::of(body);
     let referred = refers_to(body);
-    let own = referred.map(|budget_id| Box::new(Own { budget_id, terms: terms.clone(), owner: owner.clone(), subject: Arc::clone(&subject) }));
+    let own = referred.map(|budget_id| {
+        Box::new(Own {
+            budget_id,
+            terms: terms.clone(),
+            owner: owner.clone(),
+            subject: Arc::clone(&subject),
+        })
+    });
     let others = own.as_ref().and_then(|own| budgets(&own.budget_id));
     let terms = terms.or(others.as_deref());
     key.budgets = terms.budgets(BudgetScope::Key, &subject, &owner);
@@ -192,7 +212,10 @@ pub(super) fn key(object: &Object, texts: &mut Texts, budgets: &dyn Fn(&str) -> 
 }
 
 /// A team, user, end user or tag.
-pub(super) fn account(object: &Object, budgets: &dyn Fn(&str) -> Option<Arc<Terms>>) -> Read<Account> {
+pub(super) fn account(
+    object: &Object,
+    budgets: &dyn Fn(&str) -> Option<Arc<Terms>>,
+) -> Read<Account> {
     let body = &object.body;
     let alias_name = match object.kind {
         Kind::Team => "team_alias",
@@ -244,7 +267,12 @@ impl Own {
     pub(super) fn key_again(&self, key: &VirtualKey, budget: Option<&Terms>) -> VirtualKey {
         let terms = self.terms.or(budget);
         let budgets = terms.budgets(BudgetScope::Key, &self.subject, &self.owner);
-        VirtualKey { budgets, limits: terms.limits, model_limits: terms.model_limits, ..key.clone() }
+        VirtualKey {
+            budgets,
+            limits: terms.limits,
+            model_limits: terms.model_limits,
+            ..key.clone()
+        }
     }
 
     /// The account again.
@@ -257,7 +285,12 @@ impl Own {
             Kind::User | Kind::Key | Kind::Budget => BudgetScope::User,
         };
         let budgets = terms.budgets(scope, &self.subject, &self.owner);
-        Account { budgets, limits: terms.limits, model_limits: terms.model_limits, ..account.clone() }
+        Account {
+            budgets,
+            limits: terms.limits,
+            model_limits: terms.model_limits,
+            ..account.clone()
+        }
     }
 }
 
@@ -293,7 +326,7 @@ pub(crate) fn dollars(value: &Value) -> Option<PicoDollars> {
 
 /// One that cannot be read is for ever: what is left then never comes back.
 fn period(value: Option<&Value>) -> Option<tollway_filter_api::treasury::Period> {
-    calendar::period(value?.as_str()?)
+    value?.as_str()?.parse().ok()
 }
 
 fn limits(body: &Map<String, Value>) -> RateLimits {
@@ -314,7 +347,8 @@ fn model_limits(body: &Map<String, Value>) -> BTreeMap<String, RateLimits> {
     let mut limits: BTreeMap<String, RateLimits> = BTreeMap::new();
     let mut each = |name: &str, set: &dyn Fn(&mut RateLimits, Option<u64>)| {
         // LiteLLM keeps them in the metadata.
-        let found = body.get(name).filter(|value| value.is_object()).or_else(|| metadata_of(body, name));
+        let found =
+            body.get(name).filter(|value| value.is_object()).or_else(|| metadata_of(body, name));
         for (model, value) in found.and_then(Value::as_object).into_iter().flatten() {
             set(limits.entry(model.clone()).or_default(), count(value));
         }
