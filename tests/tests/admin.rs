@@ -3,11 +3,12 @@
 
 use serde_json::{Value, json};
 use tollway_tests::gateway::{Folder, MASTER_KEY, Options};
+use tollway_tests::setup::{config, simulator};
 use tollway_tests::{Gateway, Response, Setup, chat, get, post_with};
 
 const CONFIG_KEY: &str = "
 keys:
-  - { alias: ci, key: sk-config-00000001, models: [gpt-4o-mini] }
+  - { alias: ci, key: sk-config-0000000001, models: [gpt-4o-mini] }
 ";
 
 /// A caller of the admin API.
@@ -120,13 +121,11 @@ async fn key_works_from_the_answer_on_that_shows_it_until_it_is_blocked_or_delet
 #[tokio::test]
 async fn keys_outlive_the_process_and_only_their_hashes_are_kept() {
     let folder = Folder::fresh();
-    let start = || async {
-        let options = Options { folder: Some(folder.0.clone()), ..Options::default() };
-        let gateway = Gateway::start_with(Options {
-            config: Some(format!("general_settings: {{ master_key: {MASTER_KEY} }}")),
-            ..options
-        });
-        gateway.await
+    let simulator = simulator().await;
+    let start = || {
+        let config = Some(config("", &simulator));
+        let folder = Some(folder.0.clone());
+        Gateway::start_with(Options { config, folder, ..Options::default() })
     };
     let mut gateway = start().await;
     let made =
@@ -201,20 +200,20 @@ async fn regenerated_key_has_the_same_settings_and_the_old_one_works_as_long_as_
 async fn key_of_the_config_is_shown_and_not_changed() {
     let setup = Setup::with(CONFIG_KEY).await;
     let admin = Caller::new(&setup, MASTER_KEY);
-    let info = admin.get("/key/info?key=sk-config-00000001").await.json();
+    let info = admin.get("/key/info?key=sk-config-0000000001").await.json();
     assert_eq!(info["info"]["key_alias"], "ci");
     assert_eq!(info["info"]["from_config"], true);
     for (path, body) in [
-        ("/key/update", json!({"key": "sk-config-00000001", "models": []})),
-        ("/key/block", json!({"key": "sk-config-00000001"})),
-        ("/key/delete", json!({"keys": ["sk-config-00000001"]})),
-        ("/key/regenerate", json!({"key": "sk-config-00000001"})),
+        ("/key/update", json!({"key": "sk-config-0000000001", "models": []})),
+        ("/key/block", json!({"key": "sk-config-0000000001"})),
+        ("/key/delete", json!({"keys": ["sk-config-0000000001"]})),
+        ("/key/regenerate", json!({"key": "sk-config-0000000001"})),
     ] {
         let response = admin.refused(path, body, 403, "key").await;
         assert_eq!(response.error("code"), "config_key");
     }
-    admin.refused("/key/generate", json!({"key": "sk-config-00000001"}), 400, "key").await;
-    assert_eq!(setup.chat_as("sk-config-00000001", &chat("gpt-4o-mini", "Hi")).await.status, 200);
+    admin.refused("/key/generate", json!({"key": "sk-config-0000000001"}), 400, "key").await;
+    assert_eq!(setup.chat_as("sk-config-0000000001", &chat("gpt-4o-mini", "Hi")).await.status, 200);
 }
 
 #[tokio::test]
