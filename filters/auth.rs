@@ -8,11 +8,15 @@
 //! and the websocket subprotocol `openai-insecure-api-key.<key>`. The order is LiteLLM's: its own
 //! header wins, so that `authorization` may carry something else.
 //!
+//! A key may be for some routes and addresses only (`allowed_routes`, `allowed_ips`), and is switched
+//! off with its team or its user.
+//!
 //! ```yaml
 //! - filter: auth
 //!   public_routes: [/health/liveliness, /health/readiness]
 //! ```
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +24,7 @@ use http::header::{AUTHORIZATION, HeaderName, SEC_WEBSOCKET_PROTOCOL, WWW_AUTHEN
 use http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::{
     BuildFilter, Clock, ConfigError, Deps, Filter, KeyHash, Phases, Reject, Rejection, RequestCtx,
@@ -80,6 +85,17 @@ enum AuthError {
         date(*.now)
     )]
     Expired { expiry: Duration, now: Duration },
+    #[error("Team={0} is blocked. Update via `/team/unblock` if you're an admin.")]
+    TeamBlocked(Arc<str>),
+    #[error("User={0} is blocked. Update via `/user/update` if you're an admin.")]
+    UserBlocked(Arc<str>),
+    #[error(
+        "Virtual key is not allowed to call this route. Only allowed to call routes: {allowed:?}. \
+         Tried to call route: {route}"
+    )]
+    Route { allowed: Vec<String>, route: &'static str },
+    #[error("Access forbidden: IP address {} not allowed.", address(*.0))]
+    Address(Option<IpAddr>),
 }
 
 impl BuildFilter for Auth {
@@ -108,7 +124,11 @@ impl Filter for Auth {
         if self.public_routes.iter().any(|route| route == ctx.route) {
             return Step::next();
         }
-        match self.identify(&head.headers) {
+        let found = self.identify(&head.headers).and_then(|key| {
+            self.admit(&key, ctx, head.uri.path())?;
+            Ok(key)
+        });
+        match found {
             Ok(key) => {
                 ctx.identity = Some(key);
                 Step::next()
@@ -139,6 +159,74 @@ impl Auth {
         }
         Ok(key)
     }
+
+    /// Whether the key may be used for this, from there, and whoever it belongs to at all.
+    fn admit(&self, key: &VirtualKey, ctx: &RequestCtx, path: &str) -> Result<(), AuthError> {
+        let is_blocked = |kind, id: &Option<Arc<str>>| {
+            let id = id.as_ref()?;
+            self.keys.account(kind, id)?.blocked.then(|| Arc::clone(id))
+        };
+        if let Some(team) = is_blocked(Kind::Team, &key.team) {
+            return Err(AuthError::TeamBlocked(team));
+        }
+        if let Some(user) = is_blocked(Kind::User, &key.user) {
+            return Err(AuthError::UserBlocked(user));
+        }
+        if !key.addresses.is_empty()
+            && !ctx.client.is_some_and(|client| key.addresses.iter().any(|n| holds(*n, client)))
+        {
+            return Err(AuthError::Address(ctx.client));
+        }
+        if !key.routes.is_empty() && !key.routes.iter().any(|route| covers(route, ctx, path)) {
+            return Err(AuthError::Route { allowed: key.routes.clone(), route: ctx.route });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a network holds an address. An IPv4 address that an IPv6 socket has seen is one all the
+/// same.
+fn holds((network, length): (IpAddr, u8), address: IpAddr) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
+        IpAddr::V6(address) => (address.to_bits(), 128),
+    };
+    let ((network, family), (address, other)) =
+        (bits(network.to_canonical()), bits(address.to_canonical()));
+    let length = u32::from(length).min(family);
+    let mask = u128::MAX.checked_shl(128 - length).unwrap_or(0);
+    family == other && network & mask == address & mask
+}
+
+/// Whether one of a key's routes covers a request: LiteLLM's names for many, a path, or all below
+/// one (`/v1/models/*`). As everywhere, a path means the same with and without `/v1`.
+fn covers(route: &str, ctx: &RequestCtx, path: &str) -> bool {
+    // What a request is asked for at, and the pattern of it, where parts of it are names.
+    let plain = |path: &'_ str| path.strip_prefix("/v1").unwrap_or(path).to_owned();
+    match route {
+        "llm_api_routes" | "openai_routes" => is_llm_api(ctx),
+        "info_routes" => {
+            const INFO: &[&str] = &["/info", "/list", "/models", "/v1/models", "/health"];
+            ctx.route.starts_with("/health") || INFO.iter().any(|end| ctx.route.ends_with(end))
+        }
+        "management_routes" => {
+            const MANAGED: &[&str] =
+                &["/key/", "/user/", "/team/", "/budget/", "/customer/", "/spend/", "/tag/"];
+            MANAGED.iter().any(|start| ctx.route.starts_with(start))
+        }
+        route => match plain(route).strip_suffix('*') {
+            Some(start) => plain(path).starts_with(start) || plain(ctx.route).starts_with(start),
+            None => plain(path) == plain(route) || plain(ctx.route) == plain(route),
+        },
+    }
+}
+
+/// Model calls, and what belongs to them.
+fn is_llm_api(ctx: &RequestCtx) -> bool {
+    const STORED: &[&str] =
+        &["/models", "/responses", "/files", "/uploads", "/batches", "/fine_tuning", "/engines"];
+    let route = ctx.route.strip_prefix("/v1").unwrap_or(ctx.route);
+    ctx.operation.is_some() || STORED.iter().any(|start| route.starts_with(start))
 }
 
 fn presented_key(headers: &HeaderMap) -> Option<&[u8]> {
@@ -170,6 +258,10 @@ fn subprotocol(headers: &HeaderMap) -> Option<&[u8]> {
         .find_map(|offer| offer.trim_ascii().strip_prefix(SUBPROTOCOL))
 }
 
+fn address(address: Option<IpAddr>) -> String {
+    address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+}
+
 fn date(since_epoch: Duration) -> String {
     let mut date = Vec::new();
     push_date(&mut date, since_epoch);
@@ -178,15 +270,29 @@ fn date(since_epoch: Duration) -> String {
 
 impl From<AuthError> for Rejection {
     fn from(error: AuthError) -> Self {
+        if let AuthError::Route { .. } | AuthError::Address(_) = error {
+            let code = match error {
+                AuthError::Route { .. } => "route_not_allowed",
+                _ => "address_not_allowed",
+            };
+            return Reject::new(403, "auth_error", error.to_string()).with_code(code);
+        }
         let kind = match error {
-            AuthError::Missing | AuthError::Blocked => "auth_error",
+            AuthError::Route { .. }
+            | AuthError::Address(_)
+            | AuthError::TeamBlocked(_)
+            | AuthError::UserBlocked(_)
+            | AuthError::Missing
+            | AuthError::Blocked => "auth_error",
             AuthError::Unknown => "token_not_found_in_db",
             AuthError::Expired { .. } => "expired_key",
         };
         let reject = Reject::unauthorized(kind, error.to_string())
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         match error {
-            AuthError::Missing => reject,
+            AuthError::Missing | AuthError::Route { .. } | AuthError::Address(_) => reject,
+            AuthError::TeamBlocked(_) => reject.with_param("team").with_code("team_blocked"),
+            AuthError::UserBlocked(_) => reject.with_param("user").with_code("user_blocked"),
             AuthError::Blocked => reject.with_param("key").with_code("key_blocked"),
             AuthError::Expired { .. } => reject.with_param("key").with_code("expired_key"),
             AuthError::Unknown => reject.with_param("key").with_code("invalid_api_key"),

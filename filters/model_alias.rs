@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tollway_filter_api::accounts::Kind;
+use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::{
     BuildFilter, ConfigError, Deps, Filter, ModelDirectory, ModelGroup, Phases, Plan, Reject,
     Rejection, RequestCtx, RequestHead, Slot, Step, VirtualKey,
@@ -34,6 +36,7 @@ pub struct ModelAliasConfig {
 pub struct ModelAlias {
     aliases: BTreeMap<String, String>,
     models: Arc<dyn ModelDirectory>,
+    keys: Arc<dyn KeyStore>,
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +52,9 @@ enum ModelError {
         "The requested model '{model}' is not available for this API key, or the model name is \
          invalid. Check the models available to you and try again."
     )]
-    Denied { model: String },
+    Denied { model: String, by: Kind },
+    #[error("End User={0} is blocked.")]
+    EndUserBlocked(String),
 }
 
 impl BuildFilter for ModelAlias {
@@ -65,7 +70,8 @@ impl BuildFilter for ModelAlias {
                 ));
             }
         }
-        Ok(ModelAlias { aliases: config.aliases, models: Arc::clone(&deps.models) })
+        let (models, keys) = (Arc::clone(&deps.models), Arc::clone(&deps.keys));
+        Ok(ModelAlias { aliases: config.aliases, models, keys })
     }
 }
 
@@ -76,6 +82,11 @@ impl Filter for ModelAlias {
 
     fn body<'a>(&'a self, ctx: &'a mut RequestCtx, _head: &'a RequestHead) -> Step<'a> {
         let Some(view) = &ctx.view else { return Step::next() };
+        if let Some(id) = &ctx.end_user
+            && self.keys.account(Kind::EndUser, id).is_some_and(|account| account.blocked)
+        {
+            return Step::reject(ModelError::EndUserBlocked(quote(id)));
+        }
         let planned = match view.object.str(&view.body, "model") {
             Some(model) => self.plan(model, ctx.identity.as_deref()),
             None => Err(ModelError::Missing { path: view.operation.path() }),
@@ -98,13 +109,9 @@ impl ModelAlias {
 
         // Before saying that a model is unknown: which models exist is nobody's business who may
         // not call them.
-        let is_allowed = match (key, &group) {
-            (None, _) => true,
-            (Some(key), Some(group)) => allowed(key, group) || has_named(key, &model),
-            (Some(key), None) => may_all(key) || has_named(key, &model),
-        };
-        if !is_allowed {
-            return Err(ModelError::Denied { model: quote(&model) });
+        if let Some(by) = key.and_then(|key| denied_by(key, &*self.keys, group.as_deref(), &model))
+        {
+            return Err(ModelError::Denied { model: quote(&model), by });
         }
         let group = group.ok_or_else(|| ModelError::Unknown { model: quote(&model) })?;
         let requested = match *model == *group.name {
@@ -115,28 +122,60 @@ impl ModelAlias {
     }
 }
 
-/// Whether a key may call a group: what `GET /models` shows it.
+/// Who keeps a caller from a model of this name, which may be that of a group: the key's own list,
+/// that of its team, or of its user where it has no team, as in LiteLLM.
+pub fn denied_by(
+    key: &VirtualKey,
+    people: &dyn KeyStore,
+    group: Option<&ModelGroup>,
+    name: &str,
+) -> Option<Kind> {
+    if key.master {
+        return None;
+    }
+    let covers = |list: &[String]| {
+        is_all(list)
+            || has_named(list, name)
+            || group.is_some_and(|group| has_named(list, &group.name) || has_access(list, group))
+    };
+    if !covers(&key.models) {
+        return Some(Kind::Key);
+    }
+    let (kind, id) = match (&key.team, &key.user) {
+        (Some(team), _) => (Kind::Team, team),
+        (None, Some(user)) => (Kind::User, user),
+        (None, None) => return None,
+    };
+    let account = people.account(kind, id)?;
+    (!covers(&account.models)).then_some(kind)
+}
+
+/// Whether a key's own list allows a group.
 ///
-/// The key's list names groups, access groups, all names with a prefix (`openai/*`) or all (`*`).
-/// An empty list and the master key allow all.
+/// The list names groups, access groups, all names with a prefix (`openai/*`) or all (`*`). An empty
+/// list and the master key allow all.
 pub fn allowed(key: &VirtualKey, group: &ModelGroup) -> bool {
-    let is_member = || group.access_groups.iter().any(|access| key.models.contains(access));
-    may_all(key) || has_named(key, &group.name) || is_member()
+    let list = &key.models;
+    key.master || is_all(list) || has_named(list, &group.name) || has_access(list, group)
 }
 
-/// Whether nothing restricts which models a key may call.
-pub fn may_all(key: &VirtualKey) -> bool {
-    // The second is LiteLLM's way to write it.
-    let is_all = |entry: &String| entry == "*" || entry == "all-proxy-models";
-    key.master || key.models.is_empty() || key.models.iter().any(is_all)
+/// Whether a list restricts nothing. LiteLLM has two more ways to write it; that of the team is
+/// looked at by itself.
+fn is_all(list: &[String]) -> bool {
+    let words = ["*", "all-proxy-models", "all-team-models"];
+    list.is_empty() || list.iter().any(|entry| words.contains(&entry.as_str()))
 }
 
-/// Whether the list of a key names this model, by itself or by a prefix.
-fn has_named(key: &VirtualKey, model: &str) -> bool {
-    key.models.iter().any(|entry| match entry.strip_suffix('*') {
+/// Whether a list names this model, by itself or by a prefix.
+fn has_named(list: &[String], model: &str) -> bool {
+    list.iter().any(|entry| match entry.strip_suffix('*') {
         Some(prefix) => model.starts_with(prefix),
         None => entry == model,
     })
+}
+
+fn has_access(list: &[String], group: &ModelGroup) -> bool {
+    group.access_groups.iter().any(|access| list.contains(access))
 }
 
 fn quote(model: &str) -> String {
@@ -154,9 +193,18 @@ impl From<ModelError> for Rejection {
             }
             // OpenAI answers with this code in both cases, so that one cannot be told from the
             // other.
-            ModelError::Denied { .. } => {
-                Reject::new(403, "key_model_access_denied", error.to_string())
-                    .with_code("model_not_found")
+            ModelError::Denied { by, .. } => {
+                let kind = match by {
+                    Kind::Team => "team_model_access_denied",
+                    Kind::User => "user_model_access_denied",
+                    _ => "key_model_access_denied",
+                };
+                Reject::new(403, kind, error.to_string()).with_code("model_not_found")
+            }
+            ModelError::EndUserBlocked(_) => {
+                return Reject::unauthorized("auth_error", error.to_string())
+                    .with_param("user")
+                    .with_code("end_user_blocked");
             }
         };
         reject.with_param("model")

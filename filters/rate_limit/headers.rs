@@ -48,10 +48,13 @@ macro_rules! scope_names {
 }
 
 scope_names!(API_KEY, "api_key");
+scope_names!(TEAM, "team");
 scope_names!(USER, "user");
 scope_names!(END_USER, "end_user");
 scope_names!(MODEL, "model");
 scope_names!(MODEL_PER_KEY, "model_per_key");
+scope_names!(MODEL_PER_TEAM, "model_per_team");
+scope_names!(MODEL_PER_USER, "model_per_user");
 
 fn unit_index(unit: LimitUnit) -> usize {
     match unit {
@@ -67,10 +70,13 @@ fn own_names(scope: Scope) -> Option<&'static ScopeNames> {
     match scope {
         Scope::Global => None,
         Scope::ApiKey => Some(&API_KEY),
+        Scope::Team => Some(&TEAM),
         Scope::User => Some(&USER),
         Scope::EndUser => Some(&END_USER),
         Scope::Model => Some(&MODEL),
         Scope::ModelPerKey => Some(&MODEL_PER_KEY),
+        Scope::ModelPerTeam => Some(&MODEL_PER_TEAM),
+        Scope::ModelPerUser => Some(&MODEL_PER_USER),
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! List it once, after `auth` and `model_alias`, which say who is calling what, and before
 //! `response_cache`, so that a cache hit is a request like any other. All limits that apply to a
-//! request must leave room for it: those of the key, of its user, of the model group, of the key
-//! for that model, and of everybody together. A request that one of them refuses is counted by
+//! request must leave room for it: those of the key, of its team and user, of the model group, of
+//! each of them for that model, and of everybody together. A request that one of them refuses is counted by
 //! none, gets a 429 that says which one it was, and may come back after `retry-after`.
 //!
 //! Requests count when they arrive. Tokens are reserved by a guess (see `estimate.rs`) and replaced
@@ -34,6 +34,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use smallvec::SmallVec;
+use tollway_filter_api::accounts::Kind;
+use tollway_filter_api::identity::{Account, KeyStore};
 use tollway_filter_api::limits::{
     Exceeded, LimitKey, LimitStore, LimitUnit, RateLimits, Remaining, Ticket,
 };
@@ -53,6 +55,7 @@ const OUTPUT_TOKENS_DEFAULT: u64 = 1_024;
 pub struct RateLimit {
     clock: Clock,
     limits: Arc<dyn LimitStore>,
+    keys: Arc<dyn KeyStore>,
     slot: Slot,
     global: RateLimits,
     per_key: RateLimits,
@@ -83,10 +86,13 @@ struct Held {
 enum Scope {
     Global,
     ApiKey,
+    Team,
     User,
     EndUser,
     Model,
     ModelPerKey,
+    ModelPerTeam,
+    ModelPerUser,
 }
 
 /// Who or what is counted.
@@ -108,6 +114,7 @@ impl BuildFilter for RateLimit {
         Ok(RateLimit {
             clock: clock.clone(),
             limits: Arc::clone(&deps.limits),
+            keys: Arc::clone(&deps.keys),
             slot,
             global: config.global.into(),
             per_key: config.per_key.into(),
@@ -185,8 +192,12 @@ impl RateLimit {
         if !is_master(key) {
             let limits = self.key_limits(key);
             reserve.requests(Who::key(key), &limits)?;
-            if let Some(user) = user_of(key) {
-                reserve.requests(Who::of(Scope::User, user), &self.per_user)?;
+            if let Some((team, account)) = self.team_of(key) {
+                reserve.requests(Who::of(Scope::Team, team), &account.limits)?;
+            }
+            if let Some((user, account)) = self.user_of(key) {
+                let limits = self.user_limits(account.as_deref());
+                reserve.requests(Who::of(Scope::User, user), &limits)?;
             }
         }
         // Last, because it is the one that all requests meet at.
@@ -198,8 +209,19 @@ impl RateLimit {
         let key = ctx.identity.as_ref();
         let mut reserve = Reserving::new(self, ctx, reserved);
         if !is_master(key) {
+            let (team, user) = (self.team_of(key), self.user_of(key));
             if let Some(plan) = &ctx.plan {
                 let model = &plan.group.name;
+                if let Some((id, account)) = &team
+                    && let Some(limits) = account.model_limits.get(&**model)
+                {
+                    reserve.all(Who::model_of(Scope::ModelPerTeam, id, model), limits)?;
+                }
+                if let Some((id, Some(account))) = &user
+                    && let Some(limits) = account.model_limits.get(&**model)
+                {
+                    reserve.all(Who::model_of(Scope::ModelPerUser, id, model), limits)?;
+                }
                 if let Some(limits) = key.and_then(|key| key.model_limits.get(&**model)) {
                     reserve.all(Who::model_of_key(key, model), limits)?;
                 }
@@ -207,8 +229,12 @@ impl RateLimit {
                 reserve.all(Who::of(Scope::Model, model), &limits)?;
             }
             reserve.tokens(Who::key(key), &self.key_limits(key))?;
-            if let Some(user) = user_of(key) {
-                reserve.tokens(Who::of(Scope::User, user), &self.per_user)?;
+            if let Some((team, account)) = team {
+                reserve.tokens(Who::of(Scope::Team, team), &account.limits)?;
+            }
+            if let Some((user, account)) = user {
+                let limits = self.user_limits(account.as_deref());
+                reserve.tokens(Who::of(Scope::User, user), &limits)?;
             } else if self.user_from_request {
                 reserve.all(Who::end_user(key, ctx.end_user.as_ref()), &self.per_user)?;
             }
@@ -263,6 +289,28 @@ impl RateLimit {
 
     fn key_limits(&self, key: Option<&Arc<VirtualKey>>) -> RateLimits {
         key.map_or(self.per_key, |key| key.limits.or(self.per_key))
+    }
+
+    /// The team of a key, if somebody has said something about it.
+    fn team_of<'k>(
+        &self,
+        key: Option<&'k Arc<VirtualKey>>,
+    ) -> Option<(&'k Arc<str>, Arc<Account>)> {
+        let team = key?.team.as_ref()?;
+        Some((team, self.keys.account(Kind::Team, team)?))
+    }
+
+    /// The user of a key, and what somebody has said about them.
+    fn user_of<'k>(
+        &self,
+        key: Option<&'k Arc<VirtualKey>>,
+    ) -> Option<(&'k Arc<str>, Option<Arc<Account>>)> {
+        let user = key?.user.as_ref()?;
+        Some((user, self.keys.account(Kind::User, user)))
+    }
+
+    fn user_limits(&self, user: Option<&Account>) -> RateLimits {
+        user.map_or(self.per_user, |user| user.limits.or(self.per_user))
     }
 
     #[cold]
@@ -377,10 +425,13 @@ impl Scope {
         match self {
             Scope::Global => "global",
             Scope::ApiKey => "api_key",
+            Scope::Team => "team",
             Scope::User => "user",
             Scope::EndUser => "end_user",
             Scope::Model => "model",
             Scope::ModelPerKey => "model_per_key",
+            Scope::ModelPerTeam => "model_per_team",
+            Scope::ModelPerUser => "model_per_user",
         }
     }
 }
@@ -395,6 +446,10 @@ impl<'a> Who<'a> {
     /// The key, or all requests that have none.
     fn key(key: Option<&'a Arc<VirtualKey>>) -> Who<'a> {
         Who { scope: Scope::ApiKey, subject: key.map(|key| &key.hash_hex), part: None }
+    }
+
+    fn model_of(scope: Scope, subject: &'a Arc<str>, model: &'a Arc<str>) -> Who<'a> {
+        Who { scope, subject: Some(subject), part: Some(model) }
     }
 
     fn model_of_key(key: Option<&'a Arc<VirtualKey>>, model: &'a Arc<str>) -> Who<'a> {
@@ -420,19 +475,17 @@ impl<'a> Who<'a> {
         let subject = self.subject.map_or("anonymous", |subject| subject);
         match self.scope {
             Scope::Global => "all".to_owned(),
-            Scope::ApiKey | Scope::User | Scope::Model => subject.to_owned(),
+            Scope::ApiKey | Scope::Team | Scope::User | Scope::Model => subject.to_owned(),
             Scope::EndUser => self.part.map_or("anonymous", |part| part).to_owned(),
-            Scope::ModelPerKey => format!("{subject}:{}", self.part.map_or("", |part| part)),
+            Scope::ModelPerKey | Scope::ModelPerTeam | Scope::ModelPerUser => {
+                format!("{subject}:{}", self.part.map_or("", |part| part))
+            }
         }
     }
 }
 
 fn is_master(key: Option<&Arc<VirtualKey>>) -> bool {
     key.is_some_and(|key| key.master)
-}
-
-fn user_of(key: Option<&Arc<VirtualKey>>) -> Option<&Arc<str>> {
-    key?.user.as_ref()
 }
 
 /// What a request has really used. `None` where nobody can say: the reservation stands then.

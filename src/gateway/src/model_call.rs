@@ -24,7 +24,7 @@ use crate::exchange::{self, AnswerStream, Opened};
 use crate::responses::{Made, Turn};
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation};
-use crate::wishes::Wishes;
+use crate::wishes::{self, Wishes};
 use crate::{background, models, observe, random, respond, responses, shared_call};
 
 /// Serves a model call.
@@ -53,6 +53,9 @@ pub(crate) async fn serve(
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
     ctx.end_user = end_user(session, ctx);
+    if let Some(view) = &ctx.view {
+        ctx.tags = wishes::tags(session, view, ctx.identity.as_deref());
+    }
     match generation.chain.body(ctx, session.req_header()).await {
         Flow::Next => {}
         Flow::Answer(answer) => return finish(session, generation, ctx, Ok(answer)).await,
@@ -79,7 +82,7 @@ async fn exchange(
         let reject = Reject::internal("no request", "the body was not read");
         return refuse(session, generation, ctx, reject).await;
     };
-    let wishes = match Wishes::read(session, view, &generation.config.router) {
+    let wishes = match Wishes::read(session, view, &ctx.tags, &generation.config.router) {
         Ok(mut wishes) => {
             // What the operator configured is the operator's choice; what a caller names must be
             // the caller's to call.

@@ -83,7 +83,7 @@ pub(crate) fn one(
 pub(crate) fn may_call(generation: &Generation, key: Option<&VirtualKey>, name: &str) -> bool {
     let Some(key) = key else { return true };
     let Some(group) = generation.config.directory.resolve(name) else { return false };
-    model_alias::allowed(key, &group)
+    model_alias::denied_by(key, &*generation.config.keys, Some(&group), name).is_none()
 }
 
 fn expand(group: &ModelGroup, prefix: &str) -> Vec<String> {

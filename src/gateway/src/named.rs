@@ -12,6 +12,7 @@ use tollway_wire::splice::json_string;
 
 use crate::routes::percent_decoded;
 use crate::state::Generation;
+use crate::wishes;
 
 /// A request that holds a model's name and nothing else. No answer of a cache is one to it.
 fn view(model: &str) -> Result<RequestView, Rejection> {
@@ -42,6 +43,7 @@ pub(crate) async fn plan(
     model: &str,
 ) -> Result<(), Rejection> {
     let view = view(model)?;
+    ctx.tags = wishes::tags(session, &view, ctx.identity.as_deref());
     ctx.view = Some(Arc::new(view));
     match generation.chain.body(ctx, session.req_header()).await {
         Flow::Next => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 use pingora_core::protocols::http::ServerSession;
-use tollway_filter_api::{Reject, Rejection, RequestView};
+use tollway_filter_api::{Reject, Rejection, RequestView, VirtualKey};
 use tollway_wire::scan;
 
 use crate::config::RouterSettings;
@@ -37,6 +37,7 @@ impl Wishes {
     pub(crate) fn read(
         session: &ServerSession,
         view: &RequestView,
+        tags: &[Arc<str>],
         router: &RouterSettings,
     ) -> Result<Wishes, Rejection> {
         let headers = &session.req_header().headers;
@@ -67,19 +68,34 @@ impl Wishes {
             timeout: seconds.map(|s| Duration::from_secs_f64(s.min(Self::TIMEOUT_MAX))),
             retries: retries.map(|n| (n as u64).min(Self::RETRIES_MAX) as u32),
             fallbacks,
-            tags: if router.tag_filtering { tags(session, view) } else { Vec::new() },
+            tags: match router.tag_filtering {
+                true => tags.iter().map(ToString::to_string).collect(),
+                false => Vec::new(),
+            },
         })
     }
 }
 
 /// The request's tags: of the header (a list with commas), the body's `tags`, or its
-/// `metadata.tags`.
-fn tags(session: &ServerSession, view: &RequestView) -> Vec<String> {
+/// `metadata.tags`; and those of its key.
+pub(crate) fn tags(
+    session: &ServerSession,
+    view: &RequestView,
+    key: Option<&VirtualKey>,
+) -> Vec<Arc<str>> {
     const TAGS_MAX: usize = 64;
+    const BYTES_MAX: usize = 256;
+    let mut tags: Vec<Arc<str>> = key.map(|key| key.tags.clone()).unwrap_or_default();
+    let mut add = |tag: &str| {
+        let is_new = !tags.iter().any(|have| **have == *tag);
+        if is_new && !tag.is_empty() && tag.len() <= BYTES_MAX && tags.len() < TAGS_MAX {
+            tags.push(tag.into());
+        }
+    };
     let header = session.req_header().headers.get(&X_LITELLM_TAGS);
     if let Some(list) = header.and_then(|value| value.to_str().ok()) {
-        let tags = list.split(',').map(|tag| tag.trim().to_owned());
-        return tags.filter(|tag| !tag.is_empty()).take(TAGS_MAX).collect();
+        list.split(',').map(str::trim).for_each(add);
+        return tags;
     }
     let of_metadata = || {
         let metadata = view.object.get(&view.body, "metadata")?;
@@ -87,12 +103,9 @@ fn tags(session: &ServerSession, view: &RequestView) -> Vec<String> {
         members.raw(&view.body, "tags")
     };
     let raw = view.object.raw(&view.body, "tags").or_else(of_metadata);
-    raw.and_then(|json| serde_json::from_slice::<Vec<String>>(json).ok())
-        .map(|mut tags| {
-            tags.truncate(TAGS_MAX);
-            tags
-        })
-        .unwrap_or_default()
+    let own = raw.and_then(|json| serde_json::from_slice::<Vec<String>>(json).ok());
+    own.iter().flatten().for_each(|tag| add(tag));
+    tags
 }
 
 fn wrong(param: &'static str, expected: &str) -> Rejection {

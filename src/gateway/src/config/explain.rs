@@ -1,9 +1,14 @@
 //! The config in words: what `tollway check --model NAME` and the first lines of a start say.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
+use tollway_filter_api::accounts::Kind;
+use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::RateLimits;
+use tollway_filter_api::treasury::Budget;
 use tollway_filter_api::{Deployment, ModelDirectory, ModelGroup, VirtualKey};
+use tollway_filters::budget::{Allowance, BudgetConfig};
 use tollway_wire::price::{PicoDollars, Price, Rates, Tier};
 
 use super::Config;
@@ -63,6 +68,7 @@ impl Config {
                 let _ = writeln!(text, "  fallbacks: {}", names.join(", then "));
             }
         }
+        self.explain_budgets(&mut text, &group);
         self.explain_callers(&mut text, name, &group);
         Ok(text)
     }
@@ -121,6 +127,33 @@ impl Config {
         }
     }
 
+    /// What it may cost, whoever calls it.
+    fn explain_budgets(&self, text: &mut String, group: &ModelGroup) {
+        let filter = self.filters.iter().find(|filter| filter.name == "budget");
+        // Mistakes in the settings were found when the filter was built.
+        let settings = filter.and_then(|filter| {
+            serde_json::from_value::<BudgetConfig>(filter.settings.clone()).ok()
+        });
+        let Some(settings) = settings else { return };
+        let mut lines: Vec<(String, Allowance)> = Vec::new();
+        lines.extend(settings.global.map(|allowance| ("everybody".to_owned(), allowance)));
+        for (provider, allowance) in settings.providers {
+            if group.deployments.iter().any(|deployment| deployment.provider == provider) {
+                lines.push((format!("provider {provider}"), allowance));
+            }
+        }
+        let own = settings.models.get(&*group.name);
+        lines.extend(own.map(|allowance| (format!("model {}", group.name), *allowance)));
+        lines.extend(settings.per_user.map(|allowance| ("each user".to_owned(), allowance)));
+        lines.extend(settings.per_end_user.map(|each| ("each end user".to_owned(), each)));
+        for (tag, allowance) in settings.tags {
+            lines.push((format!("tag {tag}"), allowance));
+        }
+        for (whose, allowance) in lines {
+            let _ = writeln!(text, "  budget of {whose}: {}", allowed(&allowance));
+        }
+    }
+
     fn explain_callers(&self, text: &mut String, name: &str, group: &ModelGroup) {
         let mut callers = vec!["the master key".to_owned()];
         for (at, key) in self.keys.iter().filter(|key| !key.master).enumerate() {
@@ -132,11 +165,12 @@ impl Config {
                 None => format!("keys[{at}]"),
             };
             let own = key.model_limits.get(&*group.name).and_then(limits);
-            let notes: Vec<_> =
+            let mut notes: Vec<_> =
                 [key.blocked.then(|| "blocked".to_owned()), limits(&key.limits), own]
                     .into_iter()
                     .flatten()
                     .collect();
+            notes.extend(self.budgets_of(key, group));
             if !notes.is_empty() {
                 let _ = write!(caller, " ({})", notes.join(", "));
             }
@@ -144,6 +178,46 @@ impl Config {
         }
         let _ = writeln!(text, "  may call it: {}", callers.join(", "));
     }
+
+    /// What a caller may spend on this model.
+    fn budgets_of(&self, key: &VirtualKey, group: &ModelGroup) -> Vec<String> {
+        let own = key
+            .budgets
+            .iter()
+            .filter(|budget| budget.id.part.as_ref().is_none_or(|model| *model == group.name));
+        let of = |kind, id: &Option<Arc<str>>| self.keys.account(kind, id.as_deref()?);
+        let shared = [of(Kind::Team, &key.team), of(Kind::User, &key.user)];
+        let mut notes: Vec<_> = own.map(|budget| (String::new(), Arc::clone(budget))).collect();
+        for account in shared.iter().flatten() {
+            let whose = format!("{} {}: ", account.kind.name(), account.id);
+            notes.extend(account.budgets.iter().map(|b| (whose.clone(), Arc::clone(b))));
+        }
+        let note = |(whose, budget): (String, Arc<Budget>)| {
+            let part = if budget.id.part.is_some() { " on this model" } else { "" };
+            let allowance = Allowance {
+                max_budget: budget.limit,
+                soft_budget: budget.soft,
+                budget_duration: budget.id.period,
+            };
+            format!("{whose}{}{part}", allowed(&allowance))
+        };
+        notes.into_iter().map(note).collect()
+    }
+}
+
+/// `$10 each 1mo, told from $8 on`
+fn allowed(allowance: &Allowance) -> String {
+    let mut text = match allowance.max_budget {
+        Some(max) => format!("${max}"),
+        None => "no limit".to_owned(),
+    };
+    if let Some(period) = allowance.budget_duration {
+        let _ = write!(text, " each {period}");
+    }
+    if let Some(soft) = allowance.soft_budget {
+        let _ = write!(text, ", told from ${soft} on");
+    }
+    text
 }
 
 /// As the `model_alias` filter decides it.

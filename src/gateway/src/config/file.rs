@@ -1,8 +1,8 @@
 //! What was written: the config file, typed, with references to the environment followed.
 //!
 //! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
-//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys` and
-//! `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys`, `teams`,
+//! `users` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use secrecy::SecretString;
-use tollway_filter_api::KeyHash;
+use secrecy::{ExposeSecret, SecretString};
 use tollway_providers::presets;
 use tollway_wire::price::PicoDollars;
 
@@ -23,10 +22,16 @@ use super::listen::Address;
 use super::mistake::{Report, hint};
 use super::reader::{Fields, Reader};
 use super::yaml::{Node, Value};
-use super::{date, litellm, yaml};
+use super::{litellm, yaml};
 
+mod money;
+mod people;
 mod router;
 
+use money::Words;
+pub(crate) use money::{FileBudget, NamedBudget};
+pub(crate) use people::{FileAccount, FileKey, FileLimits};
+use people::{read_key, read_team, read_user};
 pub(crate) use router::{FileFallback, FileFallbacks, FileRouter, RetryPolicy};
 use router::{read_fallbacks, read_router};
 
@@ -57,6 +62,10 @@ pub(crate) struct FileConfig {
     pub(crate) filters: Option<Vec<FilterEntry>>,
     /// `keys`: virtual keys.
     pub(crate) keys: Vec<FileKey>,
+    /// `teams`: what keys share models, limits and a budget.
+    pub(crate) teams: Vec<FileAccount>,
+    /// `users`: who keys belong to.
+    pub(crate) users: Vec<FileAccount>,
     /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
     /// instead of OpenAI's machine-readable codes.
     pub(crate) compat_litellm: bool,
@@ -112,6 +121,8 @@ pub(crate) struct FileParams {
     pub(crate) tpm: Option<u64>,
     /// `max_parallel_requests`: requests at once.
     pub(crate) max_parallel_requests: Option<u64>,
+    /// `max_budget`, `budget_duration`: what the model may cost.
+    pub(crate) budget: Option<FileBudget>,
     /// `tags`: the requests it is kept for, where `enable_tag_filtering` is on.
     pub(crate) tags: Vec<String>,
     /// `order`: deployments with a lower one are asked first. Default 0.
@@ -171,6 +182,17 @@ pub(crate) struct FileLitellm {
     pub(crate) cache: bool,
     /// `cache_params`
     pub(crate) cache_params: FileCache,
+    /// `max_budget`, `budget_duration`: what everybody together may spend.
+    pub(crate) budget: Option<FileBudget>,
+    /// `tag_budget_config`: what requests with a tag may cost.
+    pub(crate) tag_budgets: Vec<NamedBudget>,
+    /// `max_internal_user_budget`, `internal_user_budget_duration`: what each user may spend that
+    /// has no budget of its own.
+    pub(crate) user_budget: Option<FileBudget>,
+    /// `max_end_user_budget`: what each end user may spend.
+    pub(crate) end_user_budget: Option<FileBudget>,
+    /// `include_cost_in_streaming_usage`: the usage of streams carries what they cost.
+    pub(crate) cost_in_usage: Option<bool>,
 }
 
 /// `litellm_settings.cache_params`
@@ -222,6 +244,9 @@ pub(crate) struct FileGeneral {
     /// `master_key`: may do everything. Default: `TOLLWAY_MASTER_KEY` or `LITELLM_MASTER_KEY`
     /// of the environment, else one that is generated and kept in the data folder.
     pub(crate) master_key: Option<SecretString>,
+    /// `database_url`: the Postgres that keeps keys and the ledger. Without it, SQLite in the data
+    /// folder.
+    pub(crate) database_url: Option<SecretString>,
     /// `max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
     pub(crate) max_parallel_requests: Option<u64>,
     /// `global_max_parallel_requests`: requests at once, all together.
@@ -326,40 +351,6 @@ impl fmt::Debug for FilterEntry {
     }
 }
 
-/// One entry of `keys`: a virtual key.
-#[derive(Debug, Default)]
-pub(crate) struct FileKey {
-    /// `alias`: its name in metrics and logs.
-    pub(crate) alias: Option<String>,
-    /// The SHA-256 of `key`, or `key_hash` (also `sha256`): 64 hexadecimal digits, which is how
-    /// LiteLLM's database has it.
-    pub(crate) hash: Option<KeyHash>,
-    /// `models`: what it may call: names, access groups, `openai/*` or `*`. Default: everything.
-    pub(crate) models: Vec<String>,
-    /// `aliases`: names that mean another model for this key.
-    pub(crate) aliases: Vec<(String, String)>,
-    /// `rpm` (also `rpm_limit`): requests in any 60 seconds.
-    pub(crate) rpm: Option<u64>,
-    /// `tpm` (also `tpm_limit`): tokens in any 60 seconds.
-    pub(crate) tpm: Option<u64>,
-    /// `max_parallel_requests`: requests at once.
-    pub(crate) max_parallel_requests: Option<u64>,
-    /// `model_rpm_limit`: `{gpt-4o: 10}`: requests in any 60 seconds to one model.
-    pub(crate) model_rpm: Vec<(String, u64)>,
-    /// `model_tpm_limit`: tokens in any 60 seconds of one model.
-    pub(crate) model_tpm: Vec<(String, u64)>,
-    /// `user` (also `user_id`): whom it belongs to.
-    pub(crate) user: Option<String>,
-    /// `team` (also `team_id`): the team it belongs to.
-    pub(crate) team: Option<String>,
-    /// `metadata`: whatever you note about it.
-    pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
-    /// `blocked`: it is switched off.
-    pub(crate) blocked: bool,
-    /// `expires`: when it ends, as a date (`2027-01-31`) or moment (`2027-01-31T12:00:00Z`).
-    pub(crate) expires: Option<Duration>,
-}
-
 impl FileConfig {
     /// A file with nothing in it.
     pub(crate) fn empty(environment: Environment) -> FileConfig {
@@ -416,7 +407,9 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.data = fields.text("data").map(PathBuf::from);
     file.server = fields.section("server", &[], read_server).unwrap_or_default();
     file.filters = read_filters(fields);
-    file.keys = fields.sections("keys", &["budget_duration", "max_budget"], read_key);
+    file.keys = fields.sections("keys", &[], read_key);
+    file.teams = fields.sections("teams", &[], read_team);
+    file.users = fields.sections("users", &[], read_user);
     file.compat_litellm =
         fields.choice("compat", &[("litellm", true), ("openai", false)]).unwrap_or_default();
 }
@@ -458,6 +451,7 @@ fn read_params(fields: &mut Fields<'_>) -> FileParams {
         rpm: fields.count("rpm"),
         tpm: fields.count("tpm"),
         max_parallel_requests: fields.count("max_parallel_requests"),
+        budget: fields.budget(Words::USUAL),
         tags: fields.texts("tags"),
         order: fields.small_number("order"),
         prices: fields.prices(),
@@ -539,6 +533,11 @@ fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
         cache_params: fields
             .section("cache_params", litellm::CACHE, read_cache)
             .unwrap_or_default(),
+        budget: fields.budget(Words::USUAL),
+        tag_budgets: fields.budgets("tag_budget_config", Words::USUAL),
+        user_budget: fields.budget(Words::OF_EACH_USER),
+        end_user_budget: fields.budget(Words::OF_EACH_END_USER),
+        cost_in_usage: fields.flag("include_cost_in_streaming_usage"),
     }
 }
 
@@ -590,6 +589,7 @@ fn read_cache(fields: &mut Fields<'_>) -> FileCache {
 fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
     FileGeneral {
         master_key: fields.secret("master_key"),
+        database_url: read_database_url(fields),
         max_parallel_requests: fields.count("max_parallel_requests"),
         global_max_parallel_requests: fields.count("global_max_parallel_requests"),
         max_request_size_mb: fields.count("max_request_size_mb"),
@@ -612,6 +612,16 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
             }
         }),
     }
+}
+
+fn read_database_url(fields: &mut Fields<'_>) -> Option<SecretString> {
+    let url = fields.secret("database_url")?;
+    let schemes = ["postgres://", "postgresql://"];
+    if !schemes.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+        fields.wrong("database_url", "must be the URL of a Postgres: postgres://user@host/name");
+        return None;
+    }
+    Some(url)
 }
 
 fn read_listen(fields: &mut Fields<'_>) -> FileListen {
@@ -677,47 +687,6 @@ fn read_filter(reader: &mut Reader, node: &Node, path: &str) -> Option<FilterEnt
         settings.insert(member.name.clone(), reader.json(&member.node, &at, true));
     }
     Some(FilterEntry::new(name, path, settings))
-}
-
-fn read_key(fields: &mut Fields<'_>) -> FileKey {
-    FileKey {
-        alias: fields.either("alias", "key_alias", Fields::text),
-        hash: read_key_hash(fields),
-        models: fields.texts("models"),
-        aliases: {
-            let entries = fields.entries("aliases");
-            let text = |(name, node, path): (&str, &Node, String)| {
-                Some((name.to_owned(), fields.reader.text(node, &path)?))
-            };
-            entries.into_iter().filter_map(text).collect()
-        },
-        rpm: fields.either("rpm", "rpm_limit", Fields::count),
-        tpm: fields.either("tpm", "tpm_limit", Fields::count),
-        max_parallel_requests: fields.count("max_parallel_requests"),
-        model_rpm: fields.counts("model_rpm_limit"),
-        model_tpm: fields.counts("model_tpm_limit"),
-        user: fields.either("user", "user_id", Fields::text),
-        team: fields.either("team", "team_id", Fields::text),
-        metadata: fields.json_map("metadata"),
-        blocked: fields.flag("blocked").unwrap_or_default(),
-        expires: fields.parsed(
-            "expires",
-            "a date (2027-01-31) or a moment (2027-01-31T12:00:00Z)",
-            date::parse,
-        ),
-    }
-}
-
-fn read_key_hash(fields: &mut Fields<'_>) -> Option<KeyHash> {
-    let key = fields.secret("key");
-    let has_key = key.is_some();
-    let wanted = "the SHA-256 of a key: 64 hexadecimal digits";
-    let key_hash = fields.parsed("key_hash", wanted, KeyHash::from_hex);
-    let sha256 = fields.parsed("sha256", wanted, KeyHash::from_hex);
-    if usize::from(has_key) + usize::from(key_hash.is_some()) + usize::from(sha256.is_some()) > 1 {
-        fields.wrong("key", "give one of `key`, `key_hash` and `sha256`");
-    }
-    key.map(|key| super::keys::hash(&key)).or(key_hash).or(sha256)
 }
 
 /// Header names that frame a message or belong to one connection.

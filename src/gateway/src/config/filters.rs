@@ -17,6 +17,7 @@ const DEFAULT: &[&str] = &[
     "auth",
     "validate",
     "model_alias",
+    "budget",
     "rate_limit",
     "response_cache",
 ];
@@ -78,9 +79,23 @@ fn check(filters: &[FilterEntry], known: &[&str], report: &mut Report) {
     } else if !seen.iter().any(|name| *name == "auth") {
         report.warning("filters", "does not list `auth`: everybody may call everything");
     }
+    let at = |name: &str| filters.iter().position(|filter| filter.name == name);
+    let Some(budget) = at("budget") else { return };
+    for before in ["auth", "model_alias"] {
+        if at(before).is_some_and(|before| before > budget) {
+            let message = format!("must come after `{before}`, which says who pays for what");
+            report.mistake(&format!("{}.filter", filters[budget].path), message);
+        }
+    }
+    for after in ["response_cache", "rate_limit"] {
+        if at(after).is_some_and(|after| after < budget) {
+            let message = format!("must come before `{after}`: it may make requests smaller");
+            report.mistake(&format!("{}.filter", filters[budget].path), message);
+        }
+    }
 }
 
-fn find<'f>(filters: &'f mut [FilterEntry], name: &str) -> Option<&'f mut FilterEntry> {
+pub(super) fn find<'f>(filters: &'f mut [FilterEntry], name: &str) -> Option<&'f mut FilterEntry> {
     filters.iter_mut().find(|filter| filter.name == name)
 }
 
@@ -100,7 +115,7 @@ fn cache_settings(params: &FileCache) -> Value {
 }
 
 /// Adds settings beside those that stand in `filters`, which win.
-fn add_defaults(filter: &mut FilterEntry, defaults: Value) {
+pub(super) fn add_defaults(filter: &mut FilterEntry, defaults: Value) {
     fn merge(into: &mut Value, defaults: Value) {
         let (Value::Object(into), Value::Object(defaults)) = (into, defaults) else { return };
         for (name, value) in defaults {

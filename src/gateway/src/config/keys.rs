@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::accounts::Kind;
+use tollway_filter_api::identity::{Account, KeyStore};
 use tollway_filter_api::{KeyHash, VirtualKey};
 
 /// How keys are stored and found. LiteLLM hashes its own in the same way.
@@ -19,6 +20,8 @@ pub(crate) struct Keys {
     keys: HashMap<KeyHash, Arc<VirtualKey>>,
     /// In the order of the config.
     listed: Vec<Arc<VirtualKey>>,
+    /// Teams and users.
+    accounts: HashMap<Kind, HashMap<Arc<str>, Arc<Account>>>,
 }
 
 impl Keys {
@@ -33,6 +36,19 @@ impl Keys {
         true
     }
 
+    /// Adds a team or user, unless it is there already.
+    pub(super) fn add_account(&mut self, account: Account) -> bool {
+        let of_kind = self.accounts.entry(account.kind).or_default();
+        let is_new = !of_kind.contains_key(&account.id);
+        of_kind.entry(Arc::clone(&account.id)).or_insert_with(|| Arc::new(account));
+        is_new
+    }
+
+    /// All teams and users, in no order.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.values().flat_map(HashMap::values).map(|account| &**account)
+    }
+
     /// All of them, in the order of the config, the master key first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &VirtualKey> {
         self.listed.iter().map(|key| &**key)
@@ -42,5 +58,9 @@ impl Keys {
 impl KeyStore for Keys {
     fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>> {
         self.keys.get(hash).cloned()
+    }
+
+    fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {
+        self.accounts.get(&kind)?.get(id).cloned()
     }
 }

@@ -19,7 +19,6 @@ const GUARDS: &[&str] = &[
     "admin_only_routes",
     "allowed_ips",
     "allowed_routes",
-    "budget_duration",
     "budget_fallbacks",
     "custom_auth",
     "default_internal_user_params",
@@ -28,10 +27,7 @@ const GUARDS: &[&str] = &[
     "enforce_user_param",
     "guardrails",
     "litellm_jwtauth",
-    "max_budget",
-    "max_internal_user_budget",
     "max_user_budget",
-    "provider_budget_config",
     "reject_clientside_metadata_tags",
     "upperbound_key_generate_params",
 ];
@@ -81,7 +77,6 @@ pub(super) const PARAMS: &[&str] = &[
     "azure_password",
     "azure_username",
     "base_model",
-    "budget_duration",
     "cache_control_injection_points",
     "citation_cost_per_token",
     "complexity_router_config",
@@ -111,7 +106,6 @@ pub(super) const PARAMS: &[&str] = &[
     "litellm_trace_id",
     "logit_bias",
     "logprobs",
-    "max_budget",
     "max_completion_tokens",
     "max_file_size_mb",
     "max_tokens",
@@ -256,7 +250,6 @@ pub(super) const ROUTER: &[&str] = &[
     "model_group_retry_policy",
     "optional_pre_call_checks",
     "polling_interval",
-    "provider_budget_config",
     "redis_db",
     "redis_host",
     "redis_password",
@@ -282,7 +275,6 @@ pub(super) const LITELLM: &[&str] = &[
     "audit_log_callbacks",
     "aws_sqs_callback_params",
     "azure_storage_callback_params",
-    "budget_duration",
     "budget_fallbacks",
     "callback_settings",
     "cost_discount_config",
@@ -327,18 +319,13 @@ pub(super) const LITELLM: &[&str] = &[
     "global_disable_no_log_param",
     "guardrails",
     "headers",
-    "include_cost_in_streaming_usage",
-    "internal_user_budget_duration",
     "json_logs",
     "key_alias_required",
     "key_generation_settings",
     "langfuse_default_tags",
     "langsmith_batch_size",
     "log_raw_request_response",
-    "max_budget",
-    "max_end_user_budget",
     "max_end_user_budget_id",
-    "max_internal_user_budget",
     "max_string_length_prompt_in_db",
     "max_ui_session_budget",
     "max_user_budget",
@@ -383,7 +370,6 @@ pub(super) const LITELLM: &[&str] = &[
     "store_audit_logs",
     "stream_chunk_size",
     "suppress_debug_info",
-    "tag_budget_config",
     "telemetry",
     "token_counter",
     "ui_theme_config",
@@ -477,7 +463,6 @@ pub(super) const GENERAL: &[&str] = &[
     "database_extra_connection_params",
     "database_socket_timeout",
     "database_type",
-    "database_url",
     "default_team_disabled",
     "disable_adding_master_key_hash_to_db",
     "disable_admin_ui",
@@ -598,7 +583,7 @@ mod tests {
 
     #[test]
     fn a_key_that_restricts_something_is_called_out() {
-        assert!(warning("max_budget").contains("NOT restricted"));
+        assert!(warning("max_user_budget").contains("NOT restricted"));
         assert!(warning("set_verbose").contains("no effect"));
     }
 }

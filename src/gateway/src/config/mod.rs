@@ -9,6 +9,7 @@
 //! A LiteLLM `config.yaml` is accepted as it stands; `litellm.rs` lists what has no effect yet.
 
 mod base;
+mod budgets;
 mod cache;
 mod data;
 mod date;
@@ -25,6 +26,7 @@ mod listen;
 mod litellm;
 mod mistake;
 mod pattern;
+mod people;
 mod price;
 mod reader;
 mod resolve;
@@ -82,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) health_check_interval: Option<Duration>,
     /// Paths that are handed to other servers as they are.
     pub(crate) pass_through: Vec<PassThroughSettings>,
+    /// The Postgres that keeps keys and the ledger; SQLite in the data folder without it.
+    pub(crate) database_url: Option<SecretString>,
     report: Report,
 }
 

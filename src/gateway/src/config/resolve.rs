@@ -1,32 +1,28 @@
 //! From what was written to what is true. Finds every mistake before it gives up.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
 use tollway_filter_api::limits::RateLimits;
-use tollway_filter_api::{Deployment, ModelDirectory, ModelGroup, VirtualKey};
+use tollway_filter_api::{Deployment, ModelDirectory, ModelGroup};
 use tollway_providers::prices;
 use tollway_providers::{Provider, presets};
 use tollway_wire::price::Price;
 
 use super::directory::{Directory, Template, TemplateModel, Wildcard};
 use super::entry::{self, Context, Defaults, Entry, Route};
-use super::file::{FileConfig, FileKey, FileModel, FileServer};
-use super::keys::Keys;
+use super::file::{FileConfig, FileModel, FileServer};
 use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, cache, data,
-    fallbacks, filters, price,
+    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, budgets, cache, data,
+    fallbacks, filters, people, price,
 };
 use crate::respond::ErrorCodes;
-
-/// What keys may name besides models: LiteLLM's words for all of them.
-const ALL_MODELS: &[&str] = &["*", "all-proxy-models"];
 
 /// How often deployments are checked in the background: LiteLLM's default.
 const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
@@ -52,10 +48,12 @@ impl Config {
         add_aliases(&file, &mut directory, &mut report);
         let fallbacks = fallbacks::resolve(&file, &directory, &mut report);
         directory.set_fallbacks(fallbacks);
-        let keys = keys(&mut file, &directory, &mut report);
+        let mut places = budgets::Places::default();
+        let keys = people::resolve(&mut file, &directory, &mut places, &mut report);
         let listen = listen(&mut file, &mut report);
         let pass_through = pass_through(&mut file, &mut report);
-        let filters = filters::resolve(&mut file, known_filters, &mut report);
+        let mut filters = filters::resolve(&mut file, known_filters, &mut report);
+        budgets::resolve(&mut file, &directory, &mut filters, places, &mut report);
         let is_cached = filters.iter().any(|filter| filter.name == "response_cache");
         let params = std::mem::take(&mut file.litellm.cache_params);
         let cache = match is_cached {
@@ -82,6 +80,7 @@ impl Config {
                 .background_health_checks
                 .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
             pass_through,
+            database_url: file.general.database_url,
             report,
         };
         Ok((config, warnings))
@@ -483,97 +482,6 @@ fn add_aliases(file: &FileConfig, directory: &mut Directory, report: &mut Report
 
 pub(super) fn no_model(name: &str, directory: &Directory) -> String {
     format!("there is no model `{name}`{}", hint(name, directory.names()))
-}
-
-fn keys(file: &mut FileConfig, directory: &Directory, report: &mut Report) -> Keys {
-    let mut keys = Keys::default();
-    let environment = &file.environment;
-    let variable = |name| environment.get(name).map(secrecy::SecretString::from);
-    let names = ["TOLLWAY_MASTER_KEY", "LITELLM_MASTER_KEY"];
-    let given = file.general.master_key.clone();
-    if let Some(key) = given.or_else(|| names.into_iter().find_map(variable)) {
-        if !secrecy::ExposeSecret::expose_secret(&key).starts_with("sk-") {
-            let message = "does not begin with `sk-`, which some of LiteLLM's clients ask for";
-            report.warning("general_settings.master_key", message);
-        }
-        keys.add(super::master(&key));
-    }
-    let mut aliases = HashSet::new();
-    for (at, key) in std::mem::take(&mut file.keys).into_iter().enumerate() {
-        let path = format!("keys[{at}]");
-        if let Some(alias) = &key.alias
-            && !aliases.insert(alias.clone())
-        {
-            report.mistake(&format!("{path}.alias"), "another key has this alias as well");
-        }
-        check_models(&key, &path, directory, report);
-        let Some(key) = virtual_key(key, &path, report) else { continue };
-        if !keys.add(key) {
-            report.mistake(&format!("{path}.key"), "this key is there already");
-        }
-    }
-    keys
-}
-
-fn check_models(key: &FileKey, path: &str, directory: &Directory, report: &mut Report) {
-    for (at, name) in key.models.iter().enumerate() {
-        if !ALL_MODELS.contains(&name.as_str()) && !directory.knows(name) {
-            let message = format!(
-                "there is no model or access group `{name}`{}",
-                hint(name, directory.names())
-            );
-            report.mistake(&format!("{path}.models[{at}]"), message);
-        }
-    }
-    let limited = |limits: &'static str, names: &[(String, u64)]| {
-        names.iter().map(|(name, _)| (format!("{path}.{limits}.{name}"), name.clone())).collect()
-    };
-    let aliases =
-        key.aliases.iter().map(|(alias, name)| (format!("{path}.aliases.{alias}"), name.clone()));
-    let mut named: Vec<(String, String)> = aliases.collect();
-    named.extend::<Vec<_>>(limited("model_rpm_limit", &key.model_rpm));
-    named.extend::<Vec<_>>(limited("model_tpm_limit", &key.model_tpm));
-    for (path, name) in named {
-        if directory.resolve(&name).is_none() {
-            report.mistake(&path, no_model(&name, directory));
-        }
-    }
-}
-
-fn virtual_key(key: FileKey, path: &str, report: &mut Report) -> Option<VirtualKey> {
-    let Some(hash) = key.hash else {
-        let message = "is missing: write the key here, or its SHA-256 as key_hash";
-        if !report.has_mistake(&format!("{path}.key_hash"))
-            && !report.has_mistake(&format!("{path}.sha256"))
-        {
-            report.mistake(&format!("{path}.key"), message);
-        }
-        return None;
-    };
-    let mut model_limits: BTreeMap<String, RateLimits> = BTreeMap::new();
-    for (name, rpm) in key.model_rpm {
-        model_limits.entry(name).or_default().rpm = Some(rpm);
-    }
-    for (name, tpm) in key.model_tpm {
-        model_limits.entry(name).or_default().tpm = Some(tpm);
-    }
-    Some(VirtualKey {
-        alias: key.alias.map(Arc::from),
-        user: key.user.map(Arc::from),
-        team: key.team.map(Arc::from),
-        models: key.models,
-        aliases: key.aliases.into_iter().collect(),
-        limits: RateLimits {
-            rpm: key.rpm,
-            tpm: key.tpm,
-            max_parallel_requests: key.max_parallel_requests,
-        },
-        model_limits,
-        blocked: key.blocked,
-        expires: key.expires,
-        metadata: key.metadata,
-        ..VirtualKey::new(hash)
-    })
 }
 
 fn listen(file: &mut FileConfig, report: &mut Report) -> Listen {

@@ -6,6 +6,7 @@ use super::super::mistake::hint;
 use super::super::reader::Fields;
 use super::super::yaml::Value;
 use super::super::{Strategy, litellm};
+use super::money::{NamedBudget, Words};
 
 /// Fallbacks as written: a model and what to try when it fails.
 pub(crate) type FileFallbacks = Vec<FileFallback>;
@@ -64,6 +65,9 @@ pub(crate) struct FileRouter {
     /// `retry_budget`: `{percent: 20, min_per_second: 10}`, which is the default: how much of the
     /// traffic may be retries, and what is allowed in any case.
     pub(crate) retry_budget: Option<(Option<u32>, Option<u32>)>,
+    /// `provider_budget_config`: `{openai: {budget_limit: 100, time_period: 1d}}`: what each provider
+    /// may cost.
+    pub(crate) provider_budgets: Vec<NamedBudget>,
     /// `context_window_fallbacks`: models to try when a request was too large for one, or is, by an
     /// estimate.
     pub(crate) context_window_fallbacks: FileFallbacks,
@@ -110,6 +114,7 @@ pub(super) fn read_router(fields: &mut Fields<'_>) -> FileRouter {
         retry_budget: fields.section("retry_budget", &[], |fields| {
             (fields.small_number("percent"), fields.small_number("min_per_second"))
         }),
+        provider_budgets: fields.budgets("provider_budget_config", Words::OF_PART),
         context_window_fallbacks: read_fallbacks(fields, "context_window_fallbacks"),
         content_policy_fallbacks: read_fallbacks(fields, "content_policy_fallbacks"),
         num_retries: fields.small_number("num_retries"),
