@@ -39,6 +39,9 @@ pub enum Lookup<'a> {
     Wait(Pin<Box<dyn Future<Output = Option<CachedAnswer>> + Send + 'a>>),
 }
 
+/// What managing a cache comes to: why it could not be done, in words for operators.
+pub type Managing<'a> = Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send + 'a>>;
+
 /// Keeps answers for a while.
 pub trait CacheStore: Send + Sync {
     /// Looks an entry up.
@@ -51,6 +54,22 @@ pub trait CacheStore: Send + Sync {
     /// How many bytes it keeps at most, if it knows.
     fn bytes_max(&self) -> Option<u64> {
         None
+    }
+
+    /// Whether it works at the moment.
+    fn ping(&self) -> Managing<'_> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Forgets some entries, if they are there.
+    fn remove<'a>(&'a self, keys: &'a [CacheKey]) -> Managing<'a> {
+        let _ = keys;
+        Box::pin(async { Err("this cache forgets nothing on demand") })
+    }
+
+    /// Forgets everything.
+    fn clear(&self) -> Managing<'_> {
+        Box::pin(async { Err("this cache forgets nothing on demand") })
     }
 }
 

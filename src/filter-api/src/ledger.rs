@@ -178,7 +178,7 @@ pub struct Entry {
 }
 
 /// Which records are wanted. All that is given must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpendFilter {
     /// Of this request.
     pub request_id: Option<Arc<str>>,
@@ -293,6 +293,19 @@ pub trait Ledger: Send + Sync {
         from_ms: u64,
         to_ms: u64,
     ) -> Asking<'_, Vec<Sum>>;
+
+    /// One subject's sum of [`Span::All`] over what began in `from_ms..to_ms`, if there is any. Stores
+    /// that can look it up do so.
+    fn sum_of<'a>(
+        &'a self,
+        dimension: Dimension,
+        subject: &'a str,
+        from_ms: u64,
+        to_ms: u64,
+    ) -> Asking<'a, Option<Sum>> {
+        let sums = self.sums(dimension, Span::All, from_ms, to_ms);
+        Box::pin(async move { Ok(sums.await?.into_iter().find(|sum| *sum.subject == *subject)) })
+    }
 
     /// Forgets records that began before; sums stay. How many went.
     fn forget(&self, before_ms: u64) -> Asking<'_, u64>;

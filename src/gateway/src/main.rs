@@ -3,13 +3,16 @@
 //! `ARCHITECTURE.md` tells how the parts fit; `proxy.rs` and `serve_request.rs` what happens to a
 //! request, in order.
 
+mod admin;
 mod background;
 mod body;
+mod calendar;
 mod chain;
 mod cli;
 mod coalesce;
 mod config;
 mod connections;
+mod directory;
 mod early;
 mod event_log;
 mod exchange;

@@ -57,6 +57,11 @@ impl Money {
         Ok(Money { books, store, stop, feeder: Mutex::new(Some(feeder)) })
     }
 
+    /// The database.
+    pub(crate) fn store(&self) -> &SqlStore {
+        &self.store
+    }
+
     /// Whether the database was there when it was last needed.
     pub(crate) fn is_connected(&self) -> bool {
         self.books.status().last_error.is_none()

@@ -3,6 +3,8 @@
 use http::Method;
 use tollway_wire::operation::{Dialect, Operation};
 
+use crate::admin;
+
 /// What a request is for, by its path alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -28,6 +30,8 @@ pub(crate) enum Route {
     Realtime,
     /// A configured pass-through, carried by Pingora's loop: its place in the config.
     PassThrough(usize),
+    /// The admin API: its place in the table of `admin`.
+    Admin(usize),
     /// Nothing we know.
     Unknown,
 }
@@ -107,9 +111,17 @@ pub(crate) fn find(path: &str) -> Match {
             "/health/liveness" => found(Route::Alive, "/health/liveness", GET),
             "/health/readiness" => found(Route::Ready, "/health/readiness", GET),
             "/metrics" | "/metrics/" => found(Route::Metrics, "/metrics", GET),
-            _ => with_names(path, bare),
+            _ => match admin::find(path) {
+                Some(found) => of_admin(found),
+                None => with_names(path, bare),
+            },
         },
     }
+}
+
+fn of_admin(found: admin::Found) -> Match {
+    let methods = if found.endpoint.method == Method::GET { GET } else { POST };
+    Match { route: Route::Admin(found.at), pattern: found.pattern, methods }
 }
 
 /// Routes with a name in the path: rarer, and asked last.

@@ -16,7 +16,8 @@ use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
 use crate::{
-    background, health, model_call, models, observe, random, realtime, responses, stored, tunnel,
+    admin, background, health, model_call, models, observe, random, realtime, responses, stored,
+    tunnel,
 };
 
 /// The longest id of a caller's that is taken over.
@@ -110,6 +111,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Response(route) => {
                 Box::pin(responses::serve(route, session, &gateway, &generation, ctx)).await
             }
+            Route::Admin(_) => Box::pin(admin::serve(session, &gateway, &generation, ctx)).await,
             Route::Stored => Box::pin(stored::serve(session, &gateway, &generation, ctx)).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
@@ -182,13 +184,16 @@ fn local(
         Route::Ready if gateway.in_flight.draining() => {
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
+        // Requests are served with what is known, also where the database is away.
         Route::Ready => {
-            let db = if gateway.money.is_connected() { "connected" } else { "Not connected" };
+            let is_connected = gateway.money.is_connected() && gateway.admin.is_current();
+            let db = if is_connected { "connected" } else { "Not connected" };
             Ok(json(json!({"status": "healthy", "db": db})))
         }
         Route::Call(_)
         | Route::Response(_)
         | Route::Stored
+        | Route::Admin(_)
         | Route::Realtime
         | Route::Health
         | Route::Metrics

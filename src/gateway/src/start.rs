@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
+use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::LimitStore;
 use tollway_filter_api::treasury::Treasury;
 use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
@@ -18,6 +19,7 @@ use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
 use tollway_store::responses_memory::MemoryResponses;
 
+use crate::admin::Admin;
 use crate::background::Background;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
@@ -25,6 +27,7 @@ use crate::cli::{CheckArgs, ServeArgs, say};
 use crate::config::{
     CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
 };
+use crate::directory::{Directory, Joined};
 use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
@@ -105,10 +108,15 @@ async fn serve_on(
             log: Arc::clone(&log) as Arc<dyn LogSink>,
             runtime,
             cache: None,
+            directory: None,
             treasury: None,
         },
     };
     let money = Arc::new(loader.money().await?);
+    let directory = Arc::new(Directory::new(Arc::new(money.store().clone())));
+    // Where it is away now, it comes when it is back.
+    let _ = directory.refresh().await;
+    loader.stores.directory = Some(Arc::clone(&directory));
     let generation = loader.generation()?;
     let listen = &generation.config.listen;
     let address = args.listen.clone().unwrap_or_else(|| listen.address.0.to_string());
@@ -125,6 +133,13 @@ async fn serve_on(
         flights: Arc::default(),
         responses: Arc::new(MemoryResponses::new(RESPONSE_BYTES_MAX)),
         background: Background::default(),
+        admin: Admin::new(
+            Arc::new(money.store().clone()),
+            Arc::new(money.store().clone()),
+            Some(Arc::new(money.books.clone())),
+            Arc::clone(&directory),
+            clock.clone(),
+        ),
         body_memory,
         metrics,
         clock,
@@ -134,8 +149,10 @@ async fn serve_on(
         wake_waiting: Notify::new(),
     });
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
+    let following = tokio::spawn(directory.follow(money.store().changes()));
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
+    following.abort();
     money.close().await;
     log.flush();
     drop(simulator);
@@ -163,6 +180,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             log: Arc::new(Silent),
             runtime: runtime.handle().clone(),
             cache: None,
+            directory: None,
             treasury: None,
         },
     };
@@ -194,6 +212,8 @@ struct Stores {
     runtime: tokio::runtime::Handle,
     /// The cache of the last generation, and what it was made from.
     cache: Option<(String, Arc<dyn CacheStore>)>,
+    /// The stored keys; none where nothing is served.
+    directory: Option<Arc<Directory>>,
     /// Who keeps the budgets; nobody where nothing is spent.
     treasury: Option<Arc<dyn Treasury>>,
 }
@@ -260,7 +280,7 @@ impl Loader {
     fn made_ready(&mut self, config: Config) -> Result<Generation, StartError> {
         let deps = Deps {
             clock: self.stores.clock.clone(),
-            keys: Arc::clone(&config.keys) as _,
+            keys: self.keys(&config),
             models: Arc::clone(&config.directory) as _,
             limits: Arc::clone(&self.stores.limits),
             cache: self.cache(&config)?,
@@ -300,7 +320,17 @@ impl Loader {
             .map(PassThrough::new)
             .collect::<Result<_, _>>()
             .map_err(not_ready)?;
-        Ok(Generation { chain: Chain::new(&filters), endpoints, pass_through, config })
+        let chain = Chain::new(&filters);
+        Ok(Generation { chain, endpoints, pass_through, cache: deps.cache, config })
+    }
+
+    /// The keys of the config, and those that are stored where there is a store.
+    fn keys(&self, config: &Config) -> Arc<dyn KeyStore> {
+        let config = Arc::clone(&config.keys);
+        match &self.stores.directory {
+            Some(stored) => Arc::new(Joined { config, stored: Arc::clone(stored) }),
+            None => config,
+        }
     }
 
     /// The cache's store; the one there is where its settings have not changed.

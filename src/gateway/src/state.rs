@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::{Clock, ModelDirectory, Plan, Reject, Rejection, RequestCtx, RequestView};
 
 use tollway_filter_api::responses::ResponseStore;
 
+use crate::admin::Admin;
 use crate::background::Background;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
@@ -29,6 +31,8 @@ pub(crate) struct Generation {
     /// By `Deployment::entry`.
     pub(crate) endpoints: Vec<Arc<Endpoint>>,
     pub(crate) pass_through: Vec<PassThrough>,
+    /// The store of the cache, if there is one.
+    pub(crate) cache: Option<Arc<dyn CacheStore>>,
 }
 
 impl Generation {
@@ -61,6 +65,8 @@ pub(crate) struct Gateway {
     pub(crate) responses: Arc<dyn ResponseStore>,
     /// Responses that are being made in the background.
     pub(crate) background: Background,
+    /// Keys, users, teams and spend over HTTP.
+    pub(crate) admin: Admin,
     pub(crate) body_memory: Arc<BodyMemory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,

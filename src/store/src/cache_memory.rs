@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::sync::Cache;
-use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
+use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
 
 /// What an entry costs besides its body: the key, the counts, and moka's bookkeeping (two queue
 /// nodes, a timer node, and a place in the hash table, which is at most half full).
@@ -33,11 +33,6 @@ impl MemoryCache {
             .build();
         MemoryCache { entries }
     }
-
-    /// Forgets everything.
-    pub fn clear(&self) {
-        self.entries.invalidate_all();
-    }
 }
 
 impl CacheStore for MemoryCache {
@@ -53,6 +48,18 @@ impl CacheStore for MemoryCache {
 
     fn bytes_max(&self) -> Option<u64> {
         self.entries.policy().max_capacity()
+    }
+
+    fn remove<'a>(&'a self, keys: &'a [CacheKey]) -> Managing<'a> {
+        for key in keys {
+            self.entries.invalidate(key);
+        }
+        Box::pin(async { Ok(()) })
+    }
+
+    fn clear(&self) -> Managing<'_> {
+        self.entries.invalidate_all();
+        Box::pin(async { Ok(()) })
     }
 }
 

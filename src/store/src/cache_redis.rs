@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
-use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
+use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
 
 mod codec;
 
@@ -51,6 +51,11 @@ const QUEUE_BYTES_MAX: usize = 32 << 20;
 
 /// How many bytes are written at once: what look-ups may have to wait behind.
 const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// What operators are told while Redis is away.
+const AWAY: &str = "Redis cannot be reached";
+/// How many keys a step of clearing looks at.
+const SCAN_COUNT: usize = 500;
 
 /// Where a Redis is and what it is used for.
 #[derive(Clone, Debug)]
@@ -173,6 +178,85 @@ impl CacheStore for RedisCache {
             self.link.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    fn ping(&self) -> Managing<'_> {
+        Box::pin(async {
+            let live = self.link.live().ok_or(AWAY)?;
+            self.manage(&live, &redis::cmd("PING")).await.map(|_| ())
+        })
+    }
+
+    fn remove<'a>(&'a self, keys: &'a [CacheKey]) -> Managing<'a> {
+        Box::pin(async move {
+            let live = self.link.live().ok_or(AWAY)?;
+            for key in keys {
+                // One by one: in a cluster they are not on one server.
+                let mut command = redis::cmd("DEL");
+                command.arg(redis_key(&self.namespace, *key));
+                self.manage(&live, &command).await?;
+            }
+            Ok(())
+        })
+    }
+
+    fn clear(&self) -> Managing<'_> {
+        Box::pin(async {
+            let live = self.link.live().ok_or(AWAY)?;
+            // The namespace may be shared with nobody, the server is: only our own keys go.
+            let pattern = format!("{}:*", escaped(&self.namespace));
+            let mut cursor = "0".to_owned();
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
+                let found = self.manage(&live, &scan).await?;
+                let found: (String, Vec<Vec<u8>>) =
+                    redis::from_redis_value(found).map_err(|_| AWAY)?;
+                for key in &found.1 {
+                    let mut command = redis::cmd("DEL");
+                    command.arg(key.as_slice());
+                    self.manage(&live, &command).await?;
+                }
+                cursor = found.0;
+                if cursor == "0" {
+                    return Ok(());
+                }
+            }
+        })
+    }
+}
+
+impl RedisCache {
+    /// Sends a command of an operator's, who can wait longer than a request.
+    async fn manage(
+        &self,
+        live: &Live,
+        command: &redis::Cmd,
+    ) -> Result<redis::Value, &'static str> {
+        let mut connection = live.connection.clone();
+        match timeout(WRITE_MAX, command.query_async::<redis::Value>(&mut connection)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) if speaks(&error) => {
+                tracing::warn!(%error, "Redis refused a command");
+                Err("Redis refused the command")
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.link.fail(live.number);
+                Err(AWAY)
+            }
+        }
+    }
+}
+
+/// A namespace in a pattern of Redis, where some characters mean more than themselves.
+fn escaped(namespace: &str) -> String {
+    let mut pattern = String::with_capacity(namespace.len());
+    for char in namespace.chars() {
+        if matches!(char, '*' | '?' | '[' | ']' | '\\' | '^') {
+            pattern.push('\\');
+        }
+        pattern.push(char);
+    }
+    pattern
 }
 
 impl Drop for RedisCache {

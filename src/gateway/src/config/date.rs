@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Reads `2027-01-31`, which is when that day begins, or `2027-01-31T12:00:00Z` with an optional
 /// fraction of a second or offset (`+02:00`); RFC 3339. The time since the Unix epoch.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let (date, time) = match text.find(['T', 't', ' ']) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
         None => (text, None),

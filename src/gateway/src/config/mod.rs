@@ -45,6 +45,7 @@ use tollway_filter_api::{ConfigError, VirtualKey};
 pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
 pub(crate) use data::DataFolder;
+pub(crate) use date::parse as moment;
 pub(crate) use directory::Directory;
 pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
