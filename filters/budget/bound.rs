@@ -315,7 +315,7 @@ fn has_unseen(view: &RequestView) -> bool {
     // A prompt that is kept at the provider; in the other dialects it is the prompt itself.
     let is_kept = view.dialect == Dialect::Responses && is_there(&"prompt");
     is_kept
-        || MEMBERS.iter().any(|name| is_there(name))
+        || MEMBERS.iter().any(is_there)
         || WITHIN.iter().any(|name| memmem::find(&view.body, name).is_some())
 }
 

@@ -316,8 +316,8 @@ async fn stream_says_what_it_costs_when_asked() {
     let response = setup.chat_with(&headers, &body).await;
     assert!(response.text().contains("\n\n: cost 0.0000"), "{}", response.text());
     let events = response.events();
-    let usage = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
-    let usage = usage.filter(|event| event["usage"].is_object()).last().expect("there is usage");
+    let mut usage = events.iter().filter_map(|event| serde_json::from_str::<Value>(event).ok());
+    let usage = usage.rfind(|event| event["usage"].is_object()).expect("there is usage");
     let cost = usage["usage"]["cost"].as_f64().expect("a cost");
     let bill = billed(setup.simulator.billed());
     assert!((cost - bill as f64 / 1e12).abs() < 1e-13, "{cost} {bill}");

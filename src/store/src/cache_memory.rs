@@ -180,11 +180,11 @@ mod tests {
         assert_eq!(get(&cache, key(1)), None);
     }
 
-    #[test]
-    fn a_cleared_cache_is_empty() {
+    #[tokio::test]
+    async fn a_cleared_cache_is_empty() {
         let cache = MemoryCache::new(1 << 20);
         cache.put(key(1), answer("one"), MINUTE);
-        cache.clear();
+        cache.clear().await.expect("memory can always be cleared");
         assert_eq!(get(&cache, key(1)), None);
     }
 }
