@@ -4,5 +4,4 @@ mod budgets;
 mod crash;
 mod full_disk;
 mod properties;
-mod speed;
 mod support;
