@@ -210,8 +210,19 @@ fn covers(route: &str, ctx: &RequestCtx, path: &str) -> bool {
             ctx.route.starts_with("/health") || INFO.iter().any(|end| ctx.route.ends_with(end))
         }
         "management_routes" => {
-            const MANAGED: &[&str] =
-                &["/key/", "/user/", "/team/", "/budget/", "/customer/", "/spend/", "/tag/"];
+            const MANAGED: &[&str] = &[
+                "/key/",
+                "/user/",
+                "/team/",
+                "/budget/",
+                "/customer/",
+                "/end_user/",
+                "/spend/",
+                "/tag/",
+                "/global/",
+                "/cache/",
+                "/audit",
+            ];
             MANAGED.iter().any(|start| ctx.route.starts_with(start))
         }
         route => match plain(route).strip_suffix('*') {

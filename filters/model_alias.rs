@@ -159,6 +159,12 @@ pub fn allowed(key: &VirtualKey, group: &ModelGroup) -> bool {
     key.master || is_all(list) || has_named(list, &group.name) || has_access(list, group)
 }
 
+/// Whether nothing restricts which models a key may call.
+pub fn may_all(key: &VirtualKey, people: &dyn KeyStore) -> bool {
+    // No model has this name, and no list of some models covers it.
+    denied_by(key, people, None, "").is_none()
+}
+
 /// Whether a list restricts nothing. LiteLLM has two more ways to write it; that of the team is
 /// looked at by itself.
 fn is_all(list: &[String]) -> bool {

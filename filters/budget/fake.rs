@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{
-    Budget, BudgetId, Hold, Opened, Opening, OverBudget, Paid, Treasury, Unpaid,
+    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, OverBudget, Paid, Treasury, Unpaid,
 };
 use tollway_wire::price::PicoDollars;
 
@@ -125,10 +125,21 @@ impl Hold for Held {
         for budget in &self.budgets {
             let account = books.accounts.entry(budget.id.clone()).or_default();
             account.1 -= self.granted;
-            if budget.pays_for(&record) {
+            if pays_for(budget, &record) {
                 account.0 += record.cost.0;
             }
         }
         books.records.push(record);
+    }
+}
+
+/// Budgets of providers and of models are reserved from for all that a call may come to use, and pay
+/// only for what it did use.
+fn pays_for(budget: &Budget, record: &SpendRecord) -> bool {
+    match budget.id.scope {
+        BudgetScope::Provider => budget.id.subject == record.provider,
+        BudgetScope::Model => budget.id.subject == record.group,
+        BudgetScope::KeyModel => budget.id.part.as_ref() == Some(&record.group),
+        _ => true,
     }
 }

@@ -35,20 +35,23 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{
-    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Treasury,
+    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Treasury,
 };
 use tollway_filter_api::{
-    BuildFilter, Clock, ConfigError, Deps, Filter, ModelDirectory, Outcome, Phases, Rejection,
-    RequestCtx, RequestHead, ResponseHead, Slot, Step,
+    BuildFilter, Clock, ConfigError, Deps, Filter, Flow, ModelDirectory, Outcome, Phases,
+    Rejection, RequestCtx, RequestHead, ResponseHead, Slot, Step,
 };
 use tollway_wire::operation::Operation;
 use tollway_wire::price::{PicoDollars, cost};
+use tollway_wire::usage::Usage;
 
 use self::bound::{Bound, Output, Servers};
 pub use self::config::{Allowance, BudgetConfig, OnBudget, amount_mistake};
@@ -114,7 +117,12 @@ struct Open {
     watch: Watch,
     /// The answer is a stream of events.
     is_stream: bool,
+    /// When it was last written down what has come of it.
+    noted: Instant,
 }
+
+/// How often it is written down what has come of a stream, for the case that the process dies.
+const NOTED_EVERY: Duration = Duration::from_secs(1);
 
 impl BuildFilter for Budgets {
     const NAME: &'static str = "budget";
@@ -203,26 +211,22 @@ impl Filter for Budgets {
                     account.most,
                     self.policy.status,
                 )),
-                false => self.begin(ctx, account, None),
+                false => Step::Ready(self.begin(ctx, account, None)),
             };
         };
-        let opened = match treasury.open(account.opening(&ctx.id)) {
-            Opened::Ready(paid) => Some(paid),
-            // It has not begun to wait yet. It borrows what has to be moved to where it can.
-            Opened::Wait(_) => None,
-        };
-        if let Some(paid) = opened {
-            return self.concluded(ctx, account, paid);
-        }
         Step::Wait(Box::pin(async move {
             let id = Arc::clone(&ctx.id);
-            let paid = match treasury.open(account.opening(&id)) {
+            let draft = record::draft(ctx, &account.servers, account.begun);
+            let paid = match treasury.open(account.opening(&id, &draft)) {
                 Opened::Ready(paid) => paid,
                 Opened::Wait(wait) => wait.await,
             };
-            match self.concluded(ctx, account, paid) {
-                Step::Ready(flow) => flow,
-                Step::Wait(wait) => wait.await,
+            match paid {
+                Ok(hold) => self.begin(ctx, account, Some(hold)),
+                Err(unpaid) => {
+                    let (most, status) = (account.most, self.policy.status);
+                    Flow::Reject(refusal::unpaid(&unpaid, most, status))
+                }
             }
         }))
     }
@@ -253,11 +257,13 @@ impl Filter for Budgets {
             return open.extend_to(needed, needed).map_err(|over| self.over(&over, needed));
         }
         let wishes = open.account.wishes;
-        if open.covered.is_none() && !wishes.running_cost && !wishes.final_cost {
-            return Ok(());
-        }
         open.watch.take(chunk);
         let tokens = open.watch.tokens();
+        let now = self.clock.now();
+        let is_noted = now.saturating_duration_since(open.noted) >= NOTED_EVERY;
+        if open.covered.is_none() && !wishes.running_cost && !wishes.final_cost && !is_noted {
+            return Ok(());
+        }
         if let Some(covered) = open.covered
             && tokens > covered
         {
@@ -268,17 +274,21 @@ impl Filter for Budgets {
             return Ok(());
         };
         let tier = open.account.bound.tier;
+        let usage = Usage {
+            prompt_tokens: open.account.bound.counted,
+            completion_tokens: tokens,
+            ..Usage::default()
+        };
+        if is_noted && let Some(hold) = &mut open.hold {
+            open.noted = now;
+            hold.progress(&usage, cost(&usage, price, tier).total());
+        }
         if wishes.final_cost
             && let Some(told) = stream::with_final_cost(chunk, dialect, price, tier)
         {
             *chunk = told;
         }
         if wishes.running_cost {
-            let usage = tollway_wire::usage::Usage {
-                prompt_tokens: open.account.bound.counted,
-                completion_tokens: tokens,
-                ..Default::default()
-            };
             *chunk = stream::with_running_cost(chunk, cost(&usage, price, tier).total());
         }
         Ok(())
@@ -460,22 +470,10 @@ impl Budgets {
         }
     }
 
-    fn concluded(&self, ctx: &mut RequestCtx, account: Account, paid: Paid) -> Step<'static> {
-        match paid {
-            Ok(hold) => self.begin(ctx, account, Some(hold)),
-            Err(unpaid) => Step::reject(refusal::unpaid(&unpaid, account.most, self.policy.status)),
-        }
-    }
-
     /// The call is paid for: it is made as small as what was granted.
-    fn begin(
-        &self,
-        ctx: &mut RequestCtx,
-        account: Account,
-        hold: Option<Box<dyn Hold>>,
-    ) -> Step<'static> {
+    fn begin(&self, ctx: &mut RequestCtx, account: Account, hold: Option<Box<dyn Hold>>) -> Flow {
         let granted = hold.as_ref().map_or(account.most, |hold| hold.granted());
-        let is_limited = account.is_limited();
+        let (is_limited, begun) = (account.is_limited(), account.begun);
         let mut open = Open {
             account,
             hold,
@@ -483,6 +481,7 @@ impl Budgets {
             covered: None,
             watch: Watch::default(),
             is_stream: false,
+            noted: begun.at,
         };
         let Account { servers, bound, is_certain, wishes, .. } = &open.account;
         let mut edited = Ok(None);
@@ -510,11 +509,11 @@ impl Budgets {
             Err(refused) => {
                 // Its hold must be closed like any other.
                 ctx.set_slot(self.slot, open);
-                return Step::reject(refused);
+                return Flow::Reject(refused);
             }
         }
         ctx.set_slot(self.slot, open);
-        Step::next()
+        Flow::Next
     }
 
     /// Pays for more of a stream: as much again as is usual, else what has come.
@@ -552,12 +551,13 @@ impl Account {
         self.cap.is_some() || self.budgets.iter().any(|budget| budget.limit.is_some())
     }
 
-    fn opening<'a>(&'a self, id: &'a Arc<str>) -> Opening<'a> {
+    fn opening<'a>(&'a self, id: &'a Arc<str>, draft: &'a SpendRecord) -> Opening<'a> {
         Opening {
             budgets: &self.budgets,
             most: self.most,
             least: self.least.min(self.most),
             request_id: id,
+            draft,
             now: self.begun.unix,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tollway_filter_api::ledger::SpendRecord;
-use tollway_filter_api::{Outcome, RequestCtx};
+use tollway_filter_api::{Deployment, ModelGroup, Outcome, RequestCtx};
 use tollway_wire::operation::Operation;
 use tollway_wire::usage::Usage;
 
@@ -35,6 +35,40 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// What is known of a call before it is made.
+pub(super) fn draft(ctx: &RequestCtx, servers: &Servers, begun: Begun) -> SpendRecord {
+    let mut record = SpendRecord {
+        request_id: Arc::clone(&ctx.id),
+        operation: ctx.operation.map_or("", Operation::name).into(),
+        end_user: ctx.end_user.clone(),
+        tags: ctx.tags.clone(),
+        started_ms: millis(begun.unix),
+        client: ctx.client.map(|address| address.to_string().into()),
+        ..SpendRecord::default()
+    };
+    if let Some(key) = &ctx.identity {
+        record.key = Arc::clone(&key.hash_hex);
+        record.key_alias = key.alias.clone();
+        record.user = key.user.clone();
+        record.team = key.team.clone();
+    }
+    if let Some(group) = servers.groups.first() {
+        record.group = Arc::clone(&group.name);
+        // Where it will most likely go: what is charged to it if nobody lives to say more.
+        if let Some(deployment) = group.deployments.first() {
+            place(&mut record, deployment);
+        }
+    }
+    record
+}
+
+fn place(record: &mut SpendRecord, deployment: &Deployment) {
+    record.model = Arc::clone(&deployment.litellm_model);
+    record.model_id = Arc::clone(&deployment.id);
+    record.provider = deployment.provider.into();
+    record.api_base = Arc::clone(&deployment.api_base);
+}
+
 /// Writes down what became of a call. What it took is known now, or never.
 pub(super) fn of(
     ctx: &mut RequestCtx,
@@ -54,44 +88,24 @@ pub(super) fn of(
     };
     count_ourselves(ctx, outcome, status, bound);
     settle(ctx);
+    let mut record = draft(ctx, servers, begun);
     let report = &ctx.report;
-    let mut record = SpendRecord {
-        request_id: Arc::clone(&ctx.id),
-        operation: ctx.operation.map_or("", Operation::name).into(),
-        end_user: ctx.end_user.clone(),
-        tags: ctx.tags.clone(),
-        started_ms: millis(begun.unix),
-        first_byte_ms: report.first_byte.map(|at| begun.millis_at(at)),
-        ended_ms: begun.millis_at(now),
-        usage: report.usage.unwrap_or_default(),
-        usage_estimated: report.usage_estimated,
-        cost: report.cost.map(|cost| cost.total()).unwrap_or_default(),
-        unpriced: report.usage.is_some() && report.cost.is_none(),
-        cache_hit: report.cache_hit,
-        status,
-        client: ctx.client.map(|address| address.to_string().into()),
-        ..SpendRecord::default()
-    };
-    if let Some(key) = &ctx.identity {
-        record.key = Arc::clone(&key.hash_hex);
-        record.key_alias = key.alias.clone();
-        record.user = key.user.clone();
-        record.team = key.team.clone();
-    }
-    if let Some(group) = servers.groups.first() {
-        record.group = Arc::clone(&group.name);
-    }
+    record.first_byte_ms = report.first_byte.map(|at| begun.millis_at(at));
+    record.ended_ms = begun.millis_at(now);
+    record.usage = report.usage.unwrap_or_default();
+    record.usage_estimated = report.usage_estimated;
+    record.cost = report.cost.map(|cost| cost.total()).unwrap_or_default();
+    record.unpriced = report.usage.is_some() && report.cost.is_none();
+    record.cache_hit = report.cache_hit;
+    record.status = status;
     if let Some(deployment) = &report.deployment {
-        let has = |group: &&Arc<tollway_filter_api::ModelGroup>| {
+        let has = |group: &&Arc<ModelGroup>| {
             group.deployments.iter().any(|other| other.id == deployment.id)
         };
         if let Some(group) = servers.groups.iter().find(has) {
             record.group = Arc::clone(&group.name);
         }
-        record.model = Arc::clone(&deployment.litellm_model);
-        record.model_id = Arc::clone(&deployment.id);
-        record.provider = deployment.provider.into();
-        record.api_base = Arc::clone(&deployment.api_base);
+        place(&mut record, deployment);
     }
     record
 }

@@ -1,3 +1,4 @@
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -175,6 +176,18 @@ fn head(headers: &[(&'static str, &'static str)]) -> RequestHead {
     head
 }
 
+/// What a step comes to that has nothing to wait for.
+fn at_once(step: Step<'_>) -> Flow {
+    let mut wait = match step {
+        Step::Ready(flow) => return flow,
+        Step::Wait(wait) => wait,
+    };
+    match wait.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(flow) => flow,
+        Poll::Pending => panic!("there is nothing to wait for"),
+    }
+}
+
 impl Setup {
     fn open_with(
         &self,
@@ -183,10 +196,10 @@ impl Setup {
         headers: &[(&'static str, &'static str)],
     ) -> Result<(), Rejection> {
         ctx.identity = Some(Arc::new(key));
-        match self.filter.body(ctx, &head(headers)) {
-            Step::Ready(Flow::Next) => Ok(()),
-            Step::Ready(Flow::Reject(why)) => Err(why),
-            _ => panic!("it neither waits nor answers"),
+        match at_once(self.filter.body(ctx, &head(headers))) {
+            Flow::Next => Ok(()),
+            Flow::Reject(why) => Err(why),
+            Flow::Answer(_) => panic!("it never answers"),
         }
     }
 

@@ -44,7 +44,7 @@ async fn health_checks_answer_as_litellm_does_and_need_no_key() {
     }
     let ready = get(setup.gateway.address, "/health/readiness", &no_key).await;
     assert_eq!(ready.status, 200);
-    assert_eq!(ready.json(), json!({"status": "healthy", "db": "Not connected"}));
+    assert_eq!(ready.json(), json!({"status": "healthy", "db": "connected"}));
 }
 
 #[tokio::test]

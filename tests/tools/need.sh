@@ -5,6 +5,11 @@ set -eu
 missing=""
 hint=""
 for command in "$@"; do
+    # Debian keeps the server's programs in a folder per version, and not in PATH.
+    if [ "$command" = postgresql ]; then
+        command -v postgres >/dev/null 2>&1 && command -v initdb >/dev/null 2>&1 && continue
+        ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 && continue
+    fi
     command -v "$command" >/dev/null 2>&1 && continue
     case $command in
     cargo) hint="$hint; Rust by https://rustup.rs" ;;

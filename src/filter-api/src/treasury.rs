@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollway_wire::price::PicoDollars;
+use tollway_wire::usage::Usage;
 
 use crate::ledger::SpendRecord;
 
@@ -83,19 +84,6 @@ pub struct Budget {
     pub soft: Option<PicoDollars>,
     /// What messages call its owner: LiteLLM's `Key=ci (sk-...AbCd)`, `Team=dev`.
     pub owner: Arc<str>,
-}
-
-impl Budget {
-    /// Whether a call is charged to it: budgets of providers and of models are reserved from for
-    /// all that a call may come to use, and pay only for what it did use.
-    pub fn pays_for(&self, record: &SpendRecord) -> bool {
-        match self.id.scope {
-            BudgetScope::Provider => self.id.subject == record.provider,
-            BudgetScope::Model => self.id.subject == record.group,
-            BudgetScope::KeyModel => self.id.part.as_ref() == Some(&record.group),
-            _ => true,
-        }
-    }
 }
 
 /// How long a budget lasts before it is full again. Periods begin on the calendar, in UTC: days at
@@ -176,6 +164,59 @@ const PERIOD_SECONDS_MAX: u64 = 3_200_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a time with its unit: `30s`, `30m`, `1h`, `1d`, `1w` or `1mo`")]
 pub struct PeriodError;
+impl Period {
+    /// When the period that `at` lies in begins and when the next one does, since the Unix epoch.
+    ///
+    /// Periods of several units are counted from the epoch, weeks from the Monday before it, months
+    /// from the year 0: `2mo` begins in January, March … wherever it is first used.
+    pub fn bounds(self, at: Duration) -> (Duration, Duration) {
+        const DAY: u64 = 86_400;
+        let count = u64::from(self.count.max(1));
+        let at = at.as_secs();
+        // The epoch was a Thursday: the Monday before it is three days earlier.
+        let (length, offset) = match self.unit {
+            PeriodUnit::Second => (count, 0),
+            PeriodUnit::Minute => (count * 60, 0),
+            PeriodUnit::Hour => (count * 3_600, 0),
+            PeriodUnit::Day => (count * DAY, 0),
+            PeriodUnit::Week => (count * 7 * DAY, 3 * DAY),
+            PeriodUnit::Month => {
+                let first = month_of(at / DAY) / count * count;
+                let start = first_day(first).saturating_mul(DAY);
+                let end = first_day(first.saturating_add(count)).saturating_mul(DAY);
+                return (Duration::from_secs(start), Duration::from_secs(end));
+            }
+        };
+        let start = at.saturating_add(offset) / length * length;
+        let end = start.saturating_add(length).saturating_sub(offset);
+        (Duration::from_secs(start.saturating_sub(offset)), Duration::from_secs(end))
+    }
+}
+
+/// The days from the first of March of the year 0 to the epoch. Years that begin in March have
+/// their odd day at the end, which makes them easy to count.
+const EPOCH: u64 = 719_468;
+/// The days of four centuries.
+const ERA: u64 = 146_097;
+
+/// The month of a day since the epoch, counted from January of the year 0.
+fn month_of(day: u64) -> u64 {
+    let day = day.saturating_add(EPOCH);
+    let (era, day) = (day / ERA, day % ERA);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let march = (5 * day + 2) / 153;
+    (era * 400 + year) * 12 + march + 2
+}
+
+/// The first day of a month, both counted as in [`month_of`]; the epoch where it is before that.
+fn first_day(month: u64) -> u64 {
+    let march = month.saturating_sub(2);
+    let (year, month) = (march / 12, march % 12);
+    let (era, year) = (year / 400, year % 400);
+    let day = (153 * month + 2) / 5 + 365 * year + year / 4 - year / 100;
+    era.saturating_mul(ERA).saturating_add(day).saturating_sub(EPOCH)
+}
 
 /// What a call wants to spend.
 #[derive(Clone, Debug)]
@@ -189,7 +230,10 @@ pub struct Opening<'a> {
     pub least: PicoDollars,
     /// The request's id.
     pub request_id: &'a Arc<str>,
-    /// Since the Unix epoch.
+    /// What is known of the call: who makes it, and where it goes. It is in the journal from the
+    /// beginning, so that a call whose process dies is charged to whoever made it.
+    pub draft: &'a SpendRecord,
+    /// Since the Unix epoch. It decides in which period the call is paid for.
     pub now: Duration,
 }
 
@@ -203,6 +247,12 @@ pub trait Hold: Send + Sync {
     /// # Errors
     /// When a budget has no room: what is granted stays.
     fn extend(&mut self, more: PicoDollars) -> Result<(), OverBudget>;
+
+    /// Notes what has streamed so far and what it costs, for the case that the process dies. May be
+    /// called as often as one likes: it is written at most every second.
+    fn progress(&mut self, usage: &Usage, cost: PicoDollars) {
+        let _ = (usage, cost);
+    }
 
     /// What each budget has left beyond all that is reserved, the tightest first: for headers.
     fn left(&self) -> Vec<(Arc<Budget>, PicoDollars)>;
@@ -294,31 +344,50 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_is_not_paid_for() {
-        let budget = |scope, subject: &str, part: Option<&str>| Budget {
-            id: BudgetId {
-                scope,
-                subject: subject.into(),
-                part: part.map(Arc::from),
-                period: None,
-            },
-            limit: None,
-            soft: None,
-            owner: "".into(),
+    fn periods_begin_on_the_calendar() {
+        let check = |count, unit, at, expect: (u64, u64)| {
+            let (start, end) = Period { count, unit }.bounds(Duration::from_secs(at));
+            assert_eq!((start.as_secs(), end.as_secs()), expect, "{count} {unit:?} at {at}");
         };
-        let record =
-            SpendRecord { provider: "openai".into(), group: "fast".into(), ..Default::default() };
-        for (scope, subject, part, expect) in [
-            (BudgetScope::Provider, "openai", None, true),
-            (BudgetScope::Provider, "anthropic", None, false),
-            (BudgetScope::Model, "fast", None, true),
-            (BudgetScope::Model, "slow", None, false),
-            (BudgetScope::KeyModel, "hash", Some("fast"), true),
-            (BudgetScope::KeyModel, "hash", Some("slow"), false),
-            (BudgetScope::Key, "hash", None, true),
-            (BudgetScope::Global, "", None, true),
-        ] {
-            assert_eq!(budget(scope, subject, part).pays_for(&record), expect, "{scope:?}");
+        // 2026-02-18T11:22:33Z, a Wednesday.
+        let at = 1_771_413_753;
+        check(1, PeriodUnit::Second, at, (at, at + 1));
+        check(1, PeriodUnit::Minute, at, (1_771_413_720, 1_771_413_780));
+        check(1, PeriodUnit::Hour, at, (1_771_412_400, 1_771_416_000));
+        check(1, PeriodUnit::Day, at, (1_771_372_800, 1_771_459_200));
+        check(1, PeriodUnit::Week, at, (1_771_200_000, 1_771_804_800));
+        check(1, PeriodUnit::Month, at, (1_769_904_000, 1_772_323_200));
+        check(2, PeriodUnit::Month, at, (1_767_225_600, 1_772_323_200));
+        check(12, PeriodUnit::Month, at, (1_767_225_600, 1_798_761_600));
+        // The last second of a leap year's February, and the first of March.
+        check(1, PeriodUnit::Month, 1_709_251_199, (1_706_745_600, 1_709_251_200));
+        check(1, PeriodUnit::Month, 1_709_251_200, (1_709_251_200, 1_711_929_600));
+        check(1, PeriodUnit::Month, 0, (0, 2_678_400));
+        check(1, PeriodUnit::Week, 0, (0, 345_600));
+        check(0, PeriodUnit::Second, 7, (7, 8));
+    }
+
+    #[test]
+    fn every_moment_lies_in_its_period_and_absurd_ones_do_no_harm() {
+        let units = [
+            PeriodUnit::Second,
+            PeriodUnit::Minute,
+            PeriodUnit::Hour,
+            PeriodUnit::Day,
+            PeriodUnit::Week,
+            PeriodUnit::Month,
+        ];
+        for unit in units {
+            for count in [0, 1, 2, 7, 30, u32::MAX] {
+                for at in (0..4_000_000_000).step_by(12_345_678).chain([u64::MAX]) {
+                    let at = Duration::from_secs(at);
+                    let (start, end) = Period { count, unit }.bounds(at);
+                    assert!(start <= at && (at < end || at.as_secs() == u64::MAX), "{unit:?}");
+                    if at.as_secs() < 4_000_000_000 {
+                        assert_eq!(Period { count, unit }.bounds(start).1, end, "{unit:?}");
+                    }
+                }
+            }
         }
     }
 }

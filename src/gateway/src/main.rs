@@ -21,6 +21,7 @@ mod http_app;
 mod log;
 mod model_call;
 mod models;
+mod money;
 mod named;
 mod observe;
 mod pass_through;

@@ -184,9 +184,10 @@ fn local(
         Route::Ready if gateway.in_flight.draining() => {
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
         }
-        // Requests are served with what is known, also where the store is away.
+        // Requests are served with what is known, also where the database is away.
         Route::Ready => {
-            let db = if gateway.admin.is_current() { "connected" } else { "Not connected" };
+            let is_connected = gateway.money.is_connected() && gateway.admin.is_current();
+            let db = if is_connected { "connected" } else { "Not connected" };
             Ok(json(json!({"status": "healthy", "db": db})))
         }
         Route::Call(_)

@@ -10,6 +10,7 @@ use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::LimitStore;
+use tollway_filter_api::treasury::Treasury;
 use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
 use tollway_filters::BUILTIN;
 use tollway_simulator::Simulator;
@@ -17,7 +18,6 @@ use tollway_store::cache_memory::MemoryCache;
 use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
 use tollway_store::responses_memory::MemoryResponses;
-use tollway_store::sql::SqlStore;
 
 use crate::admin::Admin;
 use crate::background::Background;
@@ -31,6 +31,7 @@ use crate::directory::{Directory, Joined};
 use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
+use crate::money::Money;
 use crate::pass_through::PassThrough;
 use crate::server;
 use crate::state::{Gateway, Generation, InFlight};
@@ -108,10 +109,11 @@ async fn serve_on(
             runtime,
             cache: None,
             directory: None,
+            treasury: None,
         },
     };
-    let store = open_store(&loader).await?;
-    let directory = Arc::new(Directory::new(Arc::new(store.clone())));
+    let money = Arc::new(loader.money().await?);
+    let directory = Arc::new(Directory::new(Arc::new(money.store().clone())));
     // Where it is away now, it comes when it is back.
     let _ = directory.refresh().await;
     loader.stores.directory = Some(Arc::clone(&directory));
@@ -132,9 +134,9 @@ async fn serve_on(
         responses: Arc::new(MemoryResponses::new(RESPONSE_BYTES_MAX)),
         background: Background::default(),
         admin: Admin::new(
-            Arc::new(store.clone()),
-            Arc::new(store),
-            None,
+            Arc::new(money.store().clone()),
+            Arc::new(money.store().clone()),
+            Some(Arc::new(money.books.clone())),
             Arc::clone(&directory),
             clock.clone(),
         ),
@@ -143,27 +145,18 @@ async fn serve_on(
         clock,
         in_flight: InFlight::default(),
         health: Health::default(),
+        money: Arc::clone(&money),
         wake_waiting: Notify::new(),
     });
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
-    let following = tokio::spawn(directory.follow());
+    let following = tokio::spawn(directory.follow(money.store().changes()));
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
     following.abort();
+    money.close().await;
     log.flush();
     drop(simulator);
     result
-}
-
-/// The file of keys and spend in the data folder.
-const DATABASE: &str = "tollway.db";
-
-/// Opens what keys and spend are kept in.
-async fn open_store(loader: &Loader) -> Result<SqlStore, StartError> {
-    let folder = loader.data_folder()?;
-    DataFolder::open(&folder).map_err(|error| StartError::new(error.to_string()))?;
-    let file = folder.join(DATABASE);
-    SqlStore::sqlite(file).await.map_err(|error| StartError::new(error.to_string()))
 }
 
 /// `tollway check`
@@ -188,6 +181,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             runtime: runtime.handle().clone(),
             cache: None,
             directory: None,
+            treasury: None,
         },
     };
     let (config, warnings) = loader.config()?;
@@ -220,6 +214,8 @@ struct Stores {
     cache: Option<(String, Arc<dyn CacheStore>)>,
     /// The stored keys; none where nothing is served.
     directory: Option<Arc<Directory>>,
+    /// Who keeps the budgets; nobody where nothing is spent.
+    treasury: Option<Arc<dyn Treasury>>,
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -260,6 +256,17 @@ impl Loader {
         self.made_ready(config)
     }
 
+    /// Opens the books, which all generations share.
+    async fn money(&mut self) -> Result<Money, StartError> {
+        let (config, _) = self.config()?;
+        let data = self.data.as_ref().unwrap_or(&config.data);
+        DataFolder::open(data).map_err(|error| StartError::new(error.to_string()))?;
+        let clock = self.stores.clock.clone();
+        let money = Money::open(data, config.database_url, clock).await.map_err(StartError::new)?;
+        self.stores.treasury = Some(Arc::new(money.books.clone()));
+        Ok(money)
+    }
+
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {
         let names: Vec<&str> = BUILTIN.iter().map(|filter| filter.name).collect();
         let file = match &self.file {
@@ -277,7 +284,7 @@ impl Loader {
             models: Arc::clone(&config.directory) as _,
             limits: Arc::clone(&self.stores.limits),
             cache: self.cache(&config)?,
-            treasury: None,
+            treasury: self.stores.treasury.clone(),
             metrics: Arc::clone(&self.stores.metrics),
             log: Arc::clone(&self.stores.log),
         };
@@ -323,14 +330,6 @@ impl Loader {
         match &self.stores.directory {
             Some(stored) => Arc::new(Joined { config, stored: Arc::clone(stored) }),
             None => config,
-        }
-    }
-
-    /// Where data is kept.
-    fn data_folder(&self) -> Result<PathBuf, StartError> {
-        match &self.data {
-            Some(data) => Ok(data.clone()),
-            None => Ok(self.config()?.0.data),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::coalesce::Flights;
 use crate::config::Config;
 use crate::exchange::{Endpoint, Exchange, Pool};
 use crate::health::Health;
+use crate::money::Money;
 use crate::pass_through::PassThrough;
 use crate::scrub::Scrub;
 
@@ -72,6 +73,8 @@ pub(crate) struct Gateway {
     pub(crate) in_flight: InFlight,
     /// How the deployments are.
     pub(crate) health: Health,
+    /// The books, and the database behind them.
+    pub(crate) money: Arc<Money>,
     /// Ends connections that wait for a request.
     pub(crate) wake_waiting: Notify,
 }

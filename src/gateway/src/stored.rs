@@ -174,7 +174,11 @@ async fn choose(
     if let Some(model) = model {
         return of_model(session, generation, ctx, &model).await;
     }
-    if ctx.identity.as_deref().is_some_and(|key| !model_alias::may_all(key)) {
+    if ctx
+        .identity
+        .as_deref()
+        .is_some_and(|key| !model_alias::may_all(key, &*generation.config.keys))
+    {
         let message = "This key is restricted to some models, and has to name one of them to say \
                        whose account is meant: by the header x-litellm-model, or by `model` in the \
                        query.";

@@ -8,6 +8,8 @@
 
 pub mod cache_memory;
 pub mod cache_redis;
+pub mod journal;
 pub mod limits;
 pub mod responses_memory;
 pub mod sql;
+pub mod treasury;

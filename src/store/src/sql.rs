@@ -43,7 +43,7 @@ pub const CONNECTIONS_MAX: u32 = 10;
 
 /// Keeps objects and spend in a database. Cloning shares it.
 ///
-/// It lives on the Tokio runtime it was opened on.
+/// It is opened on a Tokio runtime that lives as long as the process; it may be used from others.
 #[derive(Clone)]
 pub struct SqlStore {
     inner: Arc<Inner>,
@@ -110,14 +110,19 @@ impl SqlStore {
     /// a newer version. Trying again later is right but for mistakes in the URL. No error has the
     /// URL in it.
     pub async fn postgres(url: SecretString) -> Result<SqlStore, StoreError> {
-        // What is wrong with an URL could quote the password.
-        let options = PgConnectOptions::from_str(url.expose_secret()).map_err(|_| {
+        // What is wrong with a URL could quote the password.
+        let malformed = || {
             StoreError::Unavailable(
                 "database_url: not a URL of Postgres; write \
                  postgres://user:password@host:5432/database"
                     .to_owned(),
             )
-        })?;
+        };
+        let url = url.expose_secret();
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(malformed());
+        }
+        let options = PgConnectOptions::from_str(url).map_err(|_| malformed())?;
         let options = options.application_name("tollway").disable_statement_logging();
         let pool = |connections| {
             PgPoolOptions::new()
@@ -174,8 +179,11 @@ const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s';
 fn private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     let file = options.read(true).append(true).create(true).mode(0o600).open(path)?;
-    if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    if file.metadata()?.permissions().mode() & 0o077 != 0
+        && let Err(error) = file.set_permissions(std::fs::Permissions::from_mode(0o600))
+    {
+        // Not ours, or a file system without permissions: no reason to be of no use.
+        tracing::warn!(path = %path.display(), %error, "others may be able to read the database");
     }
     Ok(())
 }

@@ -44,11 +44,6 @@ impl Keys {
         is_new
     }
 
-    /// All teams and users, in no order.
-    pub(crate) fn accounts(&self) -> impl Iterator<Item = &Account> {
-        self.accounts.values().flat_map(HashMap::values).map(|account| &**account)
-    }
-
     /// All of them, in the order of the config, the master key first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &VirtualKey> {
         self.listed.iter().map(|key| &**key)

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tollway_filter_api::accounts::{Accounts, Changed, Kind};
 use tollway_filter_api::identity::{Account, KeyStore, Role};
 use tollway_filter_api::ledger::StoreError;
@@ -102,12 +103,16 @@ impl Directory {
         }
     }
 
-    /// Keeps up with the store, for ever.
-    pub(crate) async fn follow(self: Arc<Self>) {
+    /// Keeps up with the store, for ever: when it says that there is news, and from time to time.
+    pub(crate) async fn follow(self: Arc<Self>, mut news: watch::Receiver<u64>) {
         let mut every = tokio::time::interval(EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_told = true;
         loop {
-            every.tick().await;
+            tokio::select! {
+                _ = every.tick() => {}
+                told = news.changed(), if is_told => is_told = told.is_ok(),
+            }
             // It has said why not.
             let _ = self.refresh().await;
         }

@@ -50,6 +50,12 @@ const SPEND: Sql = sql_rows!(
      value->>15",
     "WHERE true ON CONFLICT (node, seq) DO NOTHING RETURNING seq"
 );
+/// Of (seq): what there is of the node `$2`.
+const THERE: Sql = sql_rows!(
+    "SELECT seq, started_ms, request_id FROM tollway_spend WHERE node = $2 AND seq IN \
+     (SELECT CAST(value->>0 AS BIGINT)",
+    ")"
+);
 const TAGS: Sql = sql_rows!(
     "INSERT INTO tollway_spend_tags (tag, started_ms, node, seq) \
      SELECT value->>0, CAST(value->>1 AS BIGINT), $2, CAST(value->>2 AS BIGINT)",
@@ -258,6 +264,7 @@ async fn write_lines(
     mut lines: Vec<Line<'_>>,
 ) -> Result<(), Failure> {
     let values = [Value::Text(node), Value::Int(last as i64)];
+    let name = node;
     let (node, forgotten_seq) = work
         .one(&NODE, &values, |row| Ok((row.int(0)?, row.maybe_int(1)?)))
         .await?
@@ -274,6 +281,10 @@ async fn write_lines(
         Ok(())
     })
     .await?;
+    if new.len() < lines.len() {
+        look_for_doubles(work, name, node, lines.iter().filter(|line| !new.contains(&line.seq)))
+            .await?;
+    }
     lines.retain(|line| new.contains(&line.seq));
     if lines.is_empty() {
         return Ok(());
@@ -290,6 +301,39 @@ async fn write_lines(
         line.add_to(&mut sums);
     }
     sums.write(work).await
+}
+
+/// Tells of records that were not written because the node has others of the same number: two
+/// nodes have one name, and what one of them spends is lost.
+async fn look_for_doubles<'l>(
+    work: &mut Work,
+    name: &str,
+    node: i64,
+    known: impl Iterator<Item = &'l Line<'l>>,
+) -> Result<(), Failure> {
+    let known: HashMap<i64, &Line<'_>> = known.map(|line| (line.seq, line)).collect();
+    let seqs: Vec<_> = known.keys().map(|seq| (seq,)).collect();
+    let mut doubles = 0;
+    work.each(&THERE, &[Value::Text(&rows(&seqs)), Value::Int(node)], |row| {
+        let line = known.get(&row.int(0)?);
+        // One that was stored without its texts is no other.
+        let request = row.text(2)?;
+        doubles += u64::from(line.is_some_and(|line| {
+            row.int(1).is_ok_and(|started| started != line.started_ms)
+                || !request.is_empty() && *request != *line.record.request_id
+        }));
+        Ok(())
+    })
+    .await?;
+    if doubles > 0 {
+        tracing::error!(
+            node = name,
+            records = doubles,
+            "another node of the same name has written spend: give every node its own name and \
+             data folder; these records are not in the ledger"
+        );
+    }
+    Ok(())
 }
 
 async fn forgotten_before(work: &mut Work) -> Result<i64, Failure> {

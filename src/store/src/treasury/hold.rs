@@ -1,0 +1,198 @@
+//! What one call has reserved.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tollway_filter_api::ledger::SpendRecord;
+use tollway_filter_api::treasury::{Budget, Hold, OverBudget, Paid, Unpaid};
+use tollway_wire::price::PicoDollars;
+use tollway_wire::usage::Usage;
+
+use super::Inner;
+use super::windows::{SubjectRef, is_charged};
+
+/// What had streamed is written at most so often.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// One budget of a call.
+pub(super) struct Held {
+    pub(super) budget: Arc<Budget>,
+    /// Its window.
+    pub(super) window: usize,
+    /// In which of the window's periods.
+    pub(super) era: u32,
+}
+
+/// A [`Hold`] of this node's.
+pub(super) struct LocalHold {
+    pub(super) inner: Arc<Inner>,
+    pub(super) call: u64,
+    pub(super) granted: PicoDollars,
+    pub(super) held: Vec<Held>,
+    pub(super) draft: SpendRecord,
+    /// When it was opened.
+    pub(super) opened_ms: u64,
+    /// When the latest of its periods began: the call belongs to that, even if it began a little
+    /// before.
+    pub(super) floor_ms: u64,
+    pub(super) progress_at: Option<Instant>,
+    pub(super) state: HoldState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HoldState {
+    /// The journal does not have it yet: nobody has made the call.
+    Opening,
+    Open,
+    Closed,
+}
+
+impl LocalHold {
+    /// Waits until the journal has it.
+    pub(super) async fn journaled(mut self: Box<Self>, at: u64) -> Paid {
+        // If this future is dropped, so is the hold, which then takes everything back.
+        let inner = Arc::clone(&self.inner);
+        match inner.journal.written(at).await {
+            Ok(()) => {
+                self.state = HoldState::Open;
+                Ok(self)
+            }
+            Err(why) => Err(Unpaid::Unavailable(why)),
+        }
+    }
+
+    /// Gives back what is reserved, and charges what the record says, or nothing.
+    fn end(&mut self, record: Option<SpendRecord>) {
+        self.state = HoldState::Closed;
+        let inner = Arc::clone(&self.inner);
+        let mut state = inner.state.lock();
+        state.open.remove(&self.call);
+        match record {
+            Some(mut record) => {
+                // The ledger goes by when a call began. It must find it in the period that pays.
+                record.started_ms = record.started_ms.min(self.opened_ms).max(self.floor_ms);
+                inner.charge(&mut state, &self.held, &record, self.opened_ms);
+                if record.cost > self.granted {
+                    state.over.calls += 1;
+                    state.over.amount += u128::from(record.cost.0 - self.granted.0);
+                }
+                // With the lock still held: records are in the journal in the order in which they
+                // are counted.
+                inner.journal.settle(self.call, &record);
+            }
+            None => inner.journal.cancel(self.call),
+        }
+        for held in &self.held {
+            let window = &mut state.windows.list[held.window];
+            window.release(held.era, SubjectRef::of(&held.budget.id), self.granted);
+        }
+    }
+}
+
+impl Hold for LocalHold {
+    fn granted(&self) -> PicoDollars {
+        self.granted
+    }
+
+    fn extend(&mut self, more: PicoDollars) -> Result<(), OverBudget> {
+        let mut state = self.inner.state.lock();
+        for held in &self.held {
+            let window = &state.windows.list[held.window];
+            let Some(limit) = held.budget.limit else { continue };
+            let counter = window.get_in(held.era, SubjectRef::of(&held.budget.id));
+            // What a period had that is long over is not known any more: nothing more of it.
+            if counter.is_none_or(|counter| counter.left(limit) < more) {
+                return Err(self.inner.over(held, &counter.unwrap_or_default(), window));
+            }
+        }
+        let total = PicoDollars(self.granted.0.saturating_add(more.0));
+        let more = PicoDollars(total.0 - self.granted.0);
+        for held in &self.held {
+            let window = &mut state.windows.list[held.window];
+            window.reserve(held.era, SubjectRef::of(&held.budget.id), more, self.opened_ms);
+        }
+        self.granted = total;
+        self.inner.journal.extend(self.call, total);
+        Ok(())
+    }
+
+    fn progress(&mut self, usage: &Usage, cost: PicoDollars) {
+        let now = self.inner.clock.now();
+        let since = self.progress_at.map(|at| now.saturating_duration_since(at));
+        if since.is_none_or(|since| since >= PROGRESS) {
+            self.progress_at = Some(now);
+            self.inner.journal.progress(self.call, cost, usage);
+        }
+    }
+
+    fn left(&self) -> Vec<(Arc<Budget>, PicoDollars)> {
+        let state = self.inner.state.lock();
+        let mut left: Vec<_> = self
+            .held
+            .iter()
+            .filter_map(|held| {
+                let window = &state.windows.list[held.window];
+                let counter = window.get_in(held.era, SubjectRef::of(&held.budget.id));
+                let left = counter?.left(held.budget.limit?);
+                Some((Arc::clone(&held.budget), left))
+            })
+            .collect();
+        drop(state);
+        left.sort_by_key(|(_, left)| *left);
+        left
+    }
+
+    fn close(mut self: Box<Self>, record: SpendRecord) {
+        self.end(Some(record));
+    }
+}
+
+impl Drop for LocalHold {
+    fn drop(&mut self) {
+        match self.state {
+            HoldState::Closed => {}
+            HoldState::Opening => self.end(None),
+            HoldState::Open => {
+                let mut record = std::mem::take(&mut self.draft);
+                record.cost = self.granted;
+                record.usage_estimated = true;
+                record.ended_ms = super::ms(self.inner.clock.unix());
+                self.inner.dropped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.end(Some(record));
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Counts what a call has cost, everywhere.
+    fn charge(
+        &self,
+        state: &mut super::State,
+        held: &[Held],
+        record: &SpendRecord,
+        opened_ms: u64,
+    ) {
+        for (at, window) in state.windows.list.iter_mut().enumerate() {
+            let era = match held.iter().find(|held| held.window == at) {
+                Some(held) => held.era,
+                None => {
+                    window.turn(opened_ms);
+                    if record.started_ms < window.start_ms {
+                        continue;
+                    }
+                    window.era
+                }
+            };
+            window.add_record(era, record, &self.global);
+        }
+        for held in held {
+            // The record does not name somebody whose budget was asked: they pay all the same.
+            if !is_charged(&held.budget.id, record) {
+                let window = &mut state.windows.list[held.window];
+                let cost = u128::from(record.cost.0);
+                window.spend(held.era, SubjectRef::of(&held.budget.id), cost);
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Accounts and the ledger over a real SQLite and a real Postgres, which the test starts in a folder
+//! of its own.
+//!
+//! Every store has to pass the same cases; what only one of them can have go wrong is in `faults`.
+//!
+//! Needs the Debian and Ubuntu package `postgresql`.
+
+mod accounts;
+mod faults;
+mod ledger;
+mod place;
+
+use place::{Case, Place, Postgres};
+
+/// One test per case for SQLite, and all cases for Postgres in one, because a server takes a while
+/// to start. Each has a database of its own.
+macro_rules! cases {
+    ($($module:ident :: $case:ident),* $(,)?) => {
+        mod sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::$module::$case(crate::place::Place::sqlite()).await;
+                }
+            )*
+        }
+
+        const CASES: &[(&str, Case)] =
+            &[$((stringify!($case), |place| Box::pin($module::$case(place)))),*];
+    };
+}
+
+cases! {
+    accounts::what_was_created_is_found,
+    accounts::an_alias_belongs_to_one_object_of_its_kind,
+    accounts::a_change_is_made_whole_or_not_at_all,
+    accounts::only_the_latest_version_can_be_replaced_or_deleted,
+    accounts::changes_are_told_in_their_order,
+    accounts::changes_at_once_are_made_one_after_the_other,
+    accounts::a_change_is_heard_of_by_every_node,
+    accounts::the_audit_log_is_told_latest_first,
+    accounts::any_text_is_kept_or_refused_with_a_reason,
+    accounts::nodes_may_start_at_once,
+    ledger::a_record_comes_back_as_it_was,
+    ledger::records_are_found_by_all_that_is_asked,
+    ledger::what_is_sent_again_counts_once,
+    ledger::nodes_that_write_at_once_lose_nothing,
+    ledger::sums_are_those_of_the_records,
+    ledger::sums_stay_when_records_are_forgotten,
+    ledger::no_record_can_stop_those_behind_it,
+    ledger::a_record_that_the_database_refuses_is_stored_without_its_texts,
+    ledger::sums_can_be_more_than_a_record_can_say,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_passes_all_cases() {
+    let server = Postgres::start().await;
+    let mut failed = Vec::new();
+    for (name, case) in CASES {
+        let place = Place::postgres(&server).await;
+        if tokio::spawn(case(place)).await.is_err() {
+            failed.push(*name);
+        }
+    }
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
