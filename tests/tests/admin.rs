@@ -450,3 +450,125 @@ async fn cache_is_emptied_on_demand() {
     let without = Setup::start().await;
     assert_eq!(Caller::new(&without, MASTER_KEY).get("/cache/ping").await.status, 400);
 }
+
+#[tokio::test]
+async fn nobody_gives_more_than_they_have() {
+    let setup = Setup::start().await;
+    let admin = Caller::new(&setup, MASTER_KEY);
+    admin.done("/team/new", json!({"team_id": "dev"})).await;
+    let user = |id: &str, more: Value| {
+        let mut body =
+            json!({"user_id": id, "models": ["claude"], "max_budget": 5, "rpm_limit": 10});
+        body.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+        body
+    };
+    let made = admin.done("/user/new", user("anna", json!({}))).await;
+    let anna = Caller::new(&setup, text(&made["key"]));
+    for (body, param) in [
+        (json!({"models": ["gpt-4o-mini"]}), "models"),
+        (json!({"models": ["*"]}), "models"),
+        (json!({"max_budget": 5.01}), "max_budget"),
+        (json!({"rpm_limit": 11}), "rpm_limit"),
+        (json!({"budget_id": "any"}), "budget_id"),
+    ] {
+        let status = if param == "budget_id" { 404 } else { 403 };
+        anna.refused("/key/generate", body, status, param).await;
+    }
+    anna.refused("/key/generate", json!({"user_id": "otto"}), 404, "user_id").await;
+    // Without a word it has what its maker has.
+    let made = anna.done("/key/generate", json!({"max_budget": 5, "rpm_limit": 10})).await;
+    assert_eq!((&made["models"], &made["user_id"]), (&json!(["claude"]), &json!("anna")));
+    // A key with a budget of its own does not hand it on twice, nor raises it.
+    let key = text(&made["key"]).to_owned();
+    let limited = Caller::new(&setup, &key);
+    assert_eq!(limited.post("/key/generate", &json!({})).await.status, 403);
+    limited.refused("/key/update", json!({"key": key, "max_budget": 5.5}), 403, "max_budget").await;
+    limited
+        .refused("/key/update", json!({"key": key, "max_budget": null}), 403, "max_budget")
+        .await;
+    limited.done("/key/update", json!({"key": key, "max_budget": 4})).await;
+    // What an admin has put on a key stays on it.
+    admin.done("/key/update", json!({"key": key, "guardrails": ["pii"], "blocked": true})).await;
+    anna.refused("/key/update", json!({"key": key, "guardrails": []}), 403, "guardrails").await;
+    anna.refused("/key/update", json!({"key": key, "blocked": false}), 403, "blocked").await;
+    anna.refused("/key/update", json!({"key": key, "user_id": "otto"}), 403, "user_id").await;
+
+    // A team's admin does not get a key that speaks for a member, nor more for the team.
+    let ada = json!({"teams": [{"team_id": "dev", "user_role": "admin"}], "models": []});
+    let made = admin.done("/user/new", user("ada", ada)).await;
+    let ada = Caller::new(&setup, text(&made["key"]));
+    let chief = json!({"user_role": "proxy_admin", "teams": ["dev"]});
+    admin.done("/user/new", user("chief", chief)).await;
+    let of_chief = admin.key(json!({"user_id": "chief", "team_id": "dev"})).await;
+    ada.refused("/key/regenerate", json!({"key": of_chief}), 403, "key").await;
+    ada.refused("/key/generate", json!({"user_id": "chief", "team_id": "dev"}), 404, "user_id")
+        .await;
+    ada.refused("/team/update", json!({"team_id": "dev", "max_budget": 1000}), 403, "max_budget")
+        .await;
+    ada.done("/key/block", json!({"key": of_chief})).await;
+    ada.done("/key/generate", json!({"team_id": "dev", "user_id": null})).await;
+}
+
+#[tokio::test]
+async fn key_types_may_use_their_routes() {
+    let setup = Setup::start().await;
+    let admin = Caller::new(&setup, MASTER_KEY);
+    admin.done("/user/new", json!({"user_id": "anna", "auto_create_key": false})).await;
+    for (kind, chats, makes, shows) in [
+        ("default", 200, 200, 200),
+        ("llm_api", 200, 403, 403),
+        ("management", 403, 200, 200),
+        ("read_only", 403, 403, 200),
+    ] {
+        let key = admin.key(json!({"user_id": "anna", "key_type": kind})).await;
+        let caller = Caller::new(&setup, &key);
+        assert_eq!(setup.chat_as(&key, &chat("claude", "Hi")).await.status, chats, "{kind}");
+        assert_eq!(caller.post("/key/generate", &json!({})).await.status, makes, "{kind}");
+        assert_eq!(caller.get("/key/info").await.status, shows, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_spent_is_told_to_those_who_may_know() {
+    let setup = Setup::start().await;
+    let admin = Caller::new(&setup, MASTER_KEY);
+    let made = admin.done("/user/new", json!({"user_id": "anna"})).await;
+    let key = text(&made["key"]).to_owned();
+    let mut body = chat("gpt-4o-mini", "Hi");
+    body["user"] = "end-1".into();
+    body["metadata"] = json!({"tags": ["app"]});
+    assert_eq!(setup.chat_as(&key, &body).await.status, 200);
+    let anna = Caller::new(&setup, &key);
+    // The ledger is fed from the journal, a little later.
+    let log = loop {
+        let logs = anna.get("/spend/logs").await.json();
+        if let Some(log) = logs.as_array().and_then(|logs| logs.first()) {
+            break log.clone();
+        }
+    };
+    assert_eq!(
+        (&log["user"], &log["end_user"], &log["model_group"]),
+        (&json!("anna"), &json!("end-1"), &json!("gpt-4o-mini"))
+    );
+    assert_eq!((&log["api_key"], &log["status"]), (&made["token"], &json!("success")));
+    let spend = log["spend"].as_f64().expect("a number");
+    assert!(spend > 0.0);
+    let paged = admin.get("/spend/logs/v2?user_id=anna&page_size=10").await.json();
+    assert_eq!((&paged["total"], &paged["data"][0]["request_id"]), (&json!(1), &log["request_id"]));
+    let by_day = admin.get("/spend/logs?start_date=2020-01-01&end_date=2100-01-01").await.json();
+    assert_eq!(by_day[0]["users"]["anna"], spend);
+    assert_eq!(by_day[0]["models"]["gpt-4o-mini"], spend);
+    assert_eq!(admin.get("/spend/users").await.json()[0]["spend"], spend);
+    assert_eq!(anna.get("/key/info").await.json()["info"]["spend"], spend);
+    let report = "/global/spend/report?start_date=2020-01-01&end_date=2100-01-01&group_by=api_key";
+    let report = admin.get(report).await.json();
+    assert_eq!(report[0]["total_cost"], spend);
+    assert_eq!(report[0]["model_details"][0]["model"], "gpt-4o-mini");
+    // Somebody else sees nothing of it.
+    let made = admin.done("/user/new", json!({"user_id": "otto"})).await;
+    let otto = Caller::new(&setup, text(&made["key"]));
+    assert_eq!(otto.get("/spend/logs").await.json(), json!([]));
+    let id = text(&log["request_id"]);
+    assert_eq!(otto.get(&format!("/spend/logs?request_id={id}")).await.json(), json!([]));
+    assert_eq!(otto.get("/spend/logs?user_id=anna").await.status, 404);
+}

@@ -294,7 +294,8 @@ impl Scene {
             thing: self.fresh(),
             fresh,
         };
-        if whose == Whose::Missing {
+        // Who is not let in gets no further than that.
+        if whose == Whose::Missing || who.is_nobody() {
             return Some(target);
         }
         let is_own = whose == Whose::Own;

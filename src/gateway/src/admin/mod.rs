@@ -20,8 +20,6 @@ mod spend;
 mod store;
 mod table;
 mod teams;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

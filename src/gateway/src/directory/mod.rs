@@ -6,8 +6,6 @@
 //! away, what is known stays.
 
 mod read;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
