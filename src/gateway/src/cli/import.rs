@@ -29,14 +29,14 @@ pub(crate) enum From {
 }
 
 /// How to import.
-///
-/// Keys go on working, because both keep their SHA-256; users, teams, budgets, end users and tags
-/// come over with their limits, and what each has spent in its running period. What is here already
-/// stays as it is, so that importing again brings only what is new. LiteLLM's database is only read.
-///
-/// Import before the gateway is started. One that is running sees the new keys within a second, and
-/// what they have spent when it is started again.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Keys go on working, because both keep their SHA-256. Users, teams, budgets, end users and tags come
+over with their limits, and with what each has spent in its running period. What is here already
+stays as it is, so that importing again brings only what is new. LiteLLM's database is only read.
+
+Import before the gateway is started: one that is running sees the new keys within a second, and
+what they have spent when it is started again.")]
 pub(crate) struct LitellmArgs {
     /// LiteLLM's DATABASE_URL; better in the environment, as LITELLM_DATABASE_URL
     #[arg(long, value_name = "URL")]

@@ -22,10 +22,11 @@ use crate::start::{Place, StartError};
 use crate::{calendar, config};
 
 /// How to show what.
-///
-/// The ledger is fed from a journal a moment after each call, so the last seconds may be missing.
-/// Times are in UTC. A call with two tags counts for both of them, and once in the total.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+It changes nothing and may run beside a gateway. The ledger is fed from a journal a moment after each
+call, so the last seconds may be missing. Times are in UTC. A call with two tags counts for both of
+them, and once in the total.")]
 pub(crate) struct SpendArgs {
     /// Whose spend is added up
     #[arg(long, value_enum, default_value_t = By::Team)]
