@@ -8,6 +8,7 @@ pub mod client;
 pub mod dialects;
 pub mod examples;
 pub mod gateway;
+pub mod postgres;
 pub mod servers;
 pub mod setup;
 

@@ -23,9 +23,16 @@ pub fn tools() -> PathBuf {
 
 /// A process that is killed when this is dropped.
 pub struct Server {
-    _child: Child,
+    child: Child,
     /// The line by which it said that it is ready.
     pub ready: String,
+}
+
+impl Server {
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
 }
 
 /// Starts a process and waits for a line on its stdout.
@@ -52,7 +59,7 @@ pub async fn start(mut command: Command, ready: impl Fn(&str) -> bool) -> Server
     let ready = line.await.unwrap_or_else(|_| panic!("{command:?} does not become ready"));
     // Keep reading, so that it never blocks on a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Server { _child: child, ready }
+    Server { child, ready }
 }
 
 /// An upstream that does nothing by itself: a test takes its connections and plays by hand.

@@ -48,6 +48,26 @@ pub(crate) fn after(from: Duration, period: Period) -> Duration {
     Duration::from_secs(from.as_secs() + seconds)
 }
 
+/// The moment that is one `period` before `to`; the epoch at the earliest.
+pub(crate) fn before(to: Duration, period: Period) -> Duration {
+    let count = u64::from(period.count);
+    let length = match period.unit {
+        PeriodUnit::Second => count,
+        PeriodUnit::Minute => count * 60,
+        PeriodUnit::Hour => count * 3_600,
+        PeriodUnit::Day => count * DAY,
+        PeriodUnit::Week => count * 7 * DAY,
+        PeriodUnit::Month => {
+            let (year, month, day) = civil(to.as_secs() / DAY);
+            let months = (year * 12 + (month - 1)).saturating_sub(count).max(1970 * 12);
+            let (year, month) = (months / 12, months % 12 + 1);
+            let day = day.min(days_of(year, month));
+            return Duration::from_secs(days(year, month, day) * DAY + to.as_secs() % DAY);
+        }
+    };
+    to.saturating_sub(Duration::from_secs(length))
+}
+
 /// When the period that `now` is in ends. Periods begin on the calendar, in UTC.
 pub(crate) fn end_of(period: Period, now: Duration) -> Duration {
     let count = u64::from(period.count);
@@ -136,6 +156,22 @@ mod tests {
         check(now, "1mo", "2026-02-28T12:30:15", "2026-02-01T00:00:00");
         check(now, "3mo", "2026-04-30T12:30:15", "2026-04-01T00:00:00");
         check("2024-02-29T00:00:00Z", "12mo", "2025-02-28T00:00:00", "2025-01-01T00:00:00");
+    }
+
+    #[test]
+    fn what_was_a_while_ago_is_found() {
+        let at = |text: &str| crate::config::moment(text).expect("a moment");
+        for (length, expect) in [
+            ("90m", "2026-03-31T11:00:15"),
+            ("7d", "2026-03-24T12:30:15"),
+            ("1mo", "2026-02-28T12:30:15"),
+            ("14mo", "2025-01-31T12:30:15"),
+            ("1200mo", "1970-01-31T12:30:15"),
+        ] {
+            let period = period(length).expect("a period");
+            let found = before(at("2026-03-31T12:30:15Z"), period);
+            assert_eq!(text(found), format!("{expect}.000Z"), "{length}");
+        }
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The command line.
 
+mod import;
+mod spend;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +28,8 @@ Examples:
   tollway serve -c config.yaml              serve what a LiteLLM config says
   tollway check -c config.yaml              report every mistake in it, with its line
   tollway check -c config.yaml --model gpt-4o   explain where calls to gpt-4o go and what they cost
+  tollway spend --by team --since 30d       what each team has spent (--format csv, json)
+  tollway import litellm --database-url ... --dry-run   what would come over from a LiteLLM
 
 Environment:
   TOLLWAY_MASTER_KEY, LITELLM_MASTER_KEY    the key that may do everything (else one is made)
@@ -46,6 +51,11 @@ enum Command {
     Serve(ServeArgs),
     /// Check a config file as the start would, and report every mistake
     Check(CheckArgs),
+    /// Show what was spent, by team, key, user, model and so on
+    Spend(spend::SpendArgs),
+    /// Take over keys, users, teams and what they have spent from another gateway
+    #[command(subcommand)]
+    Import(import::From),
 }
 
 /// How to serve.
@@ -81,6 +91,8 @@ pub(crate) fn run() -> ExitCode {
         None => start::serve(&cli.serve),
         Some(Command::Serve(args)) => start::serve(&args),
         Some(Command::Check(args)) => start::check(&args),
+        Some(Command::Spend(args)) => spend::run(&args),
+        Some(Command::Import(from)) => import::run(&from),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,6 +101,15 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs what a command waits for.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, start::StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| start::StartError::new(format!("cannot start threads: {error}")))?;
+    Ok(runtime.block_on(work))
 }
 
 /// Prints for whoever sits at the terminal.

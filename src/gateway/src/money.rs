@@ -15,7 +15,7 @@ use tollway_store::treasury::{Books, BooksConfig};
 
 /// The journal's folder and the database's file within the data folder.
 const JOURNAL: &str = "journal";
-const DATABASE: &str = "tollway.db";
+pub(crate) const DATABASE: &str = "tollway.db";
 /// How long the last records may take to the database when the process ends. They are in the journal
 /// in any case, and come with the next start.
 const LAST_WORDS: Duration = Duration::from_secs(10);

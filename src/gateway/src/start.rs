@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use secrecy::SecretString;
 use tokio::sync::Notify;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
@@ -195,6 +196,30 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
     }
     say(&format!("{}: ok", args.config.display()));
     Ok(())
+}
+
+/// Where a command that serves nothing finds keys and spend.
+pub(crate) struct Place {
+    /// The data folder.
+    pub(crate) folder: PathBuf,
+    /// The Postgres that is used instead of it.
+    pub(crate) database_url: Option<SecretString>,
+    pub(crate) environment: Environment,
+}
+
+impl Place {
+    /// As a gateway that is started like this.
+    pub(crate) fn find(file: Option<&Path>, data: Option<&Path>) -> Result<Place, StartError> {
+        let environment = environment()?;
+        log::start_messages(environment.get("TOLLWAY_LOG"));
+        let file = match file {
+            Some(file) => FileConfig::open(file, environment.clone()),
+            None => FileConfig::of_environment(environment.clone()),
+        };
+        let found = file.place().map_err(|mistakes| StartError::of_mistakes(&mistakes))?;
+        let (folder, database_url) = found;
+        Ok(Place { folder: data.map_or(folder, Path::to_owned), database_url, environment })
+    }
 }
 
 struct Silent;

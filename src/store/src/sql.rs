@@ -12,6 +12,7 @@ mod accounts;
 mod database;
 mod fit;
 mod ledger;
+pub mod litellm;
 mod migrations;
 mod sums;
 mod watch;
@@ -85,13 +86,7 @@ impl SqlStore {
         let unusable =
             |why: &dyn fmt::Display| StoreError::Unavailable(format!("{}: {why}", path.display()));
         private(path).map_err(|error| unusable(&error))?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .synchronous(SqliteSynchronous::Normal)
-            .busy_timeout(WRITER_MAX)
-            // Rows come from a thread of SQLite's own: fewer changes between it and us.
-            .row_buffer_size(1_000)
-            .disable_statement_logging();
+        let options = sqlite_options(path);
         let writer = open_writer(options.clone()).await.map_err(|error| unusable(&error))?;
         migrations::sqlite(&writer).await.map_err(|error| unusable(&error))?;
         let readers = SqlitePoolOptions::new()
@@ -101,6 +96,25 @@ impl SqlStore {
         SqlStore::open(Database::Sqlite { writer, readers }).await
     }
 
+    /// Opens a file of SQLite to read it, beside a gateway that may be writing to it. Nothing is
+    /// made or changed.
+    ///
+    /// # Errors
+    /// When it is not there, cannot be read, is no database, or is of another version.
+    pub async fn sqlite_to_read(path: impl AsRef<Path>) -> Result<SqlStore, StoreError> {
+        let path = path.as_ref();
+        let unusable =
+            |why: &dyn fmt::Display| StoreError::Unavailable(format!("{}: {why}", path.display()));
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(WRITER_MAX)
+            .connect_with(sqlite_options(path).read_only(true))
+            .await
+            .map_err(|error| unusable(&error))?;
+        migrations::check_sqlite(&readers).await.map_err(|error| unusable(&error))?;
+        SqlStore::open(Database::Sqlite { writer: readers.clone(), readers }).await
+    }
+
     /// Opens a database of Postgres. Several nodes may do so at once.
     ///
     /// # Errors
@@ -108,35 +122,22 @@ impl SqlStore {
     /// a newer version. Trying again later is right but for mistakes in the URL. No error has the
     /// URL in it.
     pub async fn postgres(url: SecretString) -> Result<SqlStore, StoreError> {
-        // What is wrong with a URL could quote the password.
-        let malformed = || {
-            StoreError::Unavailable(
-                "database_url: not a URL of Postgres; write \
-                 postgres://user:password@host:5432/database"
-                    .to_owned(),
-            )
-        };
-        let url = url.expose_secret();
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(malformed());
-        }
-        let options = PgConnectOptions::from_str(url).map_err(|_| malformed())?;
-        let options = options.application_name("tollway").disable_statement_logging();
-        let pool = |connections| {
-            PgPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(CONNECT_MAX)
-                .after_connect(|link, _| {
-                    Box::pin(async move {
-                        // Not as options of the connection: poolers refuse those.
-                        link.execute(SETTINGS).await.map(drop)
-                    })
-                })
-                .connect_lazy_with(options.clone())
-        };
-        let database = Database::Postgres { pool: pool(CONNECTIONS_MAX - 1), listener: pool(1) };
+        let database = postgres_database(&url)?;
         if let Database::Postgres { pool, .. } = &database {
             migrations::postgres(pool).await?;
+        }
+        SqlStore::open(database).await
+    }
+
+    /// Opens a database of Postgres to read it. Nothing is made or changed.
+    ///
+    /// # Errors
+    /// As with [`SqlStore::postgres`], and when it is of another version; [`StoreError::Invalid`]
+    /// when no gateway has used it yet.
+    pub async fn postgres_to_read(url: SecretString) -> Result<SqlStore, StoreError> {
+        let database = postgres_database(&url)?;
+        if let Database::Postgres { pool, .. } = &database {
+            migrations::check_postgres(pool).await?;
         }
         SqlStore::open(database).await
     }
@@ -166,6 +167,51 @@ impl SqlStore {
     fn database(&self) -> &Database {
         &self.inner.database
     }
+}
+
+fn sqlite_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .synchronous(SqliteSynchronous::Normal)
+        .busy_timeout(WRITER_MAX)
+        // Rows come from a thread of SQLite's own: fewer changes between it and us.
+        .row_buffer_size(1_000)
+        .disable_statement_logging()
+}
+
+/// What a URL says. No error has the URL in it.
+fn postgres_options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+    // What is wrong with a URL could quote the password.
+    let malformed = || {
+        StoreError::Unavailable(
+            "database_url: not a URL of Postgres; write \
+             postgres://user:password@host:5432/database"
+                .to_owned(),
+        )
+    };
+    let url = url.expose_secret();
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(malformed());
+    }
+    let options = PgConnectOptions::from_str(url).map_err(|_| malformed())?;
+    Ok(options.application_name("tollway").disable_statement_logging())
+}
+
+fn postgres_database(url: &SecretString) -> Result<Database, StoreError> {
+    let options = postgres_options(url)?;
+    let pool = |connections| {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(CONNECT_MAX)
+            .after_connect(|link, _| {
+                Box::pin(async move {
+                    // Not as options of the connection: poolers refuse those.
+                    link.execute(SETTINGS).await.map(drop)
+                })
+            })
+            .connect_lazy_with(options.clone())
+    };
+    Ok(Database::Postgres { pool: pool(CONNECTIONS_MAX - 1), listener: pool(1) })
 }
 
 /// What every connection to Postgres begins with.

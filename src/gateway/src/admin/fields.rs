@@ -219,7 +219,11 @@ impl Said {
 
 impl Shape {
     /// The value as it is kept. `None`: as if it had not been said.
-    fn check(self, name: &'static str, value: Value) -> Result<Option<Value>, Rejection> {
+    pub(super) fn check(
+        self,
+        name: &'static str,
+        value: Value,
+    ) -> Result<Option<Value>, Rejection> {
         let is = |is: bool, expected: &str| if is { Ok(()) } else { Err(wrong(name, expected)) };
         let is_name = |value: &Value| {
             value.as_str().is_some_and(|text| {

@@ -11,6 +11,7 @@ mod budgets;
 mod cache;
 mod fields;
 mod keys;
+pub(crate) mod litellm;
 mod models;
 mod openapi;
 mod people;

@@ -37,7 +37,7 @@ fn body_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// An address as it is looked up.
-fn email_key(email: &str) -> Arc<str> {
+pub(super) fn email_key(email: &str) -> Arc<str> {
     email.to_lowercase().into()
 }
 

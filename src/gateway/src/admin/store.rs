@@ -210,7 +210,7 @@ pub(super) fn merge<'n>(
 }
 
 /// An object as the audit log has it: all of it, with what is apart from the body.
-fn shown(object: &Object) -> Value {
+pub(super) fn shown(object: &Object) -> Value {
     let mut body = object.body.clone();
     for (name, value) in
         [("alias", &object.alias), ("user_id", &object.user), ("team_id", &object.team)]

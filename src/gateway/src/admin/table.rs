@@ -126,7 +126,7 @@ pub(super) const MONEY: &[Field] = &[
 pub(super) const BY_MODEL: &[Field] =
     &[field("model_max_budget", ModelBudgets, "budgets of single models")];
 /// The same for all others, who have it in LiteLLM.
-const NOT_BY_MODEL: &[Field] = &[field("model_max_budget", Unsupported, "")];
+pub(super) const NOT_BY_MODEL: &[Field] = &[field("model_max_budget", Unsupported, "")];
 
 /// The same besides, for keys, users and teams.
 pub(super) const LIMITS: &[Field] = &[

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use secrecy::SecretString;
 use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::{Deployment, ModelDirectory, ModelGroup};
 use tollway_providers::prices;
@@ -23,6 +24,18 @@ use super::{
     fallbacks, filters, people, price,
 };
 use crate::respond::ErrorCodes;
+
+impl FileConfig {
+    /// Where data is, and the Postgres that keeps it instead.
+    ///
+    /// # Errors
+    /// All that is wrong with the file, as far as it shows without looking at what it means.
+    pub(crate) fn place(mut self) -> Result<(PathBuf, Option<SecretString>), Vec<Mistake>> {
+        self.report.finish()?;
+        let folder = self.data.unwrap_or_else(|| PathBuf::from(data::DEFAULT));
+        Ok((folder, self.general.database_url))
+    }
+}
 
 /// How often deployments are checked in the background: LiteLLM's default.
 const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);

@@ -298,7 +298,7 @@ fn kind(name: &str) -> Option<Kind> {
 }
 
 /// The rows of a change, checked and written before the database is asked for anything.
-struct Texts {
+pub(super) struct Texts {
     /// (kind, id) of what is replaced or deleted or made.
     all: String,
     deleted: String,
@@ -309,7 +309,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn of(change: &Change) -> Result<Texts, StoreError> {
+    pub(super) fn of(change: &Change) -> Result<Texts, StoreError> {
         let put = || change.create.iter().chain(&change.replace);
         let deleted: Vec<_> =
             change.delete.iter().map(|(kind, id, _)| (kind.name(), id.as_ref())).collect();
@@ -374,7 +374,7 @@ fn audit_row(entry: &AuditEntry) -> AuditRow<'_> {
     )
 }
 
-async fn apply(work: &mut Work, change: &Change, texts: &Texts) -> Result<u64, Failure> {
+pub(super) async fn apply(work: &mut Work, change: &Change, texts: &Texts) -> Result<u64, Failure> {
     // From here on until the end there is no other change.
     let version = work.one(&NEXT, &[], |row| row.int(0)).await?.ok_or(sqlx::Error::RowNotFound)?;
 

@@ -257,6 +257,22 @@ impl SqlStore {
     }
 }
 
+/// Writes records within a transaction that writes something else as well.
+pub(super) async fn write_entries(
+    work: &mut Work,
+    node: &str,
+    entries: &[Entry],
+) -> Result<(), Failure> {
+    for batch in entries.chunks(BATCH) {
+        let records: BTreeMap<u64, SpendRecord> =
+            batch.iter().map(|entry| (entry.seq, reduced(&entry.record))).collect();
+        let Some(last) = records.keys().next_back().copied() else { continue };
+        let lines = records.iter().map(|(seq, record)| Line::of(*seq as i64, record)).collect();
+        write_lines(work, node, last, lines).await?;
+    }
+    Ok(())
+}
+
 async fn write_lines(
     work: &mut Work,
     node: &str,

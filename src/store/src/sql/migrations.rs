@@ -41,6 +41,31 @@ pub(super) async fn sqlite(writer: &SqlitePool) -> Result<(), Failure> {
     Ok(work.commit().await?)
 }
 
+/// Finds out whether a database of SQLite is up to date.
+pub(super) async fn check_sqlite(readers: &SqlitePool) -> Result<(), Failure> {
+    check(sqlx::query_scalar(LATEST).fetch_one(readers).await)
+}
+
+/// Finds out whether a database of Postgres is up to date.
+pub(super) async fn check_postgres(pool: &PgPool) -> Result<(), Failure> {
+    check(sqlx::query_scalar(LATEST).fetch_one(pool).await)
+}
+
+fn check(latest: Result<i64, sqlx::Error>) -> Result<(), Failure> {
+    match latest {
+        Ok(latest) => match missing(latest)?.next() {
+            None => Ok(()),
+            Some(_) => {
+                Err(unusable("an older version has written to it: start this one once".to_owned()))
+            }
+        },
+        Err(sqlx::Error::Database(_)) => Err(Failure::Store(StoreError::Invalid(
+            "the database has none of the tables: no gateway has used it yet".to_owned(),
+        ))),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Brings a database of Postgres up to date. Several nodes may do so at once: one does it, the
 /// others wait for it.
 pub(super) async fn postgres(pool: &PgPool) -> Result<(), Failure> {
