@@ -16,8 +16,10 @@ use tollway_wire::price::PicoDollars;
 pub(super) struct Books {
     pub(super) accounts: HashMap<BudgetId, (u64, u64)>,
     pub(super) records: Vec<SpendRecord>,
-    /// Answers come only after a wait.
+    /// Answers come only after a wait. What is reserved is so before it, as in the real one.
     pub(super) waits: bool,
+    /// How often a call has been opened.
+    pub(super) opened: u64,
     /// Nothing can be written.
     pub(super) is_broken: bool,
     /// What the last call has asked for: most and least.
@@ -63,26 +65,30 @@ impl Books {
     }
 }
 
+impl Fake {
+    fn paid(&self, books: &mut Books, opening: &Opening<'_>) -> Paid {
+        books.asked = Some((opening.most, opening.least));
+        if books.is_broken {
+            return Err(Unpaid::Unavailable("the disk is full"));
+        }
+        if let Some(over) = books.over(opening.budgets, opening.least.0) {
+            return Err(Unpaid::OverBudget(Box::new(over)));
+        }
+        let granted = opening.most.0.min(books.left(opening.budgets).unwrap_or(u64::MAX));
+        books.reserve(opening.budgets, granted);
+        let (books, budgets) = (Arc::clone(&self.0), opening.budgets.to_vec());
+        Ok(Box::new(Held { books, budgets, granted }))
+    }
+}
+
 impl Treasury for Fake {
-    fn open<'a>(&'a self, opening: Opening<'a>) -> Opened<'a> {
-        let work = move || -> Paid {
-            let mut books = self.0.lock();
-            books.asked = Some((opening.most, opening.least));
-            if books.is_broken {
-                return Err(Unpaid::Unavailable("the disk is full"));
-            }
-            if let Some(over) = books.over(opening.budgets, opening.least.0) {
-                return Err(Unpaid::OverBudget(Box::new(over)));
-            }
-            let granted = opening.most.0.min(books.left(opening.budgets).unwrap_or(u64::MAX));
-            books.reserve(opening.budgets, granted);
-            let (books, budgets) = (Arc::clone(&self.0), opening.budgets.to_vec());
-            Ok(Box::new(Held { books, budgets, granted }))
-        };
-        let waits = self.0.lock().waits;
-        match waits {
-            false => Opened::Ready(work()),
-            true => Opened::Wait(Box::pin(async move { work() })),
+    fn open(&self, opening: Opening<'_>) -> Opened {
+        let mut books = self.0.lock();
+        books.opened += 1;
+        let paid = self.paid(&mut books, &opening);
+        match books.waits {
+            false => Opened::Ready(paid),
+            true => Opened::Wait(Box::pin(async move { paid })),
         }
     }
 

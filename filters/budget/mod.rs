@@ -43,7 +43,7 @@ use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{
-    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Treasury,
+    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Treasury,
 };
 use tollway_filter_api::{
     BuildFilter, Clock, ConfigError, Deps, Filter, Flow, ModelDirectory, Outcome, Phases,
@@ -214,21 +214,14 @@ impl Filter for Budgets {
                 false => Step::Ready(self.begin(ctx, account, None)),
             };
         };
-        Step::Wait(Box::pin(async move {
-            let id = Arc::clone(&ctx.id);
-            let draft = record::draft(ctx, &account.servers, account.begun);
-            let paid = match treasury.open(account.opening(&id, &draft)) {
-                Opened::Ready(paid) => paid,
-                Opened::Wait(wait) => wait.await,
-            };
-            match paid {
-                Ok(hold) => self.begin(ctx, account, Some(hold)),
-                Err(unpaid) => {
-                    let (most, status) = (account.most, self.policy.status);
-                    Flow::Reject(refusal::unpaid(&unpaid, most, status))
-                }
-            }
-        }))
+        let draft = record::draft(ctx, &account.servers, account.begun);
+        match treasury.open(account.opening(&ctx.id, &draft)) {
+            Opened::Ready(paid) => Step::Ready(self.concluded(ctx, account, paid)),
+            Opened::Wait(wait) => Step::Wait(Box::pin(async move {
+                let paid = wait.await;
+                self.concluded(ctx, account, paid)
+            })),
+        }
     }
 
     fn response(&self, ctx: &mut RequestCtx, _head: &RequestHead, response: &mut ResponseHead) {
@@ -467,6 +460,17 @@ impl Budgets {
                 _ => (BudgetScope::EndUser, "End User"),
             };
             add(&Arc::new(each.budget(scope, Arc::clone(id), format!("{word}={id}"))));
+        }
+    }
+
+    /// What becomes of a call that has been opened, or not.
+    fn concluded(&self, ctx: &mut RequestCtx, account: Account, paid: Paid) -> Flow {
+        match paid {
+            Ok(hold) => self.begin(ctx, account, Some(hold)),
+            Err(unpaid) => {
+                let (most, status) = (account.most, self.policy.status);
+                Flow::Reject(refusal::unpaid(&unpaid, most, status))
+            }
         }
     }
 

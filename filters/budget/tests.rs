@@ -580,7 +580,7 @@ fn nothing_is_spent_that_cannot_be_written_down() {
 }
 
 #[tokio::test]
-async fn treasury_that_has_to_ask_is_waited_for() {
+async fn treasury_that_has_to_ask_is_asked_once_and_waited_for() {
     let setup = setup(json!({}));
     setup.treasury.0.lock().waits = true;
     let mut ctx = chat("plain", json!({"max_tokens": 100}));
@@ -588,6 +588,7 @@ async fn treasury_that_has_to_ask_is_waited_for() {
     let head = head(&[]);
     let Step::Wait(wait) = setup.filter.body(&mut ctx, &head) else { panic!("it must wait") };
     assert!(matches!(wait.await, Flow::Next));
+    assert_eq!(setup.treasury.0.lock().opened, 1);
     setup.close(ctx, 8, 20);
     assert_eq!(setup.state(BudgetScope::Key), (208, 0));
 }

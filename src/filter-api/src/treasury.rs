@@ -290,11 +290,11 @@ pub enum Unpaid {
 pub type Paid = Result<Box<dyn Hold>, Unpaid>;
 
 /// What opening gives: at once, or after asking a server.
-pub enum Opened<'a> {
+pub enum Opened {
     /// The answer is here.
     Ready(Paid),
     /// Other nodes share the budget and have to be asked.
-    Wait(Pin<Box<dyn Future<Output = Paid> + Send + 'a>>),
+    Wait(Pin<Box<dyn Future<Output = Paid> + Send>>),
 }
 
 /// Keeps the budgets. Lives as long as the process.
@@ -303,7 +303,7 @@ pub enum Opened<'a> {
 /// limit, under any concurrency and on any number of nodes.
 pub trait Treasury: Send + Sync {
     /// Reserves for a call.
-    fn open<'a>(&'a self, opening: Opening<'a>) -> Opened<'a>;
+    fn open(&self, opening: Opening<'_>) -> Opened;
 
     /// What was spent of a budget in its present period, and what is reserved.
     fn spent(&self, budget: &BudgetId, now: Duration) -> (PicoDollars, PicoDollars);

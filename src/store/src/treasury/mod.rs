@@ -396,12 +396,20 @@ enum Unopened {
 }
 
 impl Treasury for Books {
-    fn open<'a>(&'a self, opening: Opening<'a>) -> Opened<'a> {
+    fn open(&self, opening: Opening<'_>) -> Opened {
         match self.inner.try_open(&opening) {
             Ok((hold, at)) => Opened::Wait(Box::pin(hold.journaled(at))),
             Err(Unopened::Unpaid(why)) => Opened::Ready(Err(why)),
             Err(Unopened::Missing(missing)) => {
-                Opened::Wait(Box::pin(self.inner.load_and_open(opening, missing)))
+                let inner = Arc::clone(&self.inner);
+                let (budgets, draft) = (opening.budgets.to_vec(), opening.draft.clone());
+                let request_id = Arc::clone(opening.request_id);
+                let Opening { most, least, now, .. } = opening;
+                Opened::Wait(Box::pin(async move {
+                    let (budgets, request_id, draft) = (&budgets[..], &request_id, &draft);
+                    let opening = Opening { budgets, most, least, request_id, draft, now };
+                    inner.load_and_open(opening, missing).await
+                }))
             }
         }
     }
