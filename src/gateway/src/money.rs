@@ -10,8 +10,11 @@ use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tollway_filter_api::Clock;
+use tollway_filter_api::ledger::Ledger;
 use tollway_store::sql::SqlStore;
 use tollway_store::treasury::{Books, BooksConfig};
+
+use crate::config::{FileJournal, FileLedger};
 
 /// The journal's folder and the database's file within the data folder.
 const JOURNAL: &str = "journal";
@@ -19,6 +22,8 @@ pub(crate) const DATABASE: &str = "tollway.db";
 /// How long the last records may take to the database when the process ends. They are in the journal
 /// in any case, and come with the next start.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How often old calls are deleted unless the config says so.
+const FORGET_EVERY: Duration = Duration::from_secs(86_400);
 
 /// Everything that money needs. Lives as long as the process.
 pub(crate) struct Money {
@@ -40,7 +45,10 @@ struct Feeder {
 }
 
 impl Feeder {
-    fn start(books: Books) -> io::Result<Feeder> {
+    fn start(
+        books: Books,
+        forgetting: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Feeder> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name("ledger")
@@ -53,6 +61,7 @@ impl Feeder {
             tokio::select! {
                 () = books.run_feeder(async { drop(stopped.await) }) => {}
                 _ = given_up => {}
+                () = forgetting => {}
             }
         };
         std::thread::Builder::new().name("ledger".to_owned()).spawn(move || {
@@ -60,6 +69,21 @@ impl Feeder {
             let _ = ends.send(());
         })?;
         Ok(Feeder { stop, give_up, ended })
+    }
+}
+
+/// Deletes calls from the ledger that are older than the config has them. Never ends.
+async fn forgetting(store: SqlStore, ledger: FileLedger, clock: Clock) {
+    let Some(keep_for) = ledger.keep_for else { return std::future::pending().await };
+    loop {
+        let before = clock.unix().saturating_sub(keep_for);
+        let before_ms = u64::try_from(before.as_millis()).unwrap_or(u64::MAX);
+        match store.forget(before_ms).await {
+            Ok(0) => {}
+            Ok(calls) => tracing::info!(calls, "calls of long ago are deleted from the ledger"),
+            Err(error) => tracing::warn!(%error, "old calls cannot be deleted from the ledger"),
+        }
+        tokio::time::sleep(ledger.forget_every.unwrap_or(FORGET_EVERY)).await;
     }
 }
 
@@ -71,6 +95,8 @@ impl Money {
     pub(crate) async fn open(
         data: &Path,
         url: Option<SecretString>,
+        journal: FileJournal,
+        ledger: FileLedger,
         clock: Clock,
     ) -> Result<Money, String> {
         let store = match url {
@@ -78,11 +104,19 @@ impl Money {
             None => SqlStore::sqlite(data.join(DATABASE)).await,
         };
         let store = store.map_err(|error| format!("the database: {error}"))?;
-        let config = BooksConfig::new(data.join(JOURNAL));
-        let (books, _) = Books::open(config, Arc::new(store.clone()), clock)
+        let usual = BooksConfig::new(data.join(JOURNAL));
+        let config = BooksConfig {
+            fsync: journal.fsync.unwrap_or(usual.fsync),
+            on_restart: journal.on_restart.unwrap_or(usual.on_restart),
+            segment_bytes: journal.segment_bytes.unwrap_or(usual.segment_bytes),
+            reserve_bytes: journal.reserve_bytes.unwrap_or(usual.reserve_bytes),
+            feed_every: ledger.write_every.unwrap_or(usual.feed_every),
+            ..usual
+        };
+        let (books, _) = Books::open(config, Arc::new(store.clone()), clock.clone())
             .await
             .map_err(|error| format!("the journal: {error}"))?;
-        let feeder = Feeder::start(books.clone())
+        let feeder = Feeder::start(books.clone(), forgetting(store.clone(), ledger, clock))
             .map_err(|error| format!("the thread of the ledger: {error}"))?;
         Ok(Money { books, store, feeder: Mutex::new(Some(feeder)) })
     }

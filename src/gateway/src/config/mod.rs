@@ -49,7 +49,7 @@ pub(crate) use date::parse as moment;
 pub(crate) use directory::Directory;
 pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
-pub(crate) use file::{FileConfig, FilterEntry, RetryPolicy};
+pub(crate) use file::{FileConfig, FileJournal, FileLedger, FilterEntry, RetryPolicy};
 pub(crate) use keys::Keys;
 pub(crate) use listen::{Listen, TlsFiles};
 pub(crate) use mistake::{Mistake, Warning};
@@ -86,6 +86,10 @@ pub(crate) struct Config {
     pub(crate) pass_through: Vec<PassThroughSettings>,
     /// The Postgres that keeps keys and the ledger; SQLite in the data folder without it.
     pub(crate) database_url: Option<SecretString>,
+    /// How the journal is written.
+    pub(crate) journal: FileJournal,
+    /// How the ledger is kept.
+    pub(crate) ledger: FileLedger,
     report: Report,
 }
 

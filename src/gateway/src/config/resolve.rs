@@ -94,6 +94,8 @@ impl Config {
                 .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
             pass_through,
             database_url: file.general.database_url,
+            journal: file.journal,
+            ledger: file.general.ledger,
             report,
         };
         Ok((config, warnings))

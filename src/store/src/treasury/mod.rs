@@ -61,6 +61,8 @@ pub struct BooksConfig {
     pub reserve_bytes: u64,
     /// What becomes of calls that were open when the process died.
     pub on_restart: OnRestart,
+    /// As often as this it is looked whether there is something for the ledger.
+    pub feed_every: Duration,
     /// The disk; something else in tests.
     pub files: Arc<dyn Files>,
 }
@@ -74,6 +76,7 @@ impl BooksConfig {
             segment_bytes: 16 * 1024 * 1024,
             reserve_bytes: 16 * 1024 * 1024,
             on_restart: OnRestart::default(),
+            feed_every: Duration::from_millis(200),
             files: Arc::new(Disk),
         }
     }
@@ -216,7 +219,9 @@ impl Books {
         clock: Clock,
     ) -> Result<(Books, RecoveryReport), IdentityError> {
         let since = Instant::now();
-        let BooksConfig { folder, fsync, segment_bytes, reserve_bytes, on_restart, files } = config;
+        let feed_every = config.feed_every;
+        let BooksConfig { folder, fsync, segment_bytes, reserve_bytes, on_restart, files, .. } =
+            config;
         let config = JournalConfig { folder, fsync, segment_bytes, reserve_bytes, files };
         let failed = {
             let path = config.folder.clone();
@@ -274,7 +279,7 @@ impl Books {
         report.log();
         let inner = Inner {
             state: Mutex::default(),
-            feed: Feed::new(place, journal.first()),
+            feed: Feed::new(place, journal.first(), feed_every),
             loading: Loading::default(),
             journal,
             ledger,
