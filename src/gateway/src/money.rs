@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tollway_filter_api::Clock;
+use tollway_filter_api::treasury::BudgetId;
 use tollway_store::sql::SqlStore;
 use tollway_store::treasury::{Books, BooksConfig};
 
@@ -19,6 +20,9 @@ pub(crate) const DATABASE: &str = "tollway.db";
 /// How long the last records may take to the database when the process ends. They are in the journal
 /// in any case, and come with the next start.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// When a ledger that is away is asked again.
+const LEDGER_AGAIN: Duration = Duration::from_secs(5);
 
 /// Everything that money needs. Lives as long as the process.
 pub(crate) struct Money {
@@ -54,6 +58,7 @@ impl Money {
             let (books, stop) = (books.clone(), Arc::clone(&stop));
             tokio::spawn(async move { books.run_feeder(stop.notified()).await })
         };
+        tokio::spawn(count_keys(books.clone()));
         Ok(Money { books, store, stop, feeder: Mutex::new(Some(feeder)) })
     }
 
@@ -83,5 +88,14 @@ impl Money {
             tracing::warn!(records, "the database is away: the journal keeps what it lacks");
         }
         self.store.close().await;
+    }
+}
+
+/// Has the books count what every key spends altogether, which answers tell also where there is no
+/// budget. Until the ledger has said what was spent before, they tell what was spent since the start.
+async fn count_keys(books: Books) {
+    let any = BudgetId::of_key(&Arc::from(""));
+    while books.prepare(std::slice::from_ref(&any)).await.is_err() {
+        tokio::time::sleep(LEDGER_AGAIN).await;
     }
 }

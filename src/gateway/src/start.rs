@@ -21,6 +21,7 @@ use tollway_store::limits::MemoryLimits;
 use tollway_store::responses_memory::MemoryResponses;
 
 use crate::admin::Admin;
+use crate::alerts;
 use crate::background::Background;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
@@ -150,9 +151,11 @@ async fn serve_on(
         wake_waiting: Notify::new(),
     });
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
+    let alerting = tokio::spawn(alerts::watch(Arc::clone(&gateway)));
     let following = tokio::spawn(directory.follow(money.store().changes()));
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
+    alerting.abort();
     following.abort();
     money.close().await;
     log.flush();
