@@ -30,7 +30,7 @@ use crate::config::{
     CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
 };
 use crate::directory::{Directory, Joined};
-use crate::exchange::{Endpoint, Exchange, Pool};
+use crate::exchange::{Endpoint, Exchange, Pool, Tallies};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
 use crate::money::Money;
@@ -109,6 +109,7 @@ async fn serve_on(
             metrics: Arc::clone(&metrics),
             log: Arc::clone(&log) as Arc<dyn LogSink>,
             runtime,
+            tallies: Tallies::default(),
             cache: None,
             directory: None,
             treasury: None,
@@ -183,6 +184,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             metrics: Arc::new(Metrics::default()),
             log: Arc::new(Silent),
             runtime: runtime.handle().clone(),
+            tallies: Tallies::default(),
             cache: None,
             directory: None,
             treasury: None,
@@ -238,6 +240,8 @@ struct Stores {
     metrics: Arc<Metrics>,
     log: Arc<dyn LogSink>,
     runtime: tokio::runtime::Handle,
+    /// What became of the attempts at deployments.
+    tallies: Tallies,
     /// The cache of the last generation, and what it was made from.
     cache: Option<(String, Arc<dyn CacheStore>)>,
     /// The stored keys; none where nothing is served.
@@ -339,7 +343,9 @@ impl Loader {
         let endpoints = config
             .entries
             .iter()
-            .map(|entry| Endpoint::new(entry, &config.router, now).map(Arc::new))
+            .map(|entry| {
+                Endpoint::new(entry, &config.router, &self.stores.tallies, now).map(Arc::new)
+            })
             .collect::<Result<_, _>>()
             .map_err(not_ready)?;
         let pass_through = config
