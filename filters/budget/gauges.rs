@@ -49,7 +49,7 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// The labels of our own gauges.
+/// The labels of our own gauges. Those without a value are empty, which Prometheus takes for absent.
 const LABELS: &[&str] = &["scope", "id", "alias", "model", "period"];
 
 const LIMIT: &str = "tollway_budget_limit_dollars";
@@ -112,9 +112,9 @@ impl Exposition {
             let labels = [
                 id.scope.name(),
                 &id.subject,
-                standing.alias.as_deref().unwrap_or(NONE),
-                id.part.as_deref().unwrap_or(NONE),
-                period.as_deref().unwrap_or(NONE),
+                standing.alias.as_deref().unwrap_or_else(|| short(&id.subject)),
+                id.part.as_deref().unwrap_or_default(),
+                period.as_deref().unwrap_or_default(),
             ];
             if let Some(limit) = standing.budget.limit {
                 set(LIMIT, &labels, limit.as_dollars());
@@ -138,6 +138,14 @@ impl Exposition {
             }
         }
         Ok(gauges.values().flat_map(Collector::collect).collect())
+    }
+}
+
+/// What is shown of those that nobody has given a name: enough of a hash to find the key by.
+fn short(subject: &str) -> &str {
+    match subject.len() {
+        64 => subject.get(..12).unwrap_or(subject),
+        _ => subject,
     }
 }
 

@@ -631,12 +631,12 @@ fn gauges_show_what_is_left() {
         format!("litellm_remaining_api_key_budget_metric [\"ci\", \"{hash}\"] 3.5\n"),
         format!("litellm_api_key_max_budget_metric [\"ci\", \"{hash}\"] 4\n"),
         "litellm_team_max_budget_metric [\"dev\", \"developers\"] 0.000000001\n".to_owned(),
-        "tollway_budget_limit_dollars [\"None\", \"openai\", \"None\", \"1d\", \"provider\"] 2\n"
+        "tollway_budget_limit_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 2\n"
             .to_owned(),
-        "tollway_budget_spent_dollars [\"None\", \"openai\", \"None\", \"1d\", \"provider\"] 0.5\n"
+        "tollway_budget_spent_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 0.5\n"
             .to_owned(),
         // The clock of tests stands at midnight.
-        "tollway_budget_reset_seconds [\"None\", \"openai\", \"None\", \"1d\", \"provider\"] 86400\n"
+        "tollway_budget_reset_seconds [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 86400\n"
             .to_owned(),
     ] {
         assert!(text.contains(&line), "{line}{text}");

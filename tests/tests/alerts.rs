@@ -19,7 +19,7 @@ const SECRET: &str = "T00SECRET/B00/XXXX";
 /// Takes what is posted, and answers each as it is told to.
 struct Receiver {
     url: String,
-    posts: mpsc::UnboundedReceiver<(String, Value)>,
+    posts: mpsc::Receiver<(String, Value)>,
 }
 
 impl Receiver {
@@ -32,7 +32,7 @@ impl Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let url = format!("http://{address}/services/{SECRET}");
-        let (sender, posts) = mpsc::unbounded_channel();
+        let (sender, posts) = mpsc::channel(64);
         tokio::spawn(async move {
             let mut first = first.into_iter();
             let mut open = Vec::new();
@@ -42,7 +42,7 @@ impl Receiver {
                 let body = serde_json::from_slice(&call.body).expect("JSON");
                 let answer = first.next().unwrap_or(rest);
                 let _ = call.stream.write_all(answer.as_bytes()).await;
-                let _ = sender.send((call.head.clone(), body));
+                let _ = sender.send((call.head.clone(), body)).await;
                 // One that says nothing keeps the line open.
                 if answer.is_empty() {
                     open.push(call);
