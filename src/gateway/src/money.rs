@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::Ledger;
+use tollway_filter_api::treasury::BudgetId;
 use tollway_store::sql::SqlStore;
 use tollway_store::treasury::{Books, BooksConfig};
 
@@ -24,6 +25,9 @@ pub(crate) const DATABASE: &str = "tollway.db";
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How often old calls are deleted unless the config says so.
 const FORGET_EVERY: Duration = Duration::from_secs(86_400);
+
+/// When a ledger that is away is asked again.
+const LEDGER_AGAIN: Duration = Duration::from_secs(5);
 
 /// Everything that money needs. Lives as long as the process.
 pub(crate) struct Money {
@@ -118,6 +122,7 @@ impl Money {
             .map_err(|error| format!("the journal: {error}"))?;
         let feeder = Feeder::start(books.clone(), forgetting(store.clone(), ledger, clock))
             .map_err(|error| format!("the thread of the ledger: {error}"))?;
+        tokio::spawn(count_keys(books.clone()));
         Ok(Money { books, store, feeder: Mutex::new(Some(feeder)) })
     }
 
@@ -147,5 +152,14 @@ impl Money {
             drop(give_up);
         }
         self.store.close().await;
+    }
+}
+
+/// Has the books count what every key spends altogether, which answers tell also where there is no
+/// budget. Until the ledger has said what was spent before, they tell what was spent since the start.
+async fn count_keys(books: Books) {
+    let any = BudgetId::of_key(&Arc::from(""));
+    while books.prepare(std::slice::from_ref(&any)).await.is_err() {
+        tokio::time::sleep(LEDGER_AGAIN).await;
     }
 }

@@ -20,8 +20,8 @@ use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, budgets, cache, data,
-    fallbacks, filters, people, price,
+    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, alerts, budgets,
+    cache, data, fallbacks, filters, people, price,
 };
 use crate::respond::ErrorCodes;
 
@@ -73,6 +73,9 @@ impl Config {
             true => cache::resolve(params, &file.environment, &mut report),
             false => None,
         };
+        let alerting = std::mem::take(&mut file.general.alerting);
+        let alerts = std::mem::take(&mut file.alerts);
+        let alerts = alerts::resolve(alerting, alerts, &file.environment, &mut report);
         let warnings = report.finish()?;
         let config = Config {
             listen,
@@ -92,6 +95,7 @@ impl Config {
                 .general
                 .background_health_checks
                 .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
+            alerts,
             pass_through,
             database_url: file.general.database_url,
             journal: file.journal,
