@@ -50,6 +50,8 @@ impl Caller {
         // A config key has no role of its own but that of its user.
         let role = match &account {
             _ if key.master => Role::Admin,
+            // What the identity provider says of somebody is what they are today.
+            _ if key.token.is_some() && key.role != Role::None => key.role,
             Some(account) => account.role.max(key.role),
             None => key.role,
         };
@@ -320,6 +322,8 @@ fn route_allowed(routes: &[String], endpoint: &Endpoint, pattern: &str) -> bool 
     routes.iter().any(|route| match route.as_str() {
         "management_routes" => true,
         "info_routes" => is_info,
+        "spend_tracking_routes" => pattern.starts_with("/spend/"),
+        "global_spend_tracking_routes" => pattern.starts_with("/global/"),
         "llm_api_routes" | "openai_routes" => is_model_info,
         route => match route.strip_suffix('*') {
             Some(prefix) => pattern.starts_with(prefix),

@@ -24,10 +24,13 @@ use super::reader::{Fields, Reader};
 use super::yaml::{Node, Value};
 use super::{litellm, yaml};
 
+mod jwt;
 mod money;
 mod people;
 mod router;
 
+use jwt::read_jwt;
+pub(crate) use jwt::{FileIssuer, FileJwt};
 use money::Words;
 pub(crate) use money::{FileBudget, NamedBudget};
 pub(crate) use people::{FileAccount, FileKey, FileLimits};
@@ -260,6 +263,10 @@ pub(crate) struct FileGeneral {
     pub(crate) health_check_interval: Option<Duration>,
     /// `pass_through_endpoints`
     pub(crate) pass_through: Vec<FilePassThrough>,
+    /// `enable_jwt_auth`: tokens of identity providers are taken in the place of keys.
+    pub(crate) enable_jwt_auth: bool,
+    /// `litellm_jwtauth`
+    pub(crate) jwt: Option<FileJwt>,
 }
 
 /// One of `general_settings.pass_through_endpoints`: a path that is handed to another server as it
@@ -595,6 +602,8 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         max_request_size_mb: fields.count("max_request_size_mb"),
         background_health_checks: fields.flag("background_health_checks").unwrap_or_default(),
         health_check_interval: fields.timeout("health_check_interval"),
+        enable_jwt_auth: fields.flag("enable_jwt_auth").unwrap_or_default(),
+        jwt: fields.section("litellm_jwtauth", litellm::JWT, read_jwt),
         pass_through: fields.sections("pass_through_endpoints", litellm::PASS_THROUGH, |fields| {
             if fields.flag("include_subpath") == Some(false) {
                 let path = fields.path("include_subpath");

@@ -21,6 +21,7 @@ mod explain;
 mod fallbacks;
 mod file;
 mod filters;
+mod jwt;
 mod keys;
 mod listen;
 mod litellm;
@@ -50,6 +51,7 @@ pub(crate) use directory::Directory;
 pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
 pub(crate) use file::{FileConfig, FilterEntry, RetryPolicy};
+pub(crate) use jwt::{ClaimNames, JwtIssuer, JwtSettings, KeysAt, MappedRole, is_safe_beside};
 pub(crate) use keys::Keys;
 pub(crate) use listen::{Listen, TlsFiles};
 pub(crate) use mistake::{Mistake, Warning};
@@ -86,6 +88,8 @@ pub(crate) struct Config {
     pub(crate) pass_through: Vec<PassThroughSettings>,
     /// The Postgres that keeps keys and the ledger; SQLite in the data folder without it.
     pub(crate) database_url: Option<SecretString>,
+    /// Whose tokens are taken in the place of keys, if any.
+    pub(crate) jwt: Option<JwtSettings>,
     report: Report,
 }
 
