@@ -107,7 +107,7 @@ impl Caller {
             return Err(forbidden(message).with_code("route_not_allowed"));
         }
         let may = match endpoint.rule {
-            Rule::Scoped => true,
+            Rule::Public | Rule::Scoped => true,
             // A team admin without any role is none: roles are given by those who may.
             Rule::Manager | Rule::TeamAdmin => matches!(self.role, Role::User | Role::Admin),
             Rule::Viewer => self.is_viewer(),
@@ -120,7 +120,7 @@ impl Caller {
         let wanted = match endpoint.rule {
             Rule::Viewer => "proxy_admin_viewer",
             Rule::Admin => "proxy_admin",
-            Rule::Manager | Rule::TeamAdmin | Rule::Scoped => "internal_user",
+            Rule::Manager | Rule::TeamAdmin | Rule::Scoped | Rule::Public => "internal_user",
         };
         Err(forbidden(format!("{pattern} needs the role {wanted}; yours is {role}.")))
     }
