@@ -512,6 +512,12 @@ async fn roles_of_a_token_are_roles_of_the_admin_api_and_the_audit_log_names_who
         let log = scene.get(&admin, &path).await.json();
         assert_eq!(log["audit_logs"][0]["changed_by"], user, "{log}");
         assert_eq!(log["audit_logs"][0]["action"], "created", "{log}");
+        // Without it the same user is no admin any more: nothing of that was stored.
+        let row = scene.stored(user).await;
+        assert_eq!(row["user_info"]["user_role"], "internal_user", "{row}");
+        let plain = of(user, json!({}));
+        let refused = scene.post(&plain, "/team/new", json!({"team_id": "one-more"})).await;
+        is_refused(&refused, 403, "permission_denied");
     }
 
     // A user makes keys of their own and nothing else.

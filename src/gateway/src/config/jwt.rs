@@ -155,7 +155,7 @@ pub(super) fn resolve(
     let file = file.unwrap_or_default();
     let ttl = file.public_key_ttl.unwrap_or(TTL).max(TTL_MIN);
     let issuers = issuers(&file, environment, AT, report);
-    if file.user_roles_jwt_field.is_some() != !file.user_allowed_roles.is_empty() {
+    if file.user_roles_jwt_field.is_some() == file.user_allowed_roles.is_empty() {
         let message = "`user_roles_jwt_field` and `user_allowed_roles` must be given together";
         report.mistake(AT, message);
     }
@@ -301,4 +301,121 @@ fn issuer(
         end_user_id: or(file.names.end_user_id, &usual.end_user_id),
     };
     is_sound.then_some(JwtIssuer { issuer: file.issuer, audiences: file.audience, keys, names })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, FileConfig};
+    use super::*;
+
+    /// The settings of `litellm_jwtauth` in flow style; or the messages of mistakes. And warnings.
+    fn read(text: &str, env: &[(&str, &str)]) -> (Result<JwtSettings, String>, String) {
+        let text = format!(
+            "general_settings: {{ enable_jwt_auth: true, litellm_jwtauth: {{ {text} }} }}\n\
+             model_list: [{{ model_name: a, litellm_params: {{ model: demo/chat }} }}]\n"
+        );
+        let environment: Environment = env.iter().copied().collect();
+        let file = FileConfig::read("config.yaml", &text, environment);
+        match Config::resolve(file, &["auth"], "http://127.0.0.1:9/v1") {
+            Ok((config, warnings)) => {
+                let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+                (Ok(config.jwt.expect("it is on")), lines.join("\n"))
+            }
+            Err(mistakes) => {
+                let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+                (Err(lines.join("\n")), String::new())
+            }
+        }
+    }
+
+    fn keys(text: &str, env: &[(&str, &str)]) -> KeysAt {
+        let settings = read(text, env).0.expect("it is right");
+        settings.issuers[0].keys.clone()
+    }
+
+    #[track_caller]
+    fn check_mistake(text: &str, expect: &str) {
+        let message = read(text, &[]).0.expect_err("it is a mistake");
+        assert!(message.contains(expect), "{message}");
+    }
+
+    #[track_caller]
+    fn check_warning(text: &str, expect: &str) {
+        let (settings, warnings) = read(text, &[]);
+        assert!(settings.is_ok(), "{settings:?}");
+        assert!(warnings.contains(expect), "{warnings}");
+    }
+
+    #[test]
+    fn keys_are_where_the_issuer_says_or_where_they_are_said_to_be() {
+        let discovery = |url: &str, issuer: Option<&str>| KeysAt::Discovery {
+            url: url.to_owned(),
+            issuer: issuer.map(str::to_owned),
+        };
+        let found = "https://a.com/x/.well-known/openid-configuration";
+        assert_eq!(keys("issuer: https://a.com/x", &[]), discovery(found, Some("https://a.com/x")));
+        assert_eq!(
+            keys("issuer: https://a.com/x/", &[]),
+            discovery(found, Some("https://a.com/x/"))
+        );
+        assert_eq!(keys(&format!("jwks_url: {found}"), &[]), discovery(found, None));
+        let set = |urls: &[&str]| KeysAt::Sets(urls.iter().map(|url| (*url).to_owned()).collect());
+        let jwks = "https://a.com/.well-known/openid-configuration/jwks?p=b2c";
+        assert_eq!(keys(&format!("issuer: me, jwks_url: \"{jwks}\""), &[]), set(&[jwks]));
+        let env = [("JWT_PUBLIC_KEY_URL", "https://a.com/1, https://b.com/2,")];
+        assert_eq!(keys("", &env), set(&["https://a.com/1", "https://b.com/2"]));
+        assert_eq!(keys("jwks_url: https://c.com/3", &env), set(&["https://c.com/3"]));
+    }
+
+    #[test]
+    fn variables_stand_in_for_what_the_file_does_not_say() {
+        let env = [("JWT_ISSUER", "https://a.com"), ("JWT_AUDIENCE", "ours")];
+        let settings = read("user_id_jwt_field: sub", &env).0.expect("it is right");
+        assert_eq!(settings.issuers[0].issuer.as_deref(), Some("https://a.com"));
+        assert_eq!(settings.issuers[0].audiences, ["ours"]);
+        assert_eq!(settings.key_ttl, TTL);
+        let (settings, warnings) = read("audience: [b, c], user_id_jwt_field: sub", &env);
+        assert_eq!(settings.expect("it is right").issuers[0].audiences, ["b", "c"]);
+        assert_eq!(warnings, "");
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        check_mistake("", "names no identity provider");
+        check_mistake("issuer: https://a.com, user_id_field: sub", "user_id_field: unknown");
+        check_mistake("issuer: a.com", "must be a URL");
+        check_mistake("issuer: https://a.com, jwks_url: \"ftp://a.com\"", "must be a URL");
+        check_mistake("issuer: https://a.com, user_roles_jwt_field: r", "must be given together");
+        check_mistake("issuer: https://a.com, object_id_jwt_field: r", "needs `role_mappings`");
+        let mapping = "role_mappings: [{ role: a, internal_role: king }]";
+        let text = format!("issuer: https://a.com, roles_jwt_field: r, {mapping}");
+        check_mistake(&text, "must be one of LiteLLM's roles");
+        let mapping = "role_mappings: [{ role: a, internal_role: team }]";
+        check_mistake(&format!("issuer: https://a.com, {mapping}"), "needs `roles_jwt_field`");
+        check_mistake("issuer: https://a.com, admin_allowed_routes: [all]", "must be a path");
+        check_mistake("issuers: [{ jwks_url: https://a.com/keys }]", "issuers[0].issuer");
+        let text = "issuer: https://a.com, audience: a, disable_audience_validation: true";
+        check_mistake(text, "contradicts");
+    }
+
+    #[test]
+    fn what_lets_in_more_than_meant_is_warned_of() {
+        check_warning("issuer: https://a.com", "has no `audience`");
+        check_warning("jwks_url: https://a.com/k", "has no `issuer`");
+        check_warning("issuer: http://a.com", "plain HTTP");
+        check_warning("issuer: https://a.com", "nobody but admins");
+        check_warning("issuer: https://a.com, scope_mappings: [{ scope: a }]", "NOT restricted");
+        check_warning("issuer: https://a.com, enforce_rbac: false", "has no effect");
+        let (_, warnings) = read("issuer: http://127.0.0.1:9, audience: a", &[]);
+        assert!(!warnings.contains("plain HTTP"), "{warnings}");
+    }
+
+    #[test]
+    fn plain_http_is_not_where_https_leads() {
+        assert!(is_safe_beside("https://a.com/k", "https://b.com"));
+        assert!(is_safe_beside("http://a.com/k", "http://a.com"));
+        assert!(!is_safe_beside("http://a.com/k", "HTTPS://a.com"));
+        assert!(!is_safe_beside("file:///etc/passwd", "http://a.com"));
+        assert!(!is_safe_beside("https://a@b.com/k", "https://b.com"));
+    }
 }

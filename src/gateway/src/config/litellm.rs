@@ -555,6 +555,32 @@ pub(super) const STRATEGIES: &[&str] = &["provider-budget-routing", "auto-router
 pub(super) const CACHE_TYPES: &[&str] =
     &["azure-blob", "disk", "gcs", "qdrant-semantic", "redis-semantic", "s3", "valkey-semantic"];
 
+/// `general_settings.litellm_jwtauth`
+pub(super) const JWT: &[&str] = &[
+    "agent_id_jwt_field",
+    "custom_validate",
+    "enforce_scope_based_access",
+    "oidc_userinfo_cache_ttl",
+    "oidc_userinfo_enabled",
+    "oidc_userinfo_endpoint",
+    "org_alias_jwt_field",
+    "org_id_jwt_field",
+    "public_allowed_routes",
+    "public_key_stale_ttl",
+    "routing_overrides",
+    "scope_mappings",
+    "sync_user_role_and_teams",
+    "team_alias_jwt_field",
+    "team_claim_fallback",
+    "team_jwt_scope",
+    "upsert_sso_user_to_team",
+    "virtual_key_claim_field",
+    "virtual_key_mapping_cache_ttl",
+];
+
+/// `general_settings.litellm_jwtauth.issuers[]`
+pub(super) const JWT_ISSUER: &[&str] = &["org_id_jwt_field"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -586,29 +612,3 @@ mod tests {
         assert!(warning("set_verbose").contains("no effect"));
     }
 }
-
-/// `general_settings.litellm_jwtauth`
-pub(super) const JWT: &[&str] = &[
-    "agent_id_jwt_field",
-    "custom_validate",
-    "enforce_scope_based_access",
-    "oidc_userinfo_cache_ttl",
-    "oidc_userinfo_enabled",
-    "oidc_userinfo_endpoint",
-    "org_alias_jwt_field",
-    "org_id_jwt_field",
-    "public_allowed_routes",
-    "public_key_stale_ttl",
-    "routing_overrides",
-    "scope_mappings",
-    "sync_user_role_and_teams",
-    "team_alias_jwt_field",
-    "team_claim_fallback",
-    "team_jwt_scope",
-    "upsert_sso_user_to_team",
-    "virtual_key_claim_field",
-    "virtual_key_mapping_cache_ttl",
-];
-
-/// `general_settings.litellm_jwtauth.issuers[]`
-pub(super) const JWT_ISSUER: &[&str] = &["org_id_jwt_field"];

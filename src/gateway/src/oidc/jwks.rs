@@ -102,8 +102,8 @@ impl Key {
         {
             return None;
         }
-        let kid = text("kid").map(Box::from);
-        if kid.as_ref().is_some_and(|kid: &Box<str>| kid.len() > KID_BYTES_MAX) {
+        let kid = text("kid");
+        if kid.is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
             return None;
         }
         // A key for an algorithm that is not known here is for no other either.
@@ -112,7 +112,7 @@ impl Key {
             None => None,
         };
         let numbers = Numbers::read(jwk)?;
-        let key = Key { kid, algorithm: None, numbers };
+        let key = Key { kid: kid.map(Box::from), algorithm: None, numbers };
         algorithm.is_none_or(|algorithm| key.fits(algorithm)).then_some(Key { algorithm, ..key })
     }
 

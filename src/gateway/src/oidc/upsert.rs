@@ -22,11 +22,14 @@ const WAITING_MAX: usize = 1024;
 /// Who makes them, in the audit log.
 const ACTOR: &str = "jwt_sign_in";
 
+/// What is in the queue.
+type Waiting = HashSet<(Kind, Arc<str>)>;
+
 /// Writes new users and teams.
 pub(super) struct Upsert {
     queue: mpsc::Sender<Object>,
     /// What is in the queue, so that a crowd of requests is one entry.
-    waiting: Arc<Mutex<HashSet<(Kind, Arc<str>)>>>,
+    waiting: Arc<Mutex<Waiting>>,
     clock: Clock,
 }
 
@@ -39,7 +42,7 @@ impl Upsert {
         runtime: &tokio::runtime::Handle,
     ) -> Arc<Upsert> {
         let (queue, mut queued) = mpsc::channel::<Object>(WAITING_MAX);
-        let waiting = Arc::new(Mutex::new(HashSet::new()));
+        let waiting = Arc::new(Mutex::new(Waiting::new()));
         let (writer_clock, written) = (clock.clone(), Arc::clone(&waiting));
         runtime.spawn(async move {
             while let Some(object) = queued.recv().await {
@@ -55,9 +58,10 @@ impl Upsert {
         Arc::new(Upsert { queue, waiting, clock })
     }
 
-    /// A user, with the role that the token gives, and LiteLLM's usual one without.
+    /// A user, with LiteLLM's usual role. A higher one that a token gives lasts as long as the token:
+    /// what is stored would outlive it.
     pub(super) fn user(&self, id: &Arc<str>, person: &Person) {
-        let role = person.role.unwrap_or(Role::User).name();
+        let role = person.role.unwrap_or(Role::User).min(Role::User).name();
         let mut body = Map::from_iter([("user_role".to_owned(), role.into())]);
         if let Some(email) = &person.email {
             body.insert("user_email".to_owned(), email.as_ref().into());
