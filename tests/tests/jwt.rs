@@ -1,9 +1,12 @@
 //! Sign-in with the tokens of an identity provider: which are believed, who they make of somebody,
 //! and what the gateway does while the provider changes its keys or is away.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tollway_tests::gateway::MASTER_KEY;
 use tollway_tests::issuer::now;
+use tollway_tests::setup::within;
 use tollway_tests::{Issuer, Response, Setup, Signer, chat, get, post_with};
 
 /// Who everybody is: users by `sub`, made when they first come.
@@ -39,7 +42,12 @@ impl Scene {
     /// Waits until the keys are known.
     async fn ready(&self) {
         let token = self.token(json!({"aud": "nobody"}));
-        while self.models(&token).await.status == 503 {}
+        self.until("there are keys", async || self.models(&token).await.status != 503).await;
+    }
+
+    /// Asks again and again until it is so.
+    async fn until(&self, what: &str, is_so: impl AsyncFn() -> bool) {
+        within(Duration::from_secs(20), what, async { while !is_so().await {} }).await;
     }
 
     fn token(&self, claims: Value) -> String {
@@ -74,12 +82,10 @@ impl Scene {
 
     /// Waits until a user is stored; its row.
     async fn stored(&self, user: &str) -> Value {
-        loop {
-            let answer = self.get(MASTER_KEY, &format!("/user/info?user_id={user}")).await;
-            if answer.status == 200 {
-                return answer.json();
-            }
-        }
+        let path = format!("/user/info?user_id={user}");
+        let is_there = async || self.get(MASTER_KEY, &path).await.status == 200;
+        self.until("the user is stored", is_there).await;
+        self.get(MASTER_KEY, &path).await.json()
     }
 }
 
@@ -221,7 +227,7 @@ async fn keys_are_fetched_again_when_their_time_is_over() {
     let old = scene.token(json!({"sub": "uma"}));
     assert_eq!(scene.models(&old).await.status, 200);
     scene.issuer.publish(&[&Signer::ec("second", "ES384")]);
-    while scene.models(&old).await.status == 200 {}
+    scene.until("the key is gone", async || scene.models(&old).await.status != 200).await;
     is_refused(&scene.models(&old).await, 401, "invalid_token");
 }
 
@@ -260,7 +266,7 @@ async fn provider_that_is_away_at_the_start_is_told_apart_and_comes_back() {
     // Keys do not need it.
     assert_eq!(scene.models(MASTER_KEY).await.status, 200);
     scene.issuer.set_away(false);
-    while scene.models(&token).await.status != 200 {}
+    scene.until("it is back", async || scene.models(&token).await.status == 200).await;
 
     // Away again, what is known goes on, and what is not is nobody's.
     scene.issuer.set_away(true);
@@ -292,9 +298,11 @@ async fn set_of_keys_is_used_as_far_as_it_is_sound() {
     {
         scene.issuer.publish_text(text);
         let before = scene.issuer.asked();
-        while scene.issuer.asked() < before + 4 {
+        let is_asked = async || {
             assert_eq!(scene.models(&good).await.status, 200);
-        }
+            scene.issuer.asked() >= before + 4
+        };
+        scene.until("it was asked again", is_asked).await;
         assert_eq!(scene.models(&good).await.status, 200);
     }
 }
@@ -312,7 +320,7 @@ async fn litellms_variables_are_enough() {
     let setup = Setup::with_env(config, &env).await;
     let scene = Scene { issuer, signer, setup };
     let token = scene.token(json!({"sub": "uma"}));
-    while scene.models(&token).await.status == 503 {}
+    scene.until("there are keys", async || scene.models(&token).await.status != 503).await;
     assert_eq!(scene.models(&token).await.status, 200);
     is_refused(&scene.models(&scene.token(json!({"aud": "shop"}))).await, 401, "invalid_token");
     is_refused(&scene.models(&scene.token(json!({"iss": "x"}))).await, 401, "invalid_token");
@@ -333,21 +341,17 @@ async fn issuers_vouch_for_their_own_tokens_alone() {
     scene.made("/team/new", json!({"team_id": "batch"})).await;
     let claims = json!({"sub": "job-1", "client": "batch", "aud": "jobs"});
     let token = programs.token(&second, &claims);
-    while scene.models(&token).await.status == 503 {}
+    scene.until("there are keys", async || scene.models(&token).await.status != 503).await;
     let answer = scene.chat(&token, "gpt-4o-mini").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     // Neither signs for the other, by the same name of a key.
-    let forged = first_signs(&scene.signer, programs.claims(&claims));
+    let forged = scene.signer.token(&programs.claims(&claims));
     is_refused(&scene.models(&forged).await, 401, "invalid_token");
-    let forged = first_signs(&second, scene.issuer.claims(&json!({"sub": "uma"})));
+    let forged = second.token(&scene.issuer.claims(&json!({"sub": "uma"})));
     is_refused(&scene.models(&forged).await, 401, "invalid_token");
     // Each has its own audience.
     let token = programs.token(&second, &json!({"sub": "job-1", "client": "batch"}));
     is_refused(&scene.models(&token).await, 401, "invalid_token");
-}
-
-fn first_signs(signer: &Signer, claims: Value) -> String {
-    signer.token(&claims)
 }
 
 #[tokio::test]
@@ -429,14 +433,14 @@ async fn team_is_the_one_that_may_use_the_model_or_that_is_named() {
 /// The ledger's line of an answer.
 async fn spent(scene: &Scene, answer: &Response) -> Value {
     let id = answer.header("x-litellm-call-id").expect("answers have an id").to_owned();
-    loop {
-        let path = format!("/spend/logs?request_id={id}");
+    let path = format!("/spend/logs?request_id={id}");
+    let line = async || {
         let found = scene.get(MASTER_KEY, &path).await;
         assert_eq!(found.status, 200, "{}", found.text());
-        if let Some(line) = found.json().get(0) {
-            return line.clone();
-        }
-    }
+        found.json().get(0).cloned()
+    };
+    scene.until("it is written down", async || line().await.is_some()).await;
+    line().await.expect("it was there")
 }
 
 #[tokio::test]
@@ -474,7 +478,8 @@ async fn user_or_team_that_nobody_knows_is_refused_unless_it_is_to_be_made() {
     let answer = scene.chat(&who("Uma@Example.com", json!({})), "gpt-4o-mini").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     scene.stored("uma").await;
-    while scene.get(MASTER_KEY, "/team/info?team_id=blue").await.status != 200 {}
+    let path = "/team/info?team_id=blue";
+    scene.until("it is made", async || scene.get(MASTER_KEY, path).await.status == 200).await;
 }
 
 #[tokio::test]
