@@ -15,8 +15,9 @@ use super::{Fsync, JournalConfig};
 /// The reserve is filled in pieces of this.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
-/// A disk that takes longer than this to take a batch is left to the thread …
-const SLOW: Duration = Duration::from_millis(1);
+/// A disk that takes longer than this to take a batch is left to the thread (less is said of a
+/// processor with much to do) …
+const SLOW: Duration = Duration::from_millis(20);
 /// … for so long: no call may hold up the others of its runtime thread.
 const REST: Duration = Duration::from_secs(1);
 

@@ -43,7 +43,7 @@ impl Writing for SmallFile {
     /// Writes what fits and then fails, as disks do.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         if self.is_slow.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(30));
         }
         // The file can have been renamed since it was opened; then it is not asked about new room.
         let length = std::fs::metadata(&self.path).map_or(0, |file| file.len());
