@@ -11,6 +11,10 @@
 //! A key may be for some routes and addresses only (`allowed_routes`, `allowed_ips`), and is switched
 //! off with its team or its user.
 //!
+//! Where `general_settings.enable_jwt_auth` is on, a JWT of an identity provider may stand in the
+//! place of a key. Of several teams in it, `x-litellm-team-id` chooses one; without that it is the
+//! first that may use the model.
+//!
 //! ```yaml
 //! - filter: auth
 //!   public_routes: [/health/liveliness, /health/readiness]
@@ -25,18 +29,21 @@ use http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tollway_filter_api::accounts::Kind;
-use tollway_filter_api::identity::KeyStore;
+use tollway_filter_api::identity::{KeyStore, TokenVerifier, Verified, Vouched};
 use tollway_filter_api::{
-    BuildFilter, Clock, ConfigError, Deps, Filter, KeyHash, Phases, Reject, Rejection, RequestCtx,
-    RequestHead, Slot, Step, VirtualKey,
+    BuildFilter, Clock, ConfigError, Deps, Filter, Flow, KeyHash, Phases, Reject, Rejection,
+    RequestCtx, RequestHead, Slot, Step, VirtualKey,
 };
 
 use crate::text::push_date;
 
-/// The longest key that is looked at. Ours have 25 bytes, JWTs stay below.
+/// The longest key that is looked at. Ours have 25 bytes.
 const KEY_BYTES_MAX: usize = 1024;
+/// The longest token of an identity provider: one of somebody with hundreds of groups stays below.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 static LITELLM: HeaderName = HeaderName::from_static("x-litellm-api-key");
+static TEAM: HeaderName = HeaderName::from_static("x-litellm-team-id");
 
 /// The headers that hold nothing but a key, in order of precedence.
 static PLAIN: [HeaderName; 4] = [
@@ -52,14 +59,20 @@ const SUBPROTOCOL: &[u8] = b"openai-insecure-api-key.";
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
-    /// The routes that need no key, as patterns like `/models/{id}`. By default the health checks
-    /// and `/metrics`.
+    /// The routes that need no key, as patterns like `/models/{id}`. By default the health checks,
+    /// `/metrics` and `/openapi.json`.
     pub public_routes: Vec<String>,
 }
 
 impl Default for AuthConfig {
     fn default() -> Self {
-        let routes = ["/health/liveliness", "/health/liveness", "/health/readiness", "/metrics"];
+        let routes = [
+            "/health/liveliness",
+            "/health/liveness",
+            "/health/readiness",
+            "/metrics",
+            "/openapi.json",
+        ];
         AuthConfig { public_routes: routes.map(str::to_owned).into() }
     }
 }
@@ -68,6 +81,7 @@ impl Default for AuthConfig {
 pub struct Auth {
     clock: Clock,
     keys: Arc<dyn KeyStore>,
+    tokens: Option<Arc<dyn TokenVerifier>>,
     public_routes: Vec<String>,
 }
 
@@ -110,8 +124,8 @@ impl BuildFilter for Auth {
                 format!("{:?} is not a route: routes start with a slash", routes[at]),
             ));
         }
-        let keys = Arc::clone(&deps.keys);
-        Ok(Auth { clock: deps.clock.clone(), keys, public_routes: config.public_routes })
+        let (keys, tokens) = (Arc::clone(&deps.keys), deps.tokens.clone());
+        Ok(Auth { clock: deps.clock.clone(), keys, tokens, public_routes: config.public_routes })
     }
 }
 
@@ -124,30 +138,43 @@ impl Filter for Auth {
         if self.public_routes.iter().any(|route| route == ctx.route) {
             return Step::next();
         }
-        let found = self.identify(&head.headers).and_then(|key| {
-            self.admit(&key, ctx, head.uri.path())?;
-            Ok(key)
-        });
-        match found {
-            Ok(key) => {
-                ctx.identity = Some(key);
-                Step::next()
-            }
-            Err(error) => Step::reject(error),
+        match self.identify(&head.headers) {
+            Verified::Ready(found) => Step::Ready(self.conclude(found, ctx, head)),
+            Verified::Wait(wait) => Step::Wait(Box::pin(async move {
+                let found = wait.await;
+                self.conclude(found, ctx, head)
+            })),
         }
     }
 }
 
 impl Auth {
-    fn identify(&self, headers: &HeaderMap) -> Result<Arc<VirtualKey>, AuthError> {
-        let key = presented_key(headers).ok_or(AuthError::Missing)?;
-        if key.len() > KEY_BYTES_MAX {
-            return Err(AuthError::Unknown);
+    fn identify<'a>(&'a self, headers: &'a HeaderMap) -> Verified<'a> {
+        let refused = |error: AuthError| Verified::Ready(Err(error.into()));
+        let Some(key) = presented_key(headers) else { return refused(AuthError::Missing) };
+        if key.len() > TOKEN_BYTES_MAX {
+            return refused(AuthError::Unknown);
         }
         // Looking up the hash rather than the key is what makes this safe against timing: how long
         // a comparison takes tells something about the hash, and nobody can choose a key to fit.
         let hash = KeyHash(Sha256::digest(key).into());
-        let key = self.keys.find(&hash).ok_or(AuthError::Unknown)?;
+        let found = if key.len() <= KEY_BYTES_MAX { self.keys.find(&hash) } else { None };
+        match (found, &self.tokens) {
+            (Some(key), _) => Verified::Ready(self.current(key).map_err(Rejection::from)),
+            (None, Some(tokens)) => match token(key) {
+                Some(token) => {
+                    let team = headers.get(&TEAM).and_then(|team| team.to_str().ok());
+                    let team = team.map(str::trim).filter(|team| !team.is_empty());
+                    tokens.verify(token, &hash, team)
+                }
+                None => refused(AuthError::Unknown),
+            },
+            (None, None) => refused(AuthError::Unknown),
+        }
+    }
+
+    /// A key that is neither switched off nor over.
+    fn current(&self, key: Arc<VirtualKey>) -> Result<Arc<VirtualKey>, AuthError> {
         if key.blocked {
             return Err(AuthError::Blocked);
         }
@@ -158,6 +185,20 @@ impl Auth {
             }
         }
         Ok(key)
+    }
+
+    fn conclude(&self, found: Vouched, ctx: &mut RequestCtx, head: &RequestHead) -> Flow {
+        let admitted = found.and_then(|key| {
+            self.admit(&key, ctx, head.uri.path())?;
+            Ok(key)
+        });
+        match admitted {
+            Ok(key) => {
+                ctx.identity = Some(key);
+                Flow::Next
+            }
+            Err(why) => Flow::Reject(why),
+        }
     }
 
     /// Whether the key may be used for this, from there, and whoever it belongs to at all.
@@ -205,6 +246,8 @@ fn covers(route: &str, ctx: &RequestCtx, path: &str) -> bool {
     let plain = |path: &'_ str| path.strip_prefix("/v1").unwrap_or(path).to_owned();
     match route {
         "llm_api_routes" | "openai_routes" => is_llm_api(ctx),
+        "spend_tracking_routes" => ctx.route.starts_with("/spend/"),
+        "global_spend_tracking_routes" => ctx.route.starts_with("/global/"),
         "info_routes" => {
             const INFO: &[&str] = &["/info", "/list", "/models", "/v1/models", "/health"];
             ctx.route.starts_with("/health") || INFO.iter().any(|end| ctx.route.ends_with(end))
@@ -257,6 +300,14 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     let key = rest.trim_ascii_start();
     let is_apart = key.len() < rest.len() || rest.is_empty();
     (scheme.eq_ignore_ascii_case(b"Bearer") && is_apart).then_some(key)
+}
+
+/// What may be a JWT: three parts in base64, of which the first is an object of JSON.
+fn token(key: &[u8]) -> Option<&str> {
+    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let dots = key.iter().filter(|byte| **byte == b'.').count();
+    let is_token = dots == 2 && key.starts_with(b"ey") && key.iter().all(is_base64);
+    if is_token { std::str::from_utf8(key).ok() } else { None }
 }
 
 /// Browsers cannot set headers on a websocket, so OpenAI lets them hide the key among the
@@ -424,6 +475,7 @@ mod tests {
         assert_eq!(why.param.as_deref(), Some("key"));
         assert_eq!(why.message, "Authentication Error, Invalid API key provided.");
         check(&[("api-key", &"k".repeat(KEY_BYTES_MAX + 1))], Err("token_not_found_in_db"));
+        check(&[("api-key", &"k".repeat(TOKEN_BYTES_MAX + 1))], Err("token_not_found_in_db"));
     }
 
     #[test]

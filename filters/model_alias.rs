@@ -88,7 +88,7 @@ impl Filter for ModelAlias {
             return Step::reject(ModelError::EndUserBlocked(quote(id)));
         }
         let planned = match view.object.str(&view.body, "model") {
-            Some(model) => self.plan(model, ctx.identity.as_deref()),
+            Some(model) => self.plan(model, &mut ctx.identity),
             None => Err(ModelError::Missing { path: view.operation.path() }),
         };
         match planned {
@@ -102,16 +102,27 @@ impl Filter for ModelAlias {
 }
 
 impl ModelAlias {
-    fn plan(&self, model: Cow<'_, str>, key: Option<&VirtualKey>) -> Result<Plan, ModelError> {
+    fn plan(
+        &self,
+        model: Cow<'_, str>,
+        caller: &mut Option<Arc<VirtualKey>>,
+    ) -> Result<Plan, ModelError> {
+        let key = caller.as_deref();
         let own = key.and_then(|key| key.aliases.get(&*model)).map_or(&*model, String::as_str);
         let name = self.aliases.get(own).map_or(own, String::as_str);
         let group = self.models.resolve(name);
 
         // Before saying that a model is unknown: which models exist is nobody's business who may
         // not call them.
-        if let Some(by) = key.and_then(|key| denied_by(key, &*self.keys, group.as_deref(), &model))
+        let denied = |key: &VirtualKey| denied_by(key, &*self.keys, group.as_deref(), &model);
+        if let Some(key) = key
+            && let Some(by) = denied(key)
         {
-            return Err(ModelError::Denied { model: quote(&model), by });
+            let other = self.in_other_teams(key).find(|key| denied(key).is_none());
+            let Some(other) = other.filter(|_| by == Kind::Team) else {
+                return Err(ModelError::Denied { model: quote(&model), by });
+            };
+            *caller = Some(Arc::new(other));
         }
         let group = group.ok_or_else(|| ModelError::Unknown { model: quote(&model) })?;
         let requested = match *model == *group.name {
@@ -119,6 +130,16 @@ impl ModelAlias {
             false => Arc::from(&*model),
         };
         Ok(Plan { requested, group })
+    }
+}
+
+impl ModelAlias {
+    /// The same caller in each of its teams, where a token names several.
+    fn in_other_teams<'k>(&'k self, key: &'k VirtualKey) -> impl Iterator<Item = VirtualKey> + 'k {
+        let is_open =
+            |team: &&Arc<str>| self.keys.account(Kind::Team, team).is_some_and(|t| !t.blocked);
+        let teams = key.other_teams().iter().filter(is_open);
+        teams.map(|team| VirtualKey { team: Some(Arc::clone(team)), ..key.clone() })
     }
 }
 

@@ -191,7 +191,10 @@ impl RateLimit {
         if !is_master(key) {
             let limits = self.key_limits(key);
             reserve.requests(Who::key(key), &limits)?;
-            if let Some((team, account)) = self.team_of(key) {
+            // Which one of several teams it is depends on the model.
+            if !(has_several_teams(key) && ctx.operation.is_some())
+                && let Some((team, account)) = self.team_of(key)
+            {
                 reserve.requests(Who::of(Scope::Team, team), &account.limits)?;
             }
             if let Some((user, account)) = self.user_of(key) {
@@ -229,6 +232,9 @@ impl RateLimit {
             }
             reserve.tokens(Who::key(key), &self.key_limits(key))?;
             if let Some((team, account)) = team {
+                if has_several_teams(key) {
+                    reserve.requests(Who::of(Scope::Team, team), &account.limits)?;
+                }
                 reserve.tokens(Who::of(Scope::Team, team), &account.limits)?;
             }
             if let Some((user, account)) = user {
@@ -481,6 +487,10 @@ impl<'a> Who<'a> {
             }
         }
     }
+}
+
+fn has_several_teams(key: Option<&Arc<VirtualKey>>) -> bool {
+    key.is_some_and(|key| !key.other_teams().is_empty())
 }
 
 fn is_master(key: Option<&Arc<VirtualKey>>) -> bool {

@@ -8,11 +8,13 @@ pub mod client;
 pub mod dialects;
 pub mod examples;
 pub mod gateway;
+pub mod issuer;
 pub mod postgres;
 pub mod servers;
 pub mod setup;
 
 pub use client::{Connection, Response, get, post, post_with};
 pub use gateway::{Gateway, Options};
+pub use issuer::{Issuer, Signer};
 pub use setup::{Setup, chat, stream};
 pub use tollway_simulator::Simulator;

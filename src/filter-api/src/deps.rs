@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::CacheStore;
 use crate::clock::Clock;
-use crate::identity::KeyStore;
+use crate::identity::{KeyStore, TokenVerifier};
 use crate::limits::LimitStore;
 use crate::model::ModelDirectory;
 use crate::treasury::Treasury;
@@ -16,6 +16,8 @@ pub struct Deps {
     pub clock: Clock,
     /// Virtual keys.
     pub keys: Arc<dyn KeyStore>,
+    /// Tokens of identity providers, where they may sign in.
+    pub tokens: Option<Arc<dyn TokenVerifier>>,
     /// Model groups.
     pub models: Arc<dyn ModelDirectory>,
     /// Rates and parallel requests. The same for all generations of the config.
@@ -91,6 +93,7 @@ impl Deps {
         Deps {
             clock: Clock::manual(),
             keys: Arc::new(Nothing),
+            tokens: None,
             models: Arc::new(Nothing),
             limits: Arc::new(Nothing),
             cache: None,

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::accounts::Kind;
 use crate::limits::RateLimits;
+use crate::reject::Rejection;
 use crate::treasury::Budget;
 
 /// The SHA-256 of a virtual key: how keys are stored, found and named. LiteLLM stores the same
@@ -89,6 +92,18 @@ pub struct VirtualKey {
     pub tags: Vec<Arc<str>>,
     /// It stands in the config, and cannot be changed by the API.
     pub from_config: bool,
+    /// Set where this is no key but somebody an identity provider has vouched for.
+    pub token: Option<Arc<TokenCaller>>,
+}
+
+/// What is known of a caller from a token besides what keys have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenCaller {
+    /// The teams it may speak for, where there are several and it has named none: the team of a
+    /// model call is the first of them that may use the model.
+    pub teams: Vec<Arc<str>>,
+    /// The end user it names, who is believed before the one that a request names.
+    pub end_user: Option<Arc<str>>,
 }
 
 /// What somebody may administer.
@@ -179,7 +194,13 @@ impl VirtualKey {
             addresses: Vec::new(),
             tags: Vec::new(),
             from_config: false,
+            token: None,
         }
+    }
+
+    /// The teams of a token that has several. The one that counts is known with the model.
+    pub fn other_teams(&self) -> &[Arc<str>] {
+        self.token.as_deref().map_or(&[], |token| &token.teams)
     }
 }
 
@@ -194,4 +215,22 @@ pub trait KeyStore: Send + Sync {
         let _ = (kind, id);
         None
     }
+}
+
+/// Finds out for whom a token speaks that an identity provider has signed: a JWT.
+pub trait TokenVerifier: Send + Sync {
+    /// The caller, as if it were a key. `hash` is the token's, `team` the one that the caller wants
+    /// to be of.
+    fn verify<'a>(&'a self, token: &'a str, hash: &KeyHash, team: Option<&'a str>) -> Verified<'a>;
+}
+
+/// What comes of looking at a token.
+pub type Vouched = Result<Arc<VirtualKey>, Rejection>;
+
+/// The same, at once or after the identity provider has been asked for its keys.
+pub enum Verified<'a> {
+    /// Known.
+    Ready(Vouched),
+    /// Not yet. The wait is short, and ends whether or not the provider answers.
+    Wait(Pin<Box<dyn Future<Output = Vouched> + Send + 'a>>),
 }

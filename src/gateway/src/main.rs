@@ -25,6 +25,7 @@ mod models;
 mod money;
 mod named;
 mod observe;
+mod oidc;
 mod pass_through;
 mod proxy;
 mod random;

@@ -497,6 +497,11 @@ const X_LITELLM_CUSTOMER_ID: HeaderName = HeaderName::from_static("x-litellm-cus
 
 fn end_user(session: &ServerSession, ctx: &RequestCtx) -> Option<Arc<str>> {
     const MAX: usize = 256;
+    // What an identity provider has signed is believed first.
+    if let Some(signed) = ctx.identity.as_ref().and_then(|key| key.token.as_ref()?.end_user.clone())
+    {
+        return Some(signed);
+    }
     let view = ctx.view.as_ref()?;
     // Anthropic's word for it.
     let of_metadata = || {

@@ -1,7 +1,7 @@
 //! Random numbers for ids, jitter and choices between deployments. Not for secrets.
 
 use std::cell::Cell;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 thread_local! {
     static STATE: Cell<u64> = Cell::new(seed());
@@ -33,11 +33,10 @@ pub(crate) fn unit() -> f64 {
     (next() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// A UUID that begins with the time in milliseconds (version 7, RFC 9562), in its usual form: what is
+/// A UUID that begins with the time since the Unix epoch in milliseconds (version 7, RFC 9562), in its usual form: what is
 /// stored by it is stored where the last one was, which costs a database less.
-pub(crate) fn uuid() -> String {
+pub(crate) fn uuid(now: Duration) -> String {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (high, low) = (next(), next());
     let high = (now.as_millis() as u64) << 16 | 0x7000 | high & 0x0FFF;
     let low = (low & 0x3FFF_FFFF_FFFF_FFFF) | 0x8000_0000_0000_0000;
@@ -65,7 +64,8 @@ mod tests {
 
     #[test]
     fn uuids_have_their_version_and_do_not_repeat() {
-        let ids: std::collections::HashSet<String> = (0..10_000).map(|_| uuid()).collect();
+        let ids: std::collections::HashSet<String> =
+            (0..10_000).map(|_| uuid(Duration::from_millis(7))).collect();
         assert_eq!(ids.len(), 10_000);
         for id in ids {
             assert_eq!(id.len(), 36);

@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::{ErrorSource, Result};
 use serde_json::json;
+use tollway_filter_api::Clock;
 use tollway_filter_api::{
     Answer, AnswerBody, Flow, Outcome, Reject, Rejection, RequestCtx, RequestHead,
 };
@@ -44,7 +45,8 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         *wanted == head.method || (*wanted == Method::GET && head.method == Method::HEAD)
     };
     let wrong_method = !found.methods.is_empty() && !found.methods.iter().any(is_method);
-    let mut ctx = RequestCtx::new(request_id(session), gateway.clock.now(), found.pattern);
+    let mut ctx =
+        RequestCtx::new(request_id(session, &gateway.clock), gateway.clock.now(), found.pattern);
     ctx.client = client_address(session);
     match &found.route {
         Route::Call(asked) => {
@@ -233,7 +235,7 @@ fn wrong_method_of<'m>(allowed: impl Iterator<Item = &'m str>) -> Rejection {
 
 const X_LITELLM_CALL_ID: HeaderName = HeaderName::from_static("x-litellm-call-id");
 /// The caller's own id where it is sane, so that both sides' logs can be joined.
-fn request_id(session: &ServerSession) -> Arc<str> {
+fn request_id(session: &ServerSession, clock: &Clock) -> Arc<str> {
     let given = session.req_header().headers.get(&X_LITELLM_CALL_ID).map(HeaderValue::as_bytes);
     match given {
         Some(id)
@@ -243,7 +245,7 @@ fn request_id(session: &ServerSession) -> Arc<str> {
         {
             String::from_utf8_lossy(id).into()
         }
-        _ => random::uuid().into(),
+        _ => random::uuid(clock.unix()).into(),
     }
 }
 

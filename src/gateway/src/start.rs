@@ -34,6 +34,7 @@ use crate::exchange::{Endpoint, Exchange, Pool, Tallies};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
 use crate::money::Money;
+use crate::oidc::Oidc;
 use crate::pass_through::PassThrough;
 use crate::server;
 use crate::state::{Gateway, Generation, InFlight};
@@ -113,6 +114,7 @@ async fn serve_on(
             cache: None,
             directory: None,
             treasury: None,
+            oidc: None,
         },
     };
     let money = Arc::new(loader.money().await?);
@@ -120,6 +122,14 @@ async fn serve_on(
     // Where it is away now, it comes when it is back.
     let _ = directory.refresh().await;
     loader.stores.directory = Some(Arc::clone(&directory));
+    let pool = pool()?;
+    loader.stores.oidc = Some(Oidc::new(
+        Arc::clone(&pool),
+        clock.clone(),
+        loader.stores.runtime.clone(),
+        Arc::new(money.store().clone()),
+        Arc::clone(&directory),
+    ));
     let generation = loader.generation()?;
     let listen = &generation.config.listen;
     let address = args.listen.clone().unwrap_or_else(|| listen.address.0.to_string());
@@ -128,7 +138,6 @@ async fn serve_on(
 
     let drain = generation.config.server.drain_timeout;
     let body_memory = BodyMemory::new(generation.config.server.body_memory_bytes_max);
-    let pool = pool()?;
     let gateway = Arc::new(Gateway {
         live: ArcSwap::from_pointee(generation),
         exchange: Exchange::new(Arc::clone(&pool), limits, clock.clone()),
@@ -188,6 +197,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             cache: None,
             directory: None,
             treasury: None,
+            oidc: None,
         },
     };
     let (config, warnings) = loader.config()?;
@@ -248,6 +258,8 @@ struct Stores {
     directory: Option<Arc<Directory>>,
     /// Who keeps the budgets; nobody where nothing is spent.
     treasury: Option<Arc<dyn Treasury>>,
+    /// Who verifies tokens; nobody where nothing is served.
+    oidc: Option<Oidc>,
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -313,9 +325,17 @@ impl Loader {
     }
 
     fn made_ready(&mut self, config: Config) -> Result<Generation, StartError> {
+        let keys = self.keys(&config);
+        let tokens = match (&config.jwt, &mut self.stores.oidc) {
+            (Some(settings), Some(oidc)) => {
+                Some(oidc.verifier(settings.clone(), Arc::clone(&keys)) as _)
+            }
+            _ => None,
+        };
         let deps = Deps {
             clock: self.stores.clock.clone(),
-            keys: self.keys(&config),
+            keys,
+            tokens,
             models: Arc::clone(&config.directory) as _,
             limits: Arc::clone(&self.stores.limits),
             cache: self.cache(&config)?,

@@ -50,6 +50,8 @@ impl Caller {
         // A config key has no role of its own but that of its user.
         let role = match &account {
             _ if key.master => Role::Admin,
+            // What the identity provider says of somebody is what they are today.
+            _ if key.token.is_some() && key.role != Role::None => key.role,
             Some(account) => account.role.max(key.role),
             None => key.role,
         };
@@ -105,7 +107,7 @@ impl Caller {
             return Err(forbidden(message).with_code("route_not_allowed"));
         }
         let may = match endpoint.rule {
-            Rule::Scoped => true,
+            Rule::Public | Rule::Scoped => true,
             // A team admin without any role is none: roles are given by those who may.
             Rule::Manager | Rule::TeamAdmin => matches!(self.role, Role::User | Role::Admin),
             Rule::Viewer => self.is_viewer(),
@@ -118,7 +120,7 @@ impl Caller {
         let wanted = match endpoint.rule {
             Rule::Viewer => "proxy_admin_viewer",
             Rule::Admin => "proxy_admin",
-            Rule::Manager | Rule::TeamAdmin | Rule::Scoped => "internal_user",
+            Rule::Manager | Rule::TeamAdmin | Rule::Scoped | Rule::Public => "internal_user",
         };
         Err(forbidden(format!("{pattern} needs the role {wanted}; yours is {role}.")))
     }
@@ -320,6 +322,8 @@ fn route_allowed(routes: &[String], endpoint: &Endpoint, pattern: &str) -> bool 
     routes.iter().any(|route| match route.as_str() {
         "management_routes" => true,
         "info_routes" => is_info,
+        "spend_tracking_routes" => pattern.starts_with("/spend/"),
+        "global_spend_tracking_routes" => pattern.starts_with("/global/"),
         "llm_api_routes" | "openai_routes" => is_model_info,
         route => match route.strip_suffix('*') {
             Some(prefix) => pattern.starts_with(prefix),

@@ -87,7 +87,8 @@ impl Ask<'_> {
     }
 
     pub(super) async fn budget_new(&self) -> Result<Value, Rejection> {
-        let id = self.said.text("budget_id").map_or_else(random::uuid, str::to_owned);
+        let id =
+            self.said.text("budget_id").map_or_else(|| random::uuid(self.now()), str::to_owned);
         let budget = self.plain_new(self.plain_object(Kind::Budget, &id, &[])).await?;
         Ok(self.budget_row(&budget))
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{Field, Shape};
-use super::table::{ENDPOINTS, Endpoint};
+use super::table::{ENDPOINTS, Endpoint, Rule};
 
 /// The document.
 pub(super) fn document() -> Value {
@@ -64,6 +64,9 @@ fn operation(endpoint: &Endpoint, path: &str) -> Value {
             },
         },
     });
+    if endpoint.rule == Rule::Public {
+        operation["security"] = json!([]);
+    }
     if is_get {
         parameters.extend(fields().map(|field| {
             json!({

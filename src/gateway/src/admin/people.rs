@@ -46,7 +46,7 @@ impl Ask<'_> {
         self.check_budget_id().await?;
         let id: Arc<str> = match self.said.text("user_id") {
             Some(id) => id.into(),
-            None => random::uuid().into(),
+            None => random::uuid(self.now()).into(),
         };
         let mut body = Map::new();
         merge(&mut body, &self.said.0, body_names());

@@ -27,6 +27,8 @@ pub(crate) struct Endpoint {
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
+    /// Everybody, without a key, unless `auth` asks for one.
+    Public,
     /// Every key, about what it may see: itself, its user, its team.
     Scoped,
     /// Users, about what is theirs, and team admins about what is their team's.
@@ -43,6 +45,7 @@ impl Rule {
     /// Its name in `/openapi.json`.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Rule::Public => "public",
             Rule::Scoped => "scoped",
             Rule::Manager => "manager",
             Rule::TeamAdmin => "team_admin",
@@ -663,7 +666,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         ],
         "Who changed what, latest first.",
     ),
-    get(&["/openapi.json"], Call::OpenApi, Rule::Scoped, &[], "This description."),
+    get(&["/openapi.json"], Call::OpenApi, Rule::Public, &[], "This description."),
 ];
 
 /// A route that a path has.

@@ -68,7 +68,7 @@ impl Ask<'_> {
         self.check_budget_id().await?;
         let id: Arc<str> = match self.said.text("team_id") {
             Some(id) => id.into(),
-            None => random::uuid().into(),
+            None => random::uuid(self.now()).into(),
         };
         let mut body = Map::new();
         merge(&mut body, &self.said.0, body_names());
@@ -132,7 +132,7 @@ impl Ask<'_> {
                         body.insert("user_email".to_owned(), email.into());
                     }
                     self.stamp_new(&mut body);
-                    let id = id.map_or_else(random::uuid, str::to_owned).into();
+                    let id = id.map_or_else(|| random::uuid(self.now()), str::to_owned).into();
                     let alias = email.map(|email| email.to_lowercase().into());
                     Object { kind: Kind::User, id, alias, user: None, team: None, body, version: 0 }
                 }

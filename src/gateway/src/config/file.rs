@@ -26,6 +26,7 @@ use super::{litellm, yaml};
 
 mod alerts;
 mod journal;
+mod jwt;
 mod money;
 mod people;
 mod router;
@@ -34,6 +35,8 @@ pub(crate) use alerts::{FileAlerting, FileAlerts};
 use alerts::{read_alerting, read_alerts};
 pub(crate) use journal::{FileJournal, FileLedger};
 use journal::{read_journal, read_ledger};
+use jwt::read_jwt;
+pub(crate) use jwt::{FileIssuer, FileJwt};
 use money::Words;
 pub(crate) use money::{FileBudget, NamedBudget};
 pub(crate) use people::{FileAccount, FileKey, FileLimits};
@@ -274,6 +277,10 @@ pub(crate) struct FileGeneral {
     pub(crate) alerting: FileAlerting,
     /// `pass_through_endpoints`
     pub(crate) pass_through: Vec<FilePassThrough>,
+    /// `enable_jwt_auth`: tokens of identity providers are taken in the place of keys.
+    pub(crate) enable_jwt_auth: bool,
+    /// `litellm_jwtauth`
+    pub(crate) jwt: Option<FileJwt>,
 }
 
 /// One of `general_settings.pass_through_endpoints`: a path that is handed to another server as it
@@ -613,6 +620,8 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         background_health_checks: fields.flag("background_health_checks").unwrap_or_default(),
         health_check_interval: fields.timeout("health_check_interval"),
         alerting: read_alerting(fields),
+        enable_jwt_auth: fields.flag("enable_jwt_auth").unwrap_or_default(),
+        jwt: fields.section("litellm_jwtauth", litellm::JWT, read_jwt),
         pass_through: fields.sections("pass_through_endpoints", litellm::PASS_THROUGH, |fields| {
             if fields.flag("include_subpath") == Some(false) {
                 let path = fields.path("include_subpath");

@@ -22,13 +22,14 @@ const GUARDS: &[&str] = &[
     "budget_fallbacks",
     "custom_auth",
     "default_internal_user_params",
-    "enable_jwt_auth",
+    "custom_validate",
+    "enforce_scope_based_access",
     "enforced_params",
     "enforce_user_param",
     "guardrails",
-    "litellm_jwtauth",
     "max_user_budget",
     "reject_clientside_metadata_tags",
+    "scope_mappings",
     "upperbound_key_generate_params",
 ];
 
@@ -474,7 +475,6 @@ pub(super) const GENERAL: &[&str] = &[
     "disable_spend_logs",
     "disable_spend_updates",
     "enable_health_check_routing",
-    "enable_jwt_auth",
     "enable_mcp_registry",
     "enable_oauth2_auth",
     "enable_oauth2_proxy_auth",
@@ -493,7 +493,6 @@ pub(super) const GENERAL: &[&str] = &[
     "key_management_system",
     "key_rotation_enabled",
     "legacy_multi_instance_rate_limiting",
-    "litellm_jwtauth",
     "litellm_key_header_name",
     "max_response_size_mb",
     "maximum_spend_logs_cleanup_cron",
@@ -549,6 +548,32 @@ pub(super) const STRATEGIES: &[&str] = &["provider-budget-routing", "auto-router
 /// Kinds of cache that LiteLLM has and we do not.
 pub(super) const CACHE_TYPES: &[&str] =
     &["azure-blob", "disk", "gcs", "qdrant-semantic", "redis-semantic", "s3", "valkey-semantic"];
+
+/// `general_settings.litellm_jwtauth`
+pub(super) const JWT: &[&str] = &[
+    "agent_id_jwt_field",
+    "custom_validate",
+    "enforce_scope_based_access",
+    "oidc_userinfo_cache_ttl",
+    "oidc_userinfo_enabled",
+    "oidc_userinfo_endpoint",
+    "org_alias_jwt_field",
+    "org_id_jwt_field",
+    "public_allowed_routes",
+    "public_key_stale_ttl",
+    "routing_overrides",
+    "scope_mappings",
+    "sync_user_role_and_teams",
+    "team_alias_jwt_field",
+    "team_claim_fallback",
+    "team_jwt_scope",
+    "upsert_sso_user_to_team",
+    "virtual_key_claim_field",
+    "virtual_key_mapping_cache_ttl",
+];
+
+/// `general_settings.litellm_jwtauth.issuers[]`
+pub(super) const JWT_ISSUER: &[&str] = &["org_id_jwt_field"];
 
 #[cfg(test)]
 mod tests {

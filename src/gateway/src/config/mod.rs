@@ -22,6 +22,7 @@ mod explain;
 mod fallbacks;
 mod file;
 mod filters;
+mod jwt;
 mod keys;
 mod listen;
 mod litellm;
@@ -52,6 +53,7 @@ pub(crate) use directory::Directory;
 pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
 pub(crate) use file::{FileConfig, FileJournal, FileLedger, FilterEntry, RetryPolicy};
+pub(crate) use jwt::{ClaimNames, JwtIssuer, JwtSettings, KeysAt, MappedRole, is_safe_beside};
 pub(crate) use keys::Keys;
 pub(crate) use listen::{Listen, TlsFiles};
 pub(crate) use mistake::{Mistake, Warning};
@@ -94,6 +96,8 @@ pub(crate) struct Config {
     pub(crate) journal: FileJournal,
     /// How the ledger is kept.
     pub(crate) ledger: FileLedger,
+    /// Whose tokens are taken in the place of keys, if any.
+    pub(crate) jwt: Option<JwtSettings>,
     report: Report,
 }
 

@@ -21,7 +21,7 @@ use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
     Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, alerts, budgets,
-    cache, data, fallbacks, filters, people, price,
+    cache, data, fallbacks, filters, jwt, people, price,
 };
 use crate::respond::ErrorCodes;
 
@@ -63,6 +63,7 @@ impl Config {
         directory.set_fallbacks(fallbacks);
         let mut places = budgets::Places::default();
         let keys = people::resolve(&mut file, &directory, &mut places, &mut report);
+        let jwt = jwt::resolve(&mut file.general, &file.environment, &mut report);
         let listen = listen(&mut file, &mut report);
         let pass_through = pass_through(&mut file, &mut report);
         let mut filters = filters::resolve(&mut file, known_filters, &mut report);
@@ -100,6 +101,7 @@ impl Config {
             database_url: file.general.database_url,
             journal: file.journal,
             ledger: file.general.ledger,
+            jwt,
             report,
         };
         Ok((config, warnings))

@@ -18,6 +18,7 @@ mod cooldown;
 
 mod endpoint;
 mod fault;
+mod fetch;
 mod framing;
 mod http1;
 mod lane;
@@ -46,6 +47,7 @@ pub(crate) use answer::{AnswerStream, Opened};
 pub(crate) use check::{Condition, can_be_checked};
 pub(crate) use endpoint::Endpoint;
 use fault::{Cause, Fault};
+pub(crate) use fetch::Asked;
 use lane::Translated;
 pub(crate) use line::{Line, Upgraded, final_head, no_answer};
 pub(crate) use pool::Pool;

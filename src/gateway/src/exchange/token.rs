@@ -5,21 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Method};
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_http::RequestHeader;
+use http::HeaderValue;
 use tokio::sync::Mutex;
 use tollway_filter_api::Clock;
-use tollway_providers::{Token, TokenRequest, UpstreamBody};
+use tollway_providers::{Token, TokenRequest};
 
-use super::attempt::{exception_name, read_whole};
+use super::attempt::exception_name;
 use super::endpoint::Endpoint;
 use super::fault::Fault;
-use super::pool::{Address, Pool};
-use super::upstream::{Prepared, Upstream};
-use crate::config::Base;
+use super::fetch::Asked;
+use super::pool::Pool;
 
 /// How long a token server may take.
 const WAIT: Duration = Duration::from_secs(10);
@@ -92,47 +87,16 @@ async fn fetch(
     name: &'static str,
 ) -> Result<Token, Fault> {
     let failed = |what: String| Fault::connect(name, format!("token: {what}"));
-    let (place, path) = split(&request.url).ok_or_else(|| failed("no URL".into()))?;
-    let mut addresses = tokio::net::lookup_host((place.host.as_str(), place.port))
-        .await
-        .map_err(|error| failed(error.to_string()))?;
-    let address = addresses.next().ok_or_else(|| failed("the name has no address".into()))?;
-    let mut peer = HttpPeer::new(address, place.tls, place.host.clone());
-    peer.options.connection_timeout = Some(WAIT);
-    peer.options.total_connection_timeout = Some(WAIT);
-    peer.options.write_timeout = Some(WAIT);
-    let now = clock.now();
-    let mut upstream =
-        Upstream::connect(pool, Arc::new(Address::new(peer)), name, now + WAIT, WAIT).await?;
-    let head = head(&place, &path).map_err(|error| failed(error.to_string()))?;
-    let body = UpstreamBody::plain(request.body.clone().into());
-    upstream.write(&Prepared::new(head), &body).await?;
-    upstream.head(None, now).await?;
-    let status = upstream.response_header().map_or(0, |head| head.status.as_u16());
-    let answer = read_whole(&mut upstream, None, ANSWER_BYTES_MAX, name, WAIT).await?;
-    upstream.release().await;
+    let asked = Asked {
+        url: &request.url,
+        form: Some(request.body.clone().into()),
+        wait: WAIT,
+        bytes_max: ANSWER_BYTES_MAX,
+    };
+    let (status, answer) = asked.fetch(pool, clock, name).await?;
     if status != 200 {
         // Not quoted: it may repeat what was sent.
         return Err(failed(format!("the token server answered {status}")));
     }
     Token::of_answer(&answer).map_err(|error| failed(error.to_string()))
-}
-
-/// Where a URL leads, and its path and query.
-fn split(url: &str) -> Option<(Base, PathAndQuery)> {
-    let uri: http::Uri = url.parse().ok()?;
-    let origin = url.split(['?', '#']).next()?;
-    Some((origin.parse().ok()?, uri.path_and_query()?.clone()))
-}
-
-fn head(place: &Base, path: &PathAndQuery) -> pingora_error::Result<RequestHeader> {
-    let mut head = RequestHeader::build_no_case(Method::POST, path.as_str().as_bytes(), Some(6))?;
-    head.insert_header(HOST, place.authority())?;
-    head.insert_header(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/x-www-form-urlencoded"),
-    )?;
-    head.insert_header(ACCEPT, HeaderValue::from_static("application/json"))?;
-    head.insert_header(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT))?;
-    Ok(head)
 }
