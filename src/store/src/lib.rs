@@ -13,6 +13,7 @@ pub mod cache_memory;
 pub mod cache_redis;
 pub mod journal;
 pub mod limits;
+pub mod redis_link;
 pub mod responses_memory;
 pub mod sql;
 pub mod treasury;

@@ -29,6 +29,7 @@ mod pattern;
 mod people;
 mod price;
 mod reader;
+mod redis;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use secrecy::SecretString;
 use tollway_filter_api::{ConfigError, VirtualKey};
+use tollway_store::redis_link::RedisServer;
 
 pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
@@ -86,6 +88,8 @@ pub(crate) struct Config {
     pub(crate) pass_through: Vec<PassThroughSettings>,
     /// The Postgres that keeps keys and the ledger; SQLite in the data folder without it.
     pub(crate) database_url: Option<SecretString>,
+    /// The Redis through which several gateways share budgets and limits.
+    pub(crate) redis: Option<RedisServer>,
     report: Report,
 }
 

@@ -21,7 +21,7 @@ use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
     Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, budgets, cache, data,
-    fallbacks, filters, people, price,
+    fallbacks, filters, people, price, redis,
 };
 use crate::respond::ErrorCodes;
 
@@ -73,6 +73,7 @@ impl Config {
             true => cache::resolve(params, &file.environment, &mut report),
             false => None,
         };
+        let redis = redis::shared(&mut file, &mut report);
         let warnings = report.finish()?;
         let config = Config {
             listen,
@@ -94,6 +95,7 @@ impl Config {
                 .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
             pass_through,
             database_url: file.general.database_url,
+            redis,
             report,
         };
         Ok((config, warnings))
