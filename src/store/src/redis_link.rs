@@ -145,6 +145,11 @@ impl RedisLink {
         self.link.live.borrow().is_some()
     }
 
+    /// Which connection is in use: another number after each time that Redis was away.
+    pub fn connection(&self) -> Option<u64> {
+        self.link.live.borrow().as_ref().map(|live| live.number)
+    }
+
     /// Waits until Redis can be used.
     pub async fn up(&self) {
         // The sender lives as long as `self`.

@@ -1,0 +1,1 @@
+//! Redis that is slow, away, emptied or comes and goes.
