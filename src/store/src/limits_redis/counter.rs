@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tollway_filter_api::limits::LimitUnit;
 
 use super::script::{Answer, SLOT, SLOTS, Status};
-use super::{IN_VAIN, LIFE, PLACES_LIFE, TICK, WINDOW, WINDOW_TICKS};
+use super::{IN_VAIN, LIFE, PLACES_LIFE, SETTLING, TICK, WINDOW, WINDOW_TICKS};
 
 /// How far ahead a lease reaches where much is left, by the rate of late.
 const PLENTY: f64 = LIFE.as_millis() as f64 / 1000.0;
@@ -20,16 +20,41 @@ const PLENTY: f64 = LIFE.as_millis() as f64 / 1000.0;
 const SOON: f64 = 0.5;
 /// What a counter that was not in use is supposed to need: so many times what it is asked for.
 const FIRST: u64 = 10;
+/// The part of a rate that is kept for nodes that do not ask: 1 in so many.
+const UNASKED: u64 = 100;
 /// How long a refusal is believed at least, before Redis is asked again.
 const REFUSED_MIN: Duration = Duration::from_millis(250);
 /// The same for places, which come free at any moment.
 const REFUSED_PLACES: Duration = Duration::from_millis(150);
+/// How long a refusal is believed at most, if what is counted may turn out to be less.
+const REFUSED_TOKENS: Duration = Duration::from_secs(1);
+/// The same if it does not.
+const REFUSED_REQUESTS: Duration = Duration::from_secs(4);
 
 /// Who a node is among how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) rank: u64,
     pub(super) nodes: u64,
+}
+
+/// How a node stands with the others.
+#[derive(Clone, Copy)]
+pub(super) struct View {
+    pub(super) place: Place,
+    /// Since when it has had this place.
+    pub(super) placed: Option<Instant>,
+    /// Since when Redis has not granted anything. `None` while it does.
+    pub(super) away_since: Option<Instant>,
+}
+
+impl View {
+    /// What of a limit this node may use without ever asking. Nothing before all others have gone
+    /// by the same division for a whole window: what they used before must be forgotten.
+    fn unasked(&self, limit: u64, now: Instant) -> u64 {
+        let settled = |placed: Instant| now.saturating_duration_since(placed) > WINDOW + SETTLING;
+        if self.placed.is_some_and(settled) { self.place.share(limit / UNASKED) } else { 0 }
+    }
 }
 
 impl Place {
@@ -41,7 +66,18 @@ impl Place {
     }
 }
 
+/// Where a reservation is taken from.
+#[derive(Clone, Copy, PartialEq)]
+enum Source {
+    Lease,
+    /// The part of the limit for which nobody asks.
+    Unasked,
+    /// This node's share while Redis is away.
+    Spare,
+}
+
 /// What a node used in a tick.
+#[derive(Default)]
 struct Bucket {
     tick: u32,
     used: u64,
@@ -51,6 +87,8 @@ struct Bucket {
     confirmed: u64,
     /// What of it was granted without a lease, because Redis was away.
     spare: u64,
+    /// What was used beside it, of the part for which nobody asks.
+    unasked: u64,
 }
 
 /// What Redis said last: when, and what frees itself in which five seconds from then.
@@ -74,7 +112,6 @@ pub(super) struct Counter {
     pub(super) name: Arc<str>,
     unit: LimitUnit,
     limit: u64,
-    seq: u64,
     buckets: VecDeque<Bucket>,
     /// What is left of the lease; of places all that are leased, taken or not.
     lease: u64,
@@ -106,7 +143,6 @@ pub(super) struct Counter {
 pub(super) struct Sent {
     /// The ticks that were reported, and what as.
     pub(super) ticks: Vec<(u32, u64)>,
-    pub(super) seq: u64,
     /// What is missing for all that wait, and for the one that wants least.
     pub(super) need: u64,
     pub(super) least: u64,
@@ -132,7 +168,6 @@ impl Counter {
             name,
             unit,
             limit: 0,
-            seq: 0,
             buckets: VecDeque::new(),
             lease: 0,
             lease_until: now,
@@ -184,22 +219,35 @@ impl Counter {
         amount: u64,
         now: Instant,
         tick: u32,
-        place: Place,
-        away_since: Option<Instant>,
+        view: View,
     ) -> Result<(), Short> {
-        self.limit = limit;
+        // Redis counts the limit without the part for which it is not asked.
+        self.limit = if self.is_places() { limit } else { limit - limit / UNASKED };
         self.asked = self.asked.saturating_add(amount);
         if amount > limit {
             return Err(Short::Wait(WINDOW));
         }
-        if self.at_hand(now) >= amount {
-            self.take(amount, tick, false);
+        let at_hand = self.at_hand(now);
+        if at_hand >= amount {
+            self.take(amount, tick, Source::Lease);
             return Ok(());
+        }
+        if !self.is_places() {
+            self.forget(tick);
+            let unasked: u64 = self.buckets.iter().map(|bucket| bucket.unasked).sum();
+            let unasked = view.unasked(limit, now).saturating_sub(unasked);
+            if at_hand.saturating_add(unasked) >= amount {
+                self.take(amount - at_hand, tick, Source::Unasked);
+                if at_hand > 0 {
+                    self.take(at_hand, tick, Source::Lease);
+                }
+                return Ok(());
+            }
         }
         let in_vain =
             self.waiting_since.filter(|since| now.saturating_duration_since(*since) >= IN_VAIN);
-        if let Some(since) = away_since.or(in_vain) {
-            return self.reserve_spare(amount, now, tick, place, since);
+        if let Some(since) = view.away_since.or(in_vain) {
+            return self.reserve_spare(amount, now, tick, view.place, since);
         }
         match self.refused_for(amount, now) {
             Some(wait) => Err(Short::Wait(wait)),
@@ -207,41 +255,49 @@ impl Counter {
         }
     }
 
-    /// Notes that a request waits for Redis. False where there is no use in it.
-    pub(super) fn is_asked_for(&mut self, amount: u64, now: Instant) -> bool {
-        let is_refused = self.refused_for(amount, now).is_some();
-        if !is_refused {
-            self.is_queued = true;
-            self.waiting_since.get_or_insert(now);
+    /// Notes that a request waits for Redis, and for how much. `None` where there is no use in it.
+    pub(super) fn is_asked_for(&mut self, amount: u64, now: Instant) -> Option<u64> {
+        if self.refused_for(amount, now).is_some() {
+            return None;
         }
-        !is_refused
+        self.is_queued = true;
+        self.waiting_since.get_or_insert(now);
+        // What is larger may fit together with what is there without asking.
+        Some(amount.min(self.limit))
     }
 
     /// How long there is no use in asking Redis for this much.
     pub(super) fn refused_for(&self, amount: u64, now: Instant) -> Option<Duration> {
-        let refused = self.refused.filter(|no| amount >= no.least && now < no.until)?;
+        let refused =
+            self.refused.filter(|no| amount.min(self.limit) >= no.least && now < no.until)?;
         let wait = refused.fits_at.saturating_duration_since(now);
         Some(if self.is_places() { Duration::ZERO } else { wait.max(Duration::from_millis(1)) })
     }
 
     /// Notes what was granted.
-    fn take(&mut self, amount: u64, tick: u32, is_spare: bool) {
+    fn take(&mut self, amount: u64, tick: u32, source: Source) {
         if self.is_places() {
             self.taken = self.taken.saturating_add(amount);
             self.taken_max = self.taken_max.max(self.taken);
             return;
         }
-        if !is_spare {
+        if source == Source::Lease {
             self.lease -= amount;
         }
         // Time does not go back for a counter, whichever of two threads gets the lock first.
         let tick = self.buckets.back().map_or(tick, |last| last.tick.max(tick));
         if self.buckets.back().is_none_or(|last| last.tick < tick) {
-            self.buckets.push_back(Bucket { tick, used: 0, told: 0, confirmed: 0, spare: 0 });
+            self.buckets.push_back(Bucket { tick, ..Bucket::default() });
         }
         if let Some(bucket) = self.buckets.back_mut() {
-            bucket.used = bucket.used.saturating_add(amount);
-            bucket.spare = bucket.spare.saturating_add(if is_spare { amount } else { 0 });
+            let part = match source {
+                Source::Unasked => &mut bucket.unasked,
+                Source::Lease | Source::Spare => &mut bucket.used,
+            };
+            *part = part.saturating_add(amount);
+            if source == Source::Spare {
+                bucket.spare = bucket.spare.saturating_add(amount);
+            }
         }
         self.forget(tick);
     }
@@ -274,7 +330,7 @@ impl Counter {
             if self.taken.saturating_add(amount) > allowed {
                 return Err(Short::Wait(Duration::ZERO));
             }
-            self.take(amount, tick, true);
+            self.take(amount, tick, Source::Spare);
             return Ok(());
         }
         let spare: u64 = self.buckets.iter().map(|bucket| bucket.spare).sum();
@@ -288,7 +344,7 @@ impl Counter {
                 self.spare_returns(now, tick)
             }));
         }
-        self.take(amount, tick, true);
+        self.take(amount, tick, Source::Spare);
         Ok(())
     }
 
@@ -356,8 +412,10 @@ impl Counter {
             return false;
         };
         let bucket = &mut self.buckets[at];
-        let less = reserved.saturating_sub(used).min(bucket.used);
-        let more = used.saturating_sub(reserved);
+        let (less, more) = (reserved.saturating_sub(used), used.saturating_sub(reserved));
+        // It does not matter which part it was taken from, as long as all of it comes back.
+        bucket.unasked = bucket.unasked.saturating_sub(less.saturating_sub(bucket.used));
+        let less = less.min(bucket.used);
         let spare = less.min(bucket.spare);
         bucket.spare -= spare;
         // What Redis has heard of as used, only Redis may hand out again.
@@ -382,7 +440,6 @@ impl Counter {
     /// What to bring to Redis: `wants` are the amounts that requests wait for.
     pub(super) fn send(&mut self, wants: &[u64], is_all: bool, now: Instant, tick: u32) -> Sent {
         self.forget(tick);
-        self.seq += 1;
         let elapsed = now.saturating_duration_since(self.asked_since).as_secs_f64();
         let rate = self.asked as f64 / elapsed.max(0.25);
         self.rate = if rate > self.rate { rate } else { self.rate };
@@ -437,7 +494,7 @@ impl Counter {
                 ticks.push((bucket.tick, bucket.used));
             }
         }
-        Sent { ticks, seq: self.seq, need, least, smallest: min, plenty, soon, keep }
+        Sent { ticks, need, least, smallest: min, plenty, soon, keep }
     }
 
     /// Takes what Redis answered to what was sent at `at`.
@@ -462,9 +519,13 @@ impl Counter {
         self.lease_until = at + self.life();
         self.refused = (answer.status == Status::Refused).then(|| {
             let fits = answer.fits;
-            let least = if self.is_places() { REFUSED_PLACES } else { REFUSED_MIN };
+            let (least, most) = match self.unit {
+                LimitUnit::Requests => (REFUSED_MIN, REFUSED_REQUESTS),
+                LimitUnit::Tokens => (REFUSED_MIN, REFUSED_TOKENS),
+                LimitUnit::Parallel => (REFUSED_PLACES, REFUSED_PLACES),
+            };
             Refused {
-                until: at + fits.unwrap_or(least).max(least).min(4 * least),
+                until: at + fits.unwrap_or(least).clamp(least, most),
                 least: sent.smallest,
                 fits_at: at + fits.unwrap_or(Duration::from_secs(1)),
             }

@@ -7,7 +7,8 @@
 //! its own clock, next time it calls or after [`DUE`] at the latest; a lease may therefore be long
 //! without making what was used count for longer.
 //!
-//! Calls are rare because leases follow a node's own rate: half a minute's worth where much is left
+//! A hundredth of each rate is for those who do not ask, in equal parts: a node needs no call for a
+//! key that is hardly used. Other calls are rare because leases follow a node's own rate: half a minute's worth where much is left
 //! of the limit, half a second's where little is, and what a request needs at the very end. One task
 //! (`pump.rs`) makes all calls, one at a time, each about all counters that have something to say;
 //! so a busy node makes few calls however many keys it serves. Whoever is refused makes the others
@@ -41,7 +42,7 @@ use tollway_filter_api::limits::{
     Exceeded, LimitKey, LimitStore, LimitUnit, Refill, Remaining, Ticket,
 };
 
-use self::counter::{Counter, Place, Short};
+use self::counter::{Counter, Place, Short, View};
 use self::pump::Pump;
 use crate::redis_link::RedisLink;
 
@@ -66,6 +67,8 @@ const PLACES_DUE: Duration = Duration::from_secs(3);
 const IN_VAIN: Duration = Duration::from_millis(15);
 /// Above this, a limit is as good as none; below, Lua's numbers are exact.
 const LIMIT_MAX: u64 = 1 << 50;
+/// How long it may take until all nodes have heard that one has come or gone.
+const SETTLING: Duration = Duration::from_secs(5);
 const SHARDS: usize = 64;
 /// Counters in use at once unless told otherwise.
 const COUNTERS_MAX: usize = 500_000;
@@ -130,14 +133,6 @@ struct Ask {
     want: Option<(u64, oneshot::Sender<()>)>,
 }
 
-/// How the node stands with the others.
-#[derive(Clone, Copy)]
-struct View {
-    place: Place,
-    /// Since when Redis has not granted anything. `None` while it does.
-    away_since: Option<Instant>,
-}
-
 impl RedisLimits {
     /// Starts to share limits. Returns at once, whether or not Redis is there.
     pub fn start(link: RedisLink, settings: RedisLimitsSettings, runtime: &Handle) -> RedisLimits {
@@ -162,7 +157,11 @@ impl RedisLimits {
             names: Mutex::default(),
             queue: Mutex::default(),
             wake: Notify::new(),
-            view: Mutex::new(View { place: Place { rank: 0, nodes: 1 }, away_since: Some(origin) }),
+            view: Mutex::new(View {
+                place: Place { rank: 0, nodes: 1 },
+                placed: None,
+                away_since: Some(origin),
+            }),
         });
         let pump = Arc::new(tokio::sync::Mutex::new(Pump::new(link, is_simulated)));
         RedisLimits { core, pump, task: None }
@@ -287,13 +286,13 @@ impl LimitStore for RedisLimits {
     ) -> Result<(Ticket, Remaining), Exceeded> {
         let core = &*self.core;
         let limit = limit.min(LIMIT_MAX);
-        let View { place, away_since } = *core.view.lock();
+        let view = *core.view.lock();
         let is_places = key.unit == LimitUnit::Parallel;
         core.with(key, now, |key, counter| {
-            let reserved = counter.reserve(limit, amount, now, core.tick(now), place, away_since);
+            let reserved = counter.reserve(limit, amount, now, core.tick(now), view);
             let remaining = counter.remaining(now);
             let Err(short) = reserved else {
-                if away_since.is_none() && counter.runs_low() {
+                if view.away_since.is_none() && counter.runs_low() {
                     core.enqueue(key, counter);
                 }
                 // Others may have been here with a later time: that is when it was counted.
@@ -335,8 +334,8 @@ impl LimitStore for RedisLimits {
         if amount > limit || within.is_zero() || core.view.lock().away_since.is_some() {
             return None;
         }
-        let key = core.with(key.clone(), now, |key, counter| {
-            counter.is_asked_for(amount, now).then(|| key.clone())
+        let (key, amount) = core.with(key.clone(), now, |key, counter| {
+            Some((key.clone(), counter.is_asked_for(amount, now)?))
         })?;
         let (done, waiting) = oneshot::channel();
         core.queue.lock().push(Ask { key, want: Some((amount, done)) });

@@ -51,6 +51,8 @@ pub(super) struct Pump {
     is_ready: bool,
     has_left: bool,
     offset: Option<(i64, Instant)>,
+    /// Calls made.
+    calls: u64,
     /// Up to when it is known what others want, by the time of Redis.
     since: u64,
     live: u64,
@@ -86,6 +88,7 @@ impl Pump {
             is_ready: false,
             has_left: false,
             offset: None,
+            calls: 0,
             since: 0,
             live: 1,
             called: None,
@@ -113,11 +116,11 @@ impl Pump {
             }
             return;
         }
-        let wants = self.collect(core, asks, now);
         let is_beat = self.called.is_none_or(|called| now - called >= BEAT);
-        if wants.is_empty() && !is_beat && core.view.lock().away_since.is_none() {
+        if asks.is_empty() && !is_beat && core.view.lock().away_since.is_none() {
             return;
         }
+        let wants = self.collect(core, asks, now);
         let within = if self.is_simulated { JOIN_MAX } else { CALL_MAX };
         let keys: Vec<LimitKey> = wants.keys().cloned().collect();
         let outgoing = keys.into_iter().filter_map(|key| {
@@ -254,6 +257,7 @@ impl Pump {
     ) -> bool {
         let fresh = |(_, at): &(i64, Instant)| now - *at < OFFSET_LIFE;
         self.offset = self.offset.filter(fresh);
+        self.calls += 1;
         let time = core.clock.unix().as_millis();
         let call = Call {
             sha: &self.sha,
@@ -267,6 +271,7 @@ impl Pump {
             mine: core.millis(now),
             offset: self.offset.map(|(offset, _)| offset),
             since: self.since,
+            number: self.calls,
         };
         let items: Vec<_> = outgoing
             .iter()
@@ -329,7 +334,11 @@ impl Pump {
             });
         }
         let mut view = core.view.lock();
-        view.place = Place { rank: reply.rank, nodes: reply.nodes };
+        let place = Place { rank: reply.rank, nodes: reply.nodes };
+        if view.place != place || view.placed.is_none() {
+            view.place = place;
+            view.placed = Some(now);
+        }
         if verb == Verb::Ready && reply.is_open {
             view.away_since = None;
         } else {

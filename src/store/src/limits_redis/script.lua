@@ -7,7 +7,8 @@
 -- KEYS: the nodes, the wanted counters, then the counters.
 -- ARGV: 1 the time in ms ('' for the server's own), 2 the node, 3 the era it knows, 4 the server's
 -- run id, 5 how many nodes it knew, 6 'register', 'ready' or 'leave', 7 its own time in ms, 8 how
--- far its clock is behind ours at most ('' if not known), 9 wanted since; then ten for each counter.
+-- far its clock is behind ours at most ('' if not known), 9 wanted since, 10 which of its calls it is;
+-- then nine for each counter.
 local WINDOW, TICK = 60000, 250
 -- After how long without a word a node is silent, and after how long it is forgotten.
 local SILENT, GONE = 3000, 300000
@@ -26,7 +27,7 @@ else
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
-local me, verb, mine = ARGV[2], ARGV[6], tonumber(ARGV[7])
+local me, verb, mine, seq = ARGV[2], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[10])
 
 local state, others = {}, {}
 local flat = redis.call('HGETALL', KEYS[1])
@@ -111,10 +112,10 @@ local is_open = state.open == era
 -- One counter. Answers 0 for a report that came too late, 1 for done, 2 for refused, 3 for "not
 -- now"; what was granted; when it would fit, in ms, or -1; what frees itself in which 5 seconds.
 local function count(key, at)
-  local is_rate, limit, seq = ARGV[at] == 'rate', tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local need, least = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
-  local plenty, soon = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
-  local keep, life, report = tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8]), ARGV[at + 9]
+  local is_rate, limit = ARGV[at] == 'rate', tonumber(ARGV[at + 1])
+  local need, least = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local plenty, soon = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  local keep, life, report = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]), ARGV[at + 8]
 
   local ends, slots, counted, held = {}, {}, 0, 0
   for i = 1, SLOTS do slots[i] = 0 end
@@ -207,7 +208,7 @@ end
 
 local answers = {}
 if known then
-  for i = 3, #KEYS do answers[i - 2] = count(KEYS[i], 10 + (i - 3) * 10) end
+  for i = 3, #KEYS do answers[i - 2] = count(KEYS[i], 11 + (i - 3) * 9) end
 end
 local wanted = redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[9], '+inf', 'LIMIT', 0, 200)
 return { era, int(now), live, #ids, rank, is_open and 1 or 0, int(offset), wanted, answers }

@@ -74,6 +74,8 @@ pub(super) struct Call<'a> {
     pub(super) mine: u64,
     pub(super) offset: Option<i64>,
     pub(super) since: u64,
+    /// Which of the node's calls it is.
+    pub(super) number: u64,
 }
 
 /// A counter in a call.
@@ -115,9 +117,10 @@ impl Call<'_> {
         command.arg(self.time.map(|ms| ms.to_string()).unwrap_or_default());
         command.arg(self.node).arg(self.era).arg(self.run).arg(self.nodes);
         command.arg(self.verb.name()).arg(self.mine).arg(text(self.offset)).arg(self.since);
+        command.arg(self.number);
         for Item { unit, limit, life, sent, .. } in items {
             command.arg(if *unit == LimitUnit::Parallel { "places" } else { "rate" });
-            command.arg(*limit).arg(sent.seq).arg(sent.need).arg(sent.least);
+            command.arg(*limit).arg(sent.need).arg(sent.least);
             command.arg(sent.plenty).arg(sent.soon).arg(sent.keep);
             command.arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
             let mut report = String::with_capacity(sent.ticks.len() * 12);

@@ -162,7 +162,7 @@ impl Nodes {
         self.nodes.push(node);
     }
 
-    /// A request as a filter makes it: refused by what is here, it asks, twice at most.
+    /// A request under one limit.
     pub(crate) async fn admit(
         &mut self,
         node: usize,
@@ -170,18 +170,47 @@ impl Nodes {
         limit: u64,
         amount: u64,
     ) -> Result<Ticket, Exceeded> {
+        let tickets = self.admit_all(node, &[(key.clone(), limit, amount)]).await?;
+        Ok(tickets.into_iter().next().expect("as many as limits"))
+    }
+
+    /// A request as a filter makes it: what is missing is asked for together, twice at most.
+    pub(crate) async fn admit_all(
+        &mut self,
+        node: usize,
+        limits: &[(LimitKey, u64, u64)],
+    ) -> Result<Vec<Ticket>, Exceeded> {
         self.requests += 1;
         let (now, node) = (self.clock.now(), &self.nodes[node]);
         let mut asked = 0;
         loop {
-            let refused = match node.reserve(key.clone(), limit, amount, now) {
-                Ok((ticket, _)) => return Ok(ticket),
-                Err(refused) => refused,
-            };
-            let refill = node.refill(key, limit, amount, now, WAIT).filter(|_| asked < 2);
-            let Some(refill) = refill else { return Err(refused) };
+            let (mut tickets, mut refills) = (Vec::new(), Vec::new());
+            let mut refused = None;
+            for (key, limit, amount) in limits {
+                match node.reserve(key.clone(), *limit, *amount, now) {
+                    Ok((ticket, _)) => tickets.push(ticket),
+                    Err(exceeded) => {
+                        refused = Some(exceeded);
+                        let refill = node.refill(key, *limit, *amount, now, WAIT);
+                        match refill.filter(|_| asked < 2) {
+                            Some(refill) => refills.push(refill),
+                            None => {
+                                refills.clear();
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+            let Some(refused) = refused else { return Ok(tickets) };
+            tickets.iter().for_each(|ticket| node.settle(ticket, 0));
+            if refills.is_empty() {
+                return Err(refused);
+            }
             node.round().await;
-            refill.await;
+            for refill in refills {
+                refill.await;
+            }
             asked += 1;
         }
     }
@@ -218,5 +247,21 @@ impl Grants {
 
     pub(crate) fn total(&self) -> u64 {
         self.0.iter().map(|(_, amount)| amount).sum()
+    }
+}
+
+/// Numbers that look like chance and are the same each time.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
     }
 }
