@@ -52,7 +52,7 @@ const OUTPUT_TOKENS_DEFAULT: u64 = 1_024;
 
 /// How long a request waits in all to hear whether limits that are counted elsewhere leave room. With
 /// what the exchange waits for a deployment's, it is 50 ms at most.
-const WAIT_MAX: Duration = Duration::from_millis(30);
+const WAIT_MAX: Duration = Duration::from_millis(25);
 /// How often it is asked: another request may take what was brought for this one.
 const ASKED_MAX: usize = 2;
 

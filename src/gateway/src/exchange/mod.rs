@@ -66,7 +66,7 @@ const BACKOFF_LONGEST: Duration = Duration::from_secs(4);
 
 /// How long an attempt waits to hear whether its deployment's limits leave room. With what filters
 /// wait for theirs, a request waits 50 ms at most.
-const LIMITS_WAIT_MAX: Duration = Duration::from_millis(20);
+const LIMITS_WAIT_MAX: Duration = Duration::from_millis(25);
 
 /// What the exchange is to do for one request. It owns all it needs, so that a call can outlive the
 /// request that began it.

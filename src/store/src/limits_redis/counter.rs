@@ -23,7 +23,7 @@ const FIRST: u64 = 10;
 /// The part of a rate that is kept for nodes that do not ask: 1 in so many.
 const UNASKED: u64 = 100;
 /// How long a refusal is believed at least, before Redis is asked again.
-const REFUSED_MIN: Duration = Duration::from_millis(250);
+const REFUSED_MIN: Duration = Duration::from_millis(400);
 /// The same for places, which come free at any moment.
 const REFUSED_PLACES: Duration = Duration::from_millis(150);
 /// How long a refusal is believed at most, if what is counted may turn out to be less.
@@ -95,6 +95,8 @@ struct Bucket {
 #[derive(Clone, Copy)]
 struct Known {
     at: Instant,
+    /// What it granted to this node.
+    granted: u64,
     slots: [u64; SLOTS],
 }
 
@@ -335,7 +337,7 @@ impl Counter {
         }
         let spare: u64 = self.buckets.iter().map(|bucket| bucket.spare).sum();
         let mine: u64 = self.buckets.iter().map(|bucket| bucket.used - bucket.spare).sum();
-        let used = self.used_at(now).max(mine).saturating_add(self.unheard(now, away_since));
+        let used = self.used_at(now).max(mine).saturating_add(self.unheard(now, place, away_since));
         let share = place.share(self.limit.saturating_sub(used));
         if spare.saturating_add(amount) > share {
             return Err(Short::Wait(if amount > place.share(self.limit) {
@@ -371,15 +373,17 @@ impl Counter {
         (0..SLOTS).filter(counts).map(|slot| known.slots[slot]).fold(0, u64::saturating_add)
     }
 
-    /// What others may have taken between the last word of Redis and its end: as much as if all
-    /// that was used in the last five seconds had been used in one.
-    fn unheard(&self, now: Instant, away_since: Instant) -> u64 {
+    /// What others may have taken between the last word of Redis and its end. They are taken to be
+    /// like this node, and each to have taken what it took; or all together to have gone on as in
+    /// the five seconds before, at twice that pace, and at the least as if it had all been in one.
+    fn unheard(&self, now: Instant, place: Place, away_since: Instant) -> u64 {
         let Some(known) = self.known else { return 0 };
-        if now.saturating_duration_since(known.at) > WINDOW {
+        if now.saturating_duration_since(away_since.max(known.at)) > WINDOW {
             return 0;
         }
         let unheard = away_since.saturating_duration_since(known.at).as_secs_f64();
-        (known.slots[SLOTS - 2] as f64 * unheard.min(1.0)) as u64
+        let pace = known.slots[SLOTS - 2] as f64 * unheard.min(1.0).max(unheard * 2.0 / 5.0);
+        (pace as u64).max(known.granted.saturating_mul(place.nodes.saturating_sub(1)))
     }
 
     /// Places of the others and of this node when Redis was last heard, if that is not long ago.
@@ -441,7 +445,7 @@ impl Counter {
     pub(super) fn send(&mut self, wants: &[u64], is_all: bool, now: Instant, tick: u32) -> Sent {
         self.forget(tick);
         let elapsed = now.saturating_duration_since(self.asked_since).as_secs_f64();
-        let rate = self.asked as f64 / elapsed.max(0.25);
+        let rate = self.rate_of_late(now);
         self.rate = if rate > self.rate { rate } else { self.rate };
         let is_idle = self.asked == 0;
         if elapsed >= 0.25 {
@@ -475,7 +479,7 @@ impl Counter {
             let horizon = |seconds: f64| (self.rate * seconds) as u64;
             if self.is_wanted || (is_idle && wants.is_empty()) {
                 // A lease that is not used is of use to others.
-                let wish = if self.is_wanted { horizon(SOON) } else { 0 };
+                let wish = if self.is_wanted { (rate * SOON) as u64 } else { 0 };
                 self.lease = self.lease.min(wish);
             }
             need = sum.saturating_sub(self.lease);
@@ -505,15 +509,17 @@ impl Counter {
         }
         for (tick, used) in &sent.ticks {
             if let Ok(found) = self.buckets.binary_search_by_key(tick, |bucket| bucket.tick) {
-                let bucket = &mut self.buckets[found];
-                bucket.confirmed = *used;
-                bucket.spare = bucket.spare.min(bucket.used.saturating_sub(*used));
+                self.buckets[found].confirmed = *used;
             }
         }
-        self.known = Some(Known { at, slots: answer.slots });
         if answer.status == Status::Later {
+            // Others may not have said yet what they used: what was known before is more.
             return;
         }
+        for bucket in &mut self.buckets {
+            bucket.spare = bucket.spare.min(bucket.used.saturating_sub(bucket.confirmed));
+        }
+        self.known = Some(Known { at, granted: answer.granted, slots: answer.slots });
         self.lease = self.lease.saturating_add(answer.granted);
         self.lease_size = self.lease;
         self.lease_until = at + self.life();
@@ -534,8 +540,14 @@ impl Counter {
 
     /// Whether others could do with some of what is leased here.
     pub(super) fn has_surplus(&self, now: Instant) -> bool {
-        let needed = if self.is_places() { 0 } else { (self.rate * SOON) as u64 };
-        self.at_hand(now) > needed
+        let needed = if self.is_places() { 0.0 } else { self.rate_of_late(now) * SOON };
+        self.at_hand(now) > needed as u64
+    }
+
+    /// What was asked for in a second since Redis was called last.
+    fn rate_of_late(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.asked_since).as_secs_f64();
+        self.asked as f64 / elapsed.max(0.25)
     }
 
     /// Nothing more is taken from the lease.

@@ -28,6 +28,7 @@
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use hashbrown::{DefaultHashBuilder, HashMap};
@@ -64,7 +65,7 @@ const DUE: Duration = Duration::from_secs(20);
 /// The same for places.
 const PLACES_DUE: Duration = Duration::from_secs(3);
 /// A request that has waited so long in vain is treated as if Redis were away.
-const IN_VAIN: Duration = Duration::from_millis(15);
+const IN_VAIN: Duration = Duration::from_millis(20);
 /// Above this, a limit is as good as none; below, Lua's numbers are exact.
 const LIMIT_MAX: u64 = 1 << 50;
 /// How long it may take until all nodes have heard that one has come or gone.
@@ -82,8 +83,8 @@ pub struct RedisLimitsSettings {
     pub counters_max: usize,
     /// Tells the time.
     pub clock: Clock,
-    /// The time of Redis is the clock's as well: for tests that do not wait.
-    pub is_simulated: bool,
+    /// The time of Redis in ms, instead of its own: for tests that do not wait.
+    pub simulated: Option<Arc<AtomicU64>>,
 }
 
 impl RedisLimitsSettings {
@@ -93,7 +94,7 @@ impl RedisLimitsSettings {
             namespace: "tollway".to_owned(),
             counters_max: COUNTERS_MAX,
             clock,
-            is_simulated: false,
+            simulated: None,
         }
     }
 }
@@ -144,7 +145,7 @@ impl RedisLimits {
 
     /// The same without the task that calls Redis: whoever has it calls [`RedisLimits::round`].
     pub fn without_task(link: RedisLink, settings: RedisLimitsSettings) -> RedisLimits {
-        let RedisLimitsSettings { namespace, counters_max, clock, is_simulated } = settings;
+        let RedisLimitsSettings { namespace, counters_max, clock, simulated } = settings;
         let origin = clock.now();
         let core = Arc::new(Core {
             clock,
@@ -163,7 +164,7 @@ impl RedisLimits {
                 away_since: Some(origin),
             }),
         });
-        let pump = Arc::new(tokio::sync::Mutex::new(Pump::new(link, is_simulated)));
+        let pump = Arc::new(tokio::sync::Mutex::new(Pump::new(link, simulated)));
         RedisLimits { core, pump, task: None }
     }
 

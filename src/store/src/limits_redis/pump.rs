@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hashbrown::HashMap;
@@ -15,7 +16,7 @@ use super::{Ask, Core, DUE, LIFE, PLACES_DUE, PLACES_LIFE};
 use crate::redis_link::{RedisError, RedisLink};
 
 /// How often Redis hears of a node at least, and a node of what others want.
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(1250);
 /// The same while a new era waits for its nodes.
 const BEAT_WAITING: Duration = Duration::from_millis(100);
 /// What takes longer means that Redis is too slow to be waited for.
@@ -40,7 +41,7 @@ pub(super) async fn run(core: Arc<Core>, pump: Arc<Mutex<Pump>>) {
 
 pub(super) struct Pump {
     link: RedisLink,
-    is_simulated: bool,
+    simulated: Option<Arc<AtomicU64>>,
     /// Another one after each start: what an earlier process had counts by itself.
     node: String,
     /// Which of the link's connections the following holds for.
@@ -49,6 +50,8 @@ pub(super) struct Pump {
     run: String,
     era: String,
     is_ready: bool,
+    /// What others used is not known since the last start of an era.
+    is_behind: bool,
     has_left: bool,
     offset: Option<(i64, Instant)>,
     /// Calls made.
@@ -71,7 +74,7 @@ struct Outgoing {
 }
 
 impl Pump {
-    pub(super) fn new(link: RedisLink, is_simulated: bool) -> Pump {
+    pub(super) fn new(link: RedisLink, simulated: Option<Arc<AtomicU64>>) -> Pump {
         let mut bytes = [0; 8];
         // Without randomness the address of something is as good as anything.
         if getrandom::fill(&mut bytes).is_err() {
@@ -79,13 +82,14 @@ impl Pump {
         }
         Pump {
             link,
-            is_simulated,
+            simulated,
             node: bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
             connection: None,
             sha: String::new(),
             run: String::new(),
             era: String::new(),
             is_ready: false,
+            is_behind: false,
             has_left: false,
             offset: None,
             calls: 0,
@@ -121,7 +125,7 @@ impl Pump {
             return;
         }
         let wants = self.collect(core, asks, now);
-        let within = if self.is_simulated { JOIN_MAX } else { CALL_MAX };
+        let within = if self.simulated.is_some() { JOIN_MAX } else { CALL_MAX };
         let keys: Vec<LimitKey> = wants.keys().cloned().collect();
         let outgoing = keys.into_iter().filter_map(|key| {
             let amounts: Vec<u64> =
@@ -222,6 +226,7 @@ impl Pump {
             keys = rest;
         }
         self.is_ready = true;
+        self.is_behind = true;
         tracing::debug!(era = self.era, "limits are shared through Redis");
         true
     }
@@ -258,11 +263,10 @@ impl Pump {
         let fresh = |(_, at): &(i64, Instant)| now - *at < OFFSET_LIFE;
         self.offset = self.offset.filter(fresh);
         self.calls += 1;
-        let time = core.clock.unix().as_millis();
         let call = Call {
             sha: &self.sha,
             prefix: &core.prefix,
-            time: self.is_simulated.then(|| u64::try_from(time).unwrap_or(u64::MAX)),
+            time: self.simulated.as_ref().map(|time| time.load(Ordering::Relaxed)),
             node: &self.node,
             era: &self.era,
             run: &self.run,
@@ -333,9 +337,16 @@ impl Pump {
                 }
             });
         }
+        if verb == Verb::Ready && reply.is_open && std::mem::take(&mut self.is_behind) {
+            // By now all have said what they used: that has to be known before Redis goes again.
+            let behind = self.unsettled(core).into_iter().map(|key| Ask { key, want: None });
+            core.queue.lock().extend(behind);
+            core.wake.notify_one();
+        }
         let mut view = core.view.lock();
         let place = Place { rank: reply.rank, nodes: reply.nodes };
-        if view.place != place || view.placed.is_none() {
+        // In a new era not all may be there yet.
+        if reply.is_open && (view.place != place || view.placed.is_none()) {
             view.place = place;
             view.placed = Some(now);
         }
@@ -352,7 +363,9 @@ impl Pump {
         let measured = self.offset.map_or(now, |(_, at)| at);
         self.offset = Some((reply.offset, measured));
         self.since = reply.now;
-        self.live = reply.live;
+        if reply.is_open {
+            self.live = reply.live;
+        }
     }
 
     /// Gives everything back.

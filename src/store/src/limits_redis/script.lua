@@ -117,7 +117,7 @@ local function count(key, at)
   local plenty, soon = tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   local keep, life, report = tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7]), ARGV[at + 8]
 
-  local ends, slots, counted, held = {}, {}, 0, 0
+  local ends, slots, counted, held, leased = {}, {}, 0, 0, 0
   for i = 1, SLOTS do slots[i] = 0 end
   local function add(amount, until_)
     counted = counted + amount
@@ -138,6 +138,7 @@ local function count(key, at)
       local behind = others[id] and others[id].offset or record[1]
       local before, last = counted, record[4] + behind
       if record[3] > 0 and is_rate and last + WINDOW > now then
+        if last > now then leased = leased + record[3] end
         add(record[3], last + WINDOW + TICK)
       elseif record[3] > 0 and not is_rate and last >= now then
         add(record[3], last)
@@ -150,11 +151,12 @@ local function count(key, at)
       if of_it == 0 then
         redis.call('HDEL', key, id)
       end
-      if silent[id] then held = held + math.floor(math.max(0, limit - of_it) / #ids) - math.floor(limit / #ids) end
+      if silent[id] and is_rate then held = held + math.floor(math.max(0, limit - of_it) / #ids) - math.floor(limit / #ids) end
     end
   end
-  -- A node that cannot reach us goes on with its share, so that is kept for it.
-  held = held + silents * math.floor(limit / #ids)
+  -- A node that cannot reach us goes on with its share, so that is kept for it. Not so with places:
+  -- those of a node that was killed must not be missed for long.
+  if is_rate then held = held + silents * math.floor(limit / #ids) end
 
   if own and seq <= own[2] then
     return { 0, 0, -1 }
@@ -180,7 +182,8 @@ local function count(key, at)
   elseif need > 0 and free < least then
     status = 2
     local gained = free
-    for tick = 0, 2 * WINDOW / TICK do
+    -- What others hold they may give back any time.
+    for tick = 0, free + leased >= least and -1 or 2 * WINDOW / TICK do
       gained = gained + (ends[tick] or 0)
       if ends[tick] and gained >= least then fits = (tick + 1) * TICK; break end
     end
@@ -189,7 +192,7 @@ local function count(key, at)
     redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', int(now - 5000))
   elseif free > 0 then
     local spread = math.floor(free / (#ids + 1))
-    granted = math.min(free, math.max(need, math.min(plenty, spread), soon))
+    granted = math.min(free, math.max(need, math.min(plenty, spread), math.min(soon, math.floor(free / 2))))
   end
   local lease = keep + granted
   if lease > 0 then add(lease, mine + life + offset + (is_rate and WINDOW + TICK or 0)) end

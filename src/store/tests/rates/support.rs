@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -125,6 +126,8 @@ pub(crate) fn key(subject: &str, unit: LimitUnit) -> LimitKey {
 /// Some nodes in simulated time, and how often they were asked.
 pub(crate) struct Nodes {
     pub(crate) clock: Clock,
+    /// The time of Redis in ms.
+    redis_clock: Arc<AtomicU64>,
     pub(crate) nodes: Vec<RedisLimits>,
     pub(crate) requests: u64,
 }
@@ -133,22 +136,23 @@ impl Nodes {
     /// Nodes whose clocks began at different times.
     pub(crate) async fn start(server: &Server, count: usize) -> Nodes {
         let clock = Clock::manual();
-        let mut nodes = Nodes { clock, nodes: Vec::new(), requests: 0 };
+        let redis_clock = Arc::new(AtomicU64::new(1_767_225_600_000));
+        let mut nodes = Nodes { clock, redis_clock, nodes: Vec::new(), requests: 0 };
         for _ in 0..count {
             nodes.add(server).await;
         }
         // All have heard of all.
         for node in &nodes.nodes {
-            nodes.clock.advance(Duration::from_secs(1));
+            nodes.pass(Duration::from_secs(1));
             node.round().await;
         }
         nodes
     }
 
     pub(crate) async fn add(&mut self, server: &Server) {
-        self.clock.advance(Duration::from_millis(1234));
+        self.pass(Duration::from_millis(1234));
         let settings = RedisLimitsSettings {
-            is_simulated: true,
+            simulated: Some(Arc::clone(&self.redis_clock)),
             ..RedisLimitsSettings::new(self.clock.clone())
         };
         let link = server.link();
@@ -215,9 +219,21 @@ impl Nodes {
         }
     }
 
+    /// Lets time go by.
+    pub(crate) fn pass(&self, by: Duration) {
+        self.clock.advance(by);
+        self.redis_clock.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// As if somebody set the clock of Redis, so many seconds forward.
+    pub(crate) fn set_redis_clock(&self, seconds: i64) {
+        let time = self.redis_clock.load(Ordering::Relaxed);
+        self.redis_clock.store(time.saturating_add_signed(1_000 * seconds), Ordering::Relaxed);
+    }
+
     /// Lets time go by, and the nodes do what they have to do.
     pub(crate) async fn advance(&self, by: Duration) {
-        self.clock.advance(by);
+        self.pass(by);
         for node in &self.nodes {
             node.round().await;
         }
