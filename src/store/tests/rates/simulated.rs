@@ -44,13 +44,7 @@ async fn offered(limit: u64, amount: u64, per_second: u32, minutes: u32) -> Got 
     let calls = server.calls().await - before;
     let first = grants.0.iter().filter(|(at, _)| *at - begin < MINUTE).map(|(_, n)| n).sum::<u64>();
     let share = (grants.total() - first) as f64 / (limit as f64 * f64::from(minutes - 1));
-    let got = Got { share, calls: calls as f64 / nodes.requests as f64 };
-    println!(
-        "limit {limit} by {amount}, {per_second} requests/s: {:.2} % used, {:.4} calls a request",
-        100.0 * got.share,
-        got.calls
-    );
-    got
+    Got { share, calls: calls as f64 / nodes.requests as f64 }
 }
 
 #[tokio::test]
@@ -98,9 +92,9 @@ async fn many_keys_of_which_most_are_quiet_cost_few_calls() {
         }
         let calls = server.calls().await - before;
         let calls = calls as f64 / (nodes.requests - requests) as f64;
-        println!("1000 keys, three limits a request, minute {minute}: {calls:.4} calls a request");
         // In the first minute every key is new to every node.
-        assert!(calls <= 0.15 || minute < 2, "{calls} calls a request");
+        let most = if minute == 0 { 0.5 } else { 0.15 };
+        assert!(calls <= most, "{calls} calls a request in minute {minute}");
     }
 }
 
