@@ -18,8 +18,9 @@ struct Got {
     calls: f64,
 }
 
-/// Clients at three nodes send `per_second` requests in all, and more than the limit allows.
-async fn offered(limit: u64, amount: u64, per_second: u32, minutes: u32) -> Got {
+/// Clients send `per_second` requests in all, more than the limit allows, to those of three nodes
+/// that `places` names, in turns of chance.
+async fn offered(places: &[usize], limit: u64, amount: u64, per_second: u32, minutes: u32) -> Got {
     let server = Server::start().await;
     let mut nodes = Nodes::start(&server, 3).await;
     let key = key("k", if amount == 1 { LimitUnit::Requests } else { LimitUnit::Tokens });
@@ -33,8 +34,7 @@ async fn offered(limit: u64, amount: u64, per_second: u32, minutes: u32) -> Got 
         let passed = (nodes.clock.now() - begin).as_millis() as u64;
         while asked * 1000 < passed * u64::from(per_second) {
             asked += 1;
-            // One node has more to do than the others.
-            let node = [0, 0, 1, 2][dice.below(4) as usize];
+            let node = places[dice.below(places.len() as u64) as usize];
             if nodes.admit(node, &key, limit, amount).await.is_ok() {
                 grants.0.push((nodes.clock.now(), amount));
             }
@@ -49,19 +49,22 @@ async fn offered(limit: u64, amount: u64, per_second: u32, minutes: u32) -> Got 
 
 #[tokio::test]
 async fn busy_clients_at_three_nodes_get_98_percent_and_never_more_than_the_limit() {
-    // A limit that is far too small, one that is nearly enough, and tokens.
-    for (limit, amount, per_second) in [
-        (60, 1, 30),
-        (600, 1, 40),
-        (600, 1, 400),
-        (6_000, 1, 110),
-        (6_000, 1, 1_000),
-        (90_000, 123, 100),
+    // One node has more to do than the others, or all; a limit is far too small, or nearly enough.
+    let (uneven, single) = (&[0, 0, 1, 2][..], &[1][..]);
+    for (places, limit, amount, per_second) in [
+        (uneven, 60, 1, 30),
+        (uneven, 600, 1, 40),
+        (uneven, 600, 1, 400),
+        (single, 600, 1, 40),
+        (uneven, 6_000, 1, 110),
+        (single, 6_000, 1, 110),
+        (uneven, 6_000, 1, 1_000),
+        (uneven, 90_000, 123, 100),
     ] {
-        let got = offered(limit, amount, per_second, 20).await;
+        let got = offered(places, limit, amount, per_second, 8).await;
         // What does not divide the limit leaves less than one amount unused.
         let wasted = (limit % amount) as f64 / limit as f64;
-        assert!(got.share + wasted >= 0.98, "{} of {limit}", got.share);
+        assert!(got.share + wasted >= 0.98, "{} of {limit} at {places:?}", got.share);
         assert!(got.calls <= 0.15, "{} calls for each request to {limit}", got.calls);
     }
 }
