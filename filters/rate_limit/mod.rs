@@ -31,16 +31,16 @@ use std::mem;
 use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::{Account, KeyStore};
 use tollway_filter_api::limits::{
-    Exceeded, LimitKey, LimitStore, LimitUnit, RateLimits, Remaining, Ticket,
+    Exceeded, LimitKey, LimitStore, LimitUnit, RateLimits, Refill, Remaining, Ticket,
 };
 use tollway_filter_api::{
-    BuildFilter, Clock, ConfigError, Deps, Filter, KeyHash, Outcome, Phases, Rejection, RequestCtx,
-    RequestHead, ResponseHead, Slot, Step, VirtualKey,
+    BuildFilter, Clock, ConfigError, Deps, Filter, Flow, KeyHash, Outcome, Phases, Rejection,
+    RequestCtx, RequestHead, ResponseHead, Slot, Step, VirtualKey,
 };
 
 pub use self::config::{Allowance, Rate, RateLimitConfig};
@@ -49,6 +49,12 @@ use self::refusal::{Hint, OverLimit, Utc};
 
 /// Output tokens to reserve where neither the request nor the config says how many.
 const OUTPUT_TOKENS_DEFAULT: u64 = 1_024;
+
+/// How long a request waits in all to hear whether limits that are counted elsewhere leave room. With
+/// what the exchange waits for a deployment's, it is 50 ms at most.
+const WAIT_MAX: Duration = Duration::from_millis(25);
+/// How often it is asked: another request may take what was brought for this one.
+const ASKED_MAX: usize = 2;
 
 /// Counts model calls and their tokens, and refuses what is over a limit.
 pub struct RateLimit {
@@ -71,6 +77,9 @@ pub struct RateLimit {
 
 /// What the filter keeps of a request: what it has reserved for it.
 type Reserved = Vec<Held>;
+
+/// The limits of a phase.
+type Allow = fn(&RateLimit, &mut Reserving<'_>) -> Result<(), Rejection>;
 
 /// One reservation.
 #[derive(Debug)]
@@ -143,18 +152,17 @@ impl Filter for RateLimit {
         if ctx.operation.is_none() {
             return Step::next();
         }
-        let mut reserved = Reserved::new();
-        let allowed = self.allow_head(ctx, &mut reserved);
-        self.conclude(ctx, &mut reserved, allowed)
+        match self.check_rates(ctx) {
+            Ok(()) => self.decide(ctx, RateLimit::allow_head),
+            Err(refused) => Step::reject(refused),
+        }
     }
 
     fn body<'a>(&'a self, ctx: &'a mut RequestCtx, _head: &'a RequestHead) -> Step<'a> {
         if ctx.operation.is_none() {
             return Step::next();
         }
-        let mut reserved = Reserved::new();
-        let allowed = self.allow_body(ctx, &mut reserved);
-        self.conclude(ctx, &mut reserved, allowed)
+        self.decide(ctx, RateLimit::allow_body)
     }
 
     fn response(&self, ctx: &mut RequestCtx, _head: &RequestHead, response: &mut ResponseHead) {
@@ -178,21 +186,54 @@ impl Filter for RateLimit {
 }
 
 impl RateLimit {
+    /// Reserves what a phase needs, at once where nothing has to be asked first.
+    fn decide<'a>(&'a self, ctx: &'a mut RequestCtx, allow: Allow) -> Step<'a> {
+        let mut reserving = Reserving::new(self, ctx, WAIT_MAX);
+        let allowed = allow(self, &mut reserving);
+        let (mut reserved, refills) = (reserving.reserved, reserving.refills);
+        if allowed.is_err() || refills.is_empty() {
+            return Step::Ready(self.conclude(ctx, &mut reserved, allowed));
+        }
+        self.give_back(&reserved);
+        Step::Wait(Box::pin(self.decide_later(ctx, allow, refills)))
+    }
+
+    /// Waits for what had to be asked, and decides then.
+    async fn decide_later(
+        &self,
+        ctx: &mut RequestCtx,
+        allow: Allow,
+        mut refills: Vec<Refill>,
+    ) -> Flow {
+        let began = self.clock.now();
+        let mut asked = 0;
+        loop {
+            asked += 1;
+            for refill in mem::take(&mut refills) {
+                refill.await;
+            }
+            let waited = self.clock.now().saturating_duration_since(began);
+            let left = WAIT_MAX.saturating_sub(waited);
+            let left = if asked < ASKED_MAX { left } else { Duration::ZERO };
+            let mut reserving = Reserving::new(self, ctx, left);
+            let allowed = allow(self, &mut reserving);
+            let mut reserved = reserving.reserved;
+            if allowed.is_err() || reserving.refills.is_empty() {
+                return self.conclude(ctx, &mut reserved, allowed);
+            }
+            refills = reserving.refills;
+            self.give_back(&reserved);
+        }
+    }
+
     /// What can be decided before the body is read.
-    fn allow_head(&self, ctx: &RequestCtx, reserved: &mut Reserved) -> Result<(), Rejection> {
-        let key = ctx.identity.as_ref();
-        let mut reserve = Reserving::new(self, ctx, reserved);
-        if !is_master(key) {
-            self.check_rates(ctx, key)?;
-        }
-        if let Some(rate) = &self.global_rate {
-            rate.check(&()).map_err(|fast| self.too_fast("global", "all".into(), fast))?;
-        }
+    fn allow_head(&self, reserve: &mut Reserving<'_>) -> Result<(), Rejection> {
+        let key = reserve.ctx.identity.as_ref();
         if !is_master(key) {
             let limits = self.key_limits(key);
             reserve.requests(Who::key(key), &limits)?;
             // Which one of several teams it is depends on the model.
-            if !(has_several_teams(key) && ctx.operation.is_some())
+            if !(has_several_teams(key) && reserve.ctx.operation.is_some())
                 && let Some((team, account)) = self.team_of(key)
             {
                 reserve.requests(Who::of(Scope::Team, team), &account.limits)?;
@@ -207,9 +248,9 @@ impl RateLimit {
     }
 
     /// What depends on the model or on the number of tokens.
-    fn allow_body(&self, ctx: &RequestCtx, reserved: &mut Reserved) -> Result<(), Rejection> {
+    fn allow_body(&self, reserve: &mut Reserving<'_>) -> Result<(), Rejection> {
+        let ctx = reserve.ctx;
         let key = ctx.identity.as_ref();
-        let mut reserve = Reserving::new(self, ctx, reserved);
         if !is_master(key) {
             let (team, user) = (self.team_of(key), self.user_of(key));
             if let Some(plan) = &ctx.plan {
@@ -248,19 +289,23 @@ impl RateLimit {
     }
 
     /// Requests per second. They come first: what they refuse costs next to nothing.
-    fn check_rates(
-        &self,
-        ctx: &RequestCtx,
-        key: Option<&Arc<VirtualKey>>,
-    ) -> Result<(), Rejection> {
-        if let (Some(rate), Some(address)) = (&self.per_address, ctx.client) {
+    fn check_rates(&self, ctx: &RequestCtx) -> Result<(), Rejection> {
+        let key = ctx.identity.as_ref();
+        if let (Some(rate), Some(address)) = (&self.per_address, ctx.client)
+            && !is_master(key)
+        {
             let caller = per_second::caller_of(address);
             rate.check(&caller)
                 .map_err(|fast| self.too_fast("address", address.to_string(), fast))?;
         }
-        if let Some(rate) = &self.per_key_rate {
+        if let Some(rate) = &self.per_key_rate
+            && !is_master(key)
+        {
             rate.check(&key.map(|key| key.hash))
                 .map_err(|fast| self.too_fast("api_key", Who::key(key).label(), fast))?;
+        }
+        if let Some(rate) = &self.global_rate {
+            rate.check(&()).map_err(|fast| self.too_fast("global", "all".into(), fast))?;
         }
         Ok(())
     }
@@ -272,23 +317,30 @@ impl RateLimit {
         ctx: &mut RequestCtx,
         reserved: &mut Reserved,
         allowed: Result<(), Rejection>,
-    ) -> Step<'static> {
+    ) -> Flow {
         match allowed {
-            Ok(()) if reserved.is_empty() => Step::next(),
+            Ok(()) if reserved.is_empty() => Flow::Next,
             Ok(()) => {
                 match ctx.slot_mut::<Reserved>(self.slot) {
                     Some(earlier) => earlier.append(reserved),
                     None => ctx.set_slot(self.slot, mem::take(reserved)),
                 }
-                Step::next()
+                Flow::Next
             }
             Err(refused) => {
-                let earlier = ctx.take_slot::<Reserved>(self.slot);
-                for held in earlier.iter().flat_map(|held| held.iter()).chain(&*reserved) {
-                    self.limits.settle(&held.ticket, 0);
+                if let Some(earlier) = ctx.take_slot::<Reserved>(self.slot) {
+                    self.give_back(&earlier);
                 }
-                Step::reject(refused)
+                self.give_back(reserved);
+                Flow::Reject(refused)
             }
+        }
+    }
+
+    /// As if it had not been reserved.
+    fn give_back(&self, reserved: &Reserved) {
+        for held in reserved {
+            self.limits.settle(&held.ticket, 0);
         }
     }
 
@@ -365,7 +417,11 @@ impl RateLimit {
 struct Reserving<'a> {
     filter: &'a RateLimit,
     ctx: &'a RequestCtx,
-    reserved: &'a mut Reserved,
+    reserved: Reserved,
+    /// What to wait for before the answer is final.
+    refills: Vec<Refill>,
+    /// How long it may be waited for.
+    within: Duration,
     /// Asked for when the first limit applies: a request without limits does not read the clock.
     now: Option<Instant>,
     /// Guessed when the first limit on tokens applies.
@@ -373,8 +429,9 @@ struct Reserving<'a> {
 }
 
 impl<'a> Reserving<'a> {
-    fn new(filter: &'a RateLimit, ctx: &'a RequestCtx, reserved: &'a mut Reserved) -> Self {
-        Reserving { filter, ctx, reserved, now: None, tokens: None }
+    fn new(filter: &'a RateLimit, ctx: &'a RequestCtx, within: Duration) -> Self {
+        let (reserved, refills) = (Reserved::new(), Vec::new());
+        Reserving { filter, ctx, reserved, refills, within, now: None, tokens: None }
     }
 
     /// Everything there may be a limit on.
@@ -419,7 +476,15 @@ impl<'a> Reserving<'a> {
                 self.reserved.push(Held { scope: who.scope, ticket, remaining });
                 Ok(())
             }
-            Err(exceeded) => Err(self.filter.exceeded(who, unit, amount, exceeded)),
+            Err(exceeded) => {
+                // What else is missing is asked for at the same time.
+                let limits = &self.filter.limits;
+                match limits.refill(&who.limit_key(unit), limit, amount, now, self.within) {
+                    Some(refill) => self.refills.push(refill),
+                    None => return Err(self.filter.exceeded(who, unit, amount, exceeded)),
+                }
+                Ok(())
+            }
         }
     }
 }

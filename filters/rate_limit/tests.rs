@@ -555,3 +555,97 @@ fn settings_that_make_no_sense_are_refused() {
     let fast = json!({"global_rate": {"requests_per_second": 2_000_000}});
     check(fast, "global_rate.requests_per_second", "at most");
 }
+
+/// Has nothing at hand until it was asked: a limit that is counted elsewhere.
+#[derive(Default)]
+struct AskedFirst {
+    counted: ExactLimits,
+    brought: Arc<Mutex<Vec<LimitKey>>>,
+    /// How often it was asked.
+    asked: Mutex<usize>,
+    /// Whether it brings what it is asked for.
+    is_vain: bool,
+}
+
+impl LimitStore for AskedFirst {
+    fn reserve(
+        &self,
+        key: LimitKey,
+        limit: u64,
+        amount: u64,
+        now: Instant,
+    ) -> Result<(Ticket, Remaining), Exceeded> {
+        if !self.brought.lock().contains(&key) {
+            return Err(Exceeded { limit, remaining: 0, retry_after: MINUTE });
+        }
+        self.counted.reserve(key, limit, amount, now)
+    }
+
+    fn settle(&self, ticket: &Ticket, used: u64) {
+        self.counted.settle(ticket, used);
+    }
+
+    fn refill(
+        &self,
+        key: &LimitKey,
+        _: u64,
+        _: u64,
+        _: Instant,
+        within: Duration,
+    ) -> Option<Refill> {
+        if within.is_zero() || (self.brought.lock().contains(key) && !self.is_vain) {
+            return None;
+        }
+        *self.asked.lock() += 1;
+        let (brought, key, is_vain) = (Arc::clone(&self.brought), key.clone(), self.is_vain);
+        Some(Box::pin(async move {
+            if !is_vain {
+                brought.lock().push(key);
+            }
+        }))
+    }
+}
+
+/// What the head phase comes to, after waiting, and whether it waited.
+async fn head_of(filter: &RateLimit, ctx: &mut RequestCtx) -> (Flow, bool) {
+    let (head, ()) = http::Request::new(()).into_parts();
+    match filter.head(ctx, &head) {
+        Step::Ready(flow) => (flow, false),
+        Step::Wait(wait) => (wait.await, true),
+    }
+}
+
+#[tokio::test]
+async fn limits_that_are_counted_elsewhere_are_asked_together_before_anybody_is_refused() {
+    let bench = Bench::new(json!({}));
+    for is_vain in [false, true] {
+        let limits = Arc::new(AskedFirst { is_vain, ..AskedFirst::default() });
+        let deps = Deps { limits: Arc::clone(&limits) as _, ..Deps::for_test() };
+        let settings = json!({
+            "global": {"rpm": 2, "max_parallel_requests": 9},
+            "per_key": {"rpm": 5},
+            "global_rate": {"requests_per_second": 1, "burst": 3},
+        });
+        let config = serde_json::from_value(settings).unwrap();
+        let filter = RateLimit::build(config, &deps, Slot(3)).unwrap();
+        let mut ctx = bench.ctx(None);
+        let (flow, waited) = head_of(&filter, &mut ctx).await;
+        assert!(waited);
+        if is_vain {
+            // Twice for each, and not for ever.
+            assert!(matches!(flow, Flow::Reject(_)));
+            assert_eq!(*limits.asked.lock(), 6);
+            continue;
+        }
+        assert!(matches!(flow, Flow::Next));
+        assert_eq!(*limits.asked.lock(), 3);
+        // What is at hand is not waited for, and what is used up is refused at once.
+        let (flow, waited) = head_of(&filter, &mut bench.ctx(None)).await;
+        assert!(matches!(flow, Flow::Next) && !waited);
+        let (flow, waited) = head_of(&filter, &mut bench.ctx(None)).await;
+        assert!(matches!(flow, Flow::Reject(_)) && !waited);
+        // Trying again after the wait was no second request to the rate in a second.
+        let counted = limits.counted.grants.lock();
+        assert!(counted.values().all(|grants| grants.iter().filter(|(_, n)| *n == 1).count() == 2));
+    }
+}

@@ -167,7 +167,7 @@ model_list:
   - model_name: a
     litellm_params: { model: demo/chat, max_file_size_mb: 5, aws_region_name: eu }
     model_info: { health_check_voice: x }
-router_settings: { enable_weighted_failover: true, redis_host: localhost }
+router_settings: { enable_weighted_failover: true, debug_level: INFO }
 litellm_settings: { max_user_budget: 100, success_callback: [langfuse] }
 general_settings: { custom_auth: a.b, alerting: [slack] }
 ";
@@ -178,7 +178,7 @@ general_settings: { custom_auth: a.b, alerting: [slack] }
         "model_list[0].litellm_params.aws_region_name",
         "model_list[0].model_info.health_check_voice",
         "router_settings.enable_weighted_failover",
-        "router_settings.redis_host",
+        "router_settings.debug_level",
         "litellm_settings.max_user_budget",
         "litellm_settings.success_callback[0]",
         "general_settings.custom_auth",

@@ -1,5 +1,6 @@
 //! Rates and parallel requests: what is counted, and the trait of what counts it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -126,4 +127,21 @@ pub trait LimitStore: Send + Sync {
     /// A ticket is settled once at most, and not at all where the reservation was right. What was
     /// counted more than a window ago does not matter any more and is left alone.
     fn settle(&self, ticket: &Ticket, used: u64);
+
+    /// What to wait for before a refusal of [`LimitStore::reserve`] is final: another place may have
+    /// to be asked first, and then the same reservation may fit. `None` where there is nothing to
+    /// ask. Waits as long as `within` says from now on, and not longer.
+    fn refill(
+        &self,
+        _key: &LimitKey,
+        _limit: u64,
+        _amount: u64,
+        _now: Instant,
+        _within: Duration,
+    ) -> Option<Refill> {
+        None
+    }
 }
+
+/// A wait for more to reserve from.
+pub type Refill = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -18,6 +18,8 @@ use tollway_simulator::Simulator;
 use tollway_store::cache_memory::MemoryCache;
 use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
+use tollway_store::limits_redis::{RedisLimits, RedisLimitsSettings};
+use tollway_store::redis_link::RedisLink;
 use tollway_store::responses_memory::MemoryResponses;
 
 use crate::admin::Admin;
@@ -95,7 +97,6 @@ async fn serve_on(
         .map_err(|error| StartError::new(format!("the simulated provider: {error}")))?;
     let log = StdoutLog::start()
         .map_err(|error| StartError::new(format!("cannot start the request log: {error}")))?;
-    let limits: Arc<dyn LimitStore> = Arc::new(MemoryLimits::new());
     let metrics = Arc::new(Metrics::default());
     let clock = Clock::system();
     let mut loader = Loader {
@@ -106,7 +107,7 @@ async fn serve_on(
         new_master_key: None,
         stores: Stores {
             clock: clock.clone(),
-            limits: Arc::clone(&limits),
+            limits: Arc::new(MemoryLimits::new()),
             metrics: Arc::clone(&metrics),
             log: Arc::clone(&log) as Arc<dyn LogSink>,
             runtime,
@@ -117,6 +118,8 @@ async fn serve_on(
             oidc: None,
         },
     };
+    let shared = loader.shared_limits()?;
+    let limits = Arc::clone(&loader.stores.limits);
     let money = Arc::new(loader.money().await?);
     let directory = Arc::new(Directory::new(Arc::new(money.store().clone())));
     // Where it is away now, it comes when it is back.
@@ -167,6 +170,10 @@ async fn serve_on(
     watching.abort();
     alerting.abort();
     following.abort();
+    if let Some(shared) = shared {
+        // What is left of its leases is for the others at once.
+        shared.leave().await;
+    }
     money.close().await;
     log.flush();
     drop(simulator);
@@ -312,6 +319,19 @@ impl Loader {
             .map_err(StartError::new)?;
         self.stores.treasury = Some(Arc::new(money.books.clone()));
         Ok(money)
+    }
+
+    /// Counts limits in the Redis that several gateways share, if there is one.
+    fn shared_limits(&mut self) -> Result<Option<Arc<RedisLimits>>, StartError> {
+        let (config, _) = self.config()?;
+        let Some(redis) = &config.redis else { return Ok(None) };
+        let Stores { clock, runtime, .. } = &self.stores;
+        let link = RedisLink::connect(redis, "limits are shared", runtime)
+            .map_err(|error| StartError::new(format!("the Redis for limits: {error}")))?;
+        let settings = RedisLimitsSettings::new(clock.clone());
+        let limits = Arc::new(RedisLimits::start(link, settings, runtime));
+        self.stores.limits = Arc::clone(&limits) as _;
+        Ok(Some(limits))
     }
 
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {

@@ -1,47 +1,25 @@
 //! Answers kept in a Redis or Valkey that several nodes share.
 //!
 //! Redis is a convenience here, so it may never hold a request up. A look-up waits 50 ms at most;
-//! once one look-up has failed, the following ones are answered "not there" at once, until a task
-//! in the background has found that the server answers again. Writing is left to another task.
-//!
-//! Both tasks, and the sockets, live on the runtime that [`RedisCache::connect`] is given. Look-ups
-//! may come from any other tokio runtime: what they hold of the connection is only a sender to its
-//! task. This is why the connection is not redis' `ConnectionManager`, which reconnects on whatever
-//! runtime happens to notice the loss, and lets requests wait for it.
+//! once one look-up has failed, the following ones are answered "not there" at once, until Redis
+//! answers again ([`redis_link`](crate::redis_link)). Writing is left to another task.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo};
-use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
+
+use crate::redis_link::{BACKGROUND_MAX, RedisError, RedisLink, RedisServer, RedisSettingsError};
 
 mod codec;
 
 /// How long a look-up waits for Redis before the answer is "not there".
-pub const LOOKUP_MAX: Duration = Duration::from_millis(50);
-
-/// How long nothing is looked up after Redis was too slow.
-const REST: Duration = Duration::from_secs(1);
-
-/// How often an idle connection is tried, so that the next request does not have to find out.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-
-/// How long connecting, with authentication, may take.
-const CONNECT_MAX: Duration = Duration::from_secs(1);
-
-/// How long to wait before the first attempt to connect again; doubled each time, up to [`REST`].
-const RETRY_MIN: Duration = Duration::from_millis(50);
-
-/// How long a batch of writes may take.
-const WRITE_MAX: Duration = Duration::from_secs(2);
+pub use crate::redis_link::WAIT_MAX as LOOKUP_MAX;
 
 /// How many answers may wait to be written.
 const QUEUE_ENTRIES_MAX: usize = 1024;
@@ -66,45 +44,13 @@ pub struct RedisSettings {
     pub namespace: String,
 }
 
-/// Where a Redis is, in one of the two ways in which LiteLLM's `cache_params` say it.
-#[derive(Clone, Debug)]
-pub enum RedisServer {
-    /// `redis://[user][:password@]host[:port][/db]`, or `redis+unix:///path?db=1&user=u&pass=p`.
-    Url(SecretString),
-    /// The parts one by one.
-    Parts {
-        /// The host's name or address.
-        host: String,
-        /// The TCP port, by custom 6379.
-        port: u16,
-        /// The ACL user; `default` if there is none.
-        username: Option<String>,
-        /// The password.
-        password: Option<SecretString>,
-        /// The number of the database, by custom 0.
-        db: i64,
-    },
-}
-
-/// Settings that no Redis can be reached with. Says nothing of the settings' values: there is a
-/// password among them.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RedisSettingsError {
-    /// The URL cannot be read.
-    #[error("the Redis URL is not of the form redis://[user][:password@]host[:port][/db]")]
-    Url,
-    /// The server would have to be spoken to by TLS.
-    #[error("Redis over TLS (rediss://) is not supported yet")]
-    Tls,
-}
-
 /// Keeps answers in Redis.
 pub struct RedisCache {
     namespace: Arc<str>,
-    link: Arc<Link>,
+    link: RedisLink,
+    waiting: Arc<Waiting>,
     queue: mpsc::Sender<Put>,
-    tasks: [AbortHandle; 2],
+    writer: AbortHandle,
 }
 
 impl RedisCache {
@@ -117,51 +63,47 @@ impl RedisCache {
         settings: RedisSettings,
         runtime: &Handle,
     ) -> Result<RedisCache, RedisSettingsError> {
-        let client = client(&settings.server)?;
         let namespace: Arc<str> = settings.namespace.into();
-        let link = Arc::new(Link::default());
-        let (queue, waiting) = mpsc::channel(QUEUE_ENTRIES_MAX);
-        let tasks = [
-            runtime.spawn(keep_connected(client, Arc::clone(&link))).abort_handle(),
-            runtime.spawn(write(waiting, Arc::clone(&link), Arc::clone(&namespace))).abort_handle(),
-        ];
-        Ok(RedisCache { namespace, link, queue, tasks })
+        let link = RedisLink::connect(&settings.server, "answers are cached", runtime)?;
+        let waiting = Arc::new(Waiting::default());
+        let (queue, puts) = mpsc::channel(QUEUE_ENTRIES_MAX);
+        let writing = write(puts, link.clone(), Arc::clone(&waiting), Arc::clone(&namespace));
+        let writer = runtime.spawn(writing).abort_handle();
+        Ok(RedisCache { namespace, link, waiting, queue, writer })
     }
 
     /// Whether Redis is being used at the moment.
     pub fn is_up(&self) -> bool {
-        self.link.live.borrow().is_some()
+        self.link.is_up()
     }
 
     /// How many answers could not be written, because Redis was away or too slow.
     pub fn dropped(&self) -> u64 {
-        self.link.dropped.load(Ordering::Relaxed)
+        self.waiting.dropped.load(Ordering::Relaxed)
     }
 
-    async fn ask(&self, mut live: Live, key: CacheKey) -> Option<CachedAnswer> {
+    async fn find(&self, key: CacheKey) -> Option<CachedAnswer> {
         let mut command = redis::cmd("GET");
         command.arg(redis_key(&self.namespace, key));
-        match timeout(LOOKUP_MAX, command.query_async::<Option<Vec<u8>>>(&mut live.connection))
-            .await
-        {
-            Ok(Ok(value)) => codec::decode(Bytes::from(value?)),
-            Ok(Err(error)) if speaks(&error) => {
+        match self.link.ask(&command, LOOKUP_MAX).await {
+            Ok(value) => {
+                let value: Option<Vec<u8>> = redis::from_redis_value(value).ok()?;
+                codec::decode(Bytes::from(value?))
+            }
+            Err(RedisError::Refused(error)) => {
                 tracing::debug!(%error, "Redis refused a look-up");
                 None
             }
-            Ok(Err(_)) | Err(_) => {
-                self.link.fail(live.number);
-                None
-            }
+            Err(RedisError::Away) => None,
         }
     }
 }
 
 impl CacheStore for RedisCache {
     fn get(&self, key: CacheKey) -> Lookup<'_> {
-        match self.link.live() {
-            Some(live) => Lookup::Wait(Box::pin(self.ask(live, key))),
-            None => Lookup::Ready(None),
+        match self.is_up() {
+            true => Lookup::Wait(Box::pin(self.find(key))),
+            false => Lookup::Ready(None),
         }
     }
 
@@ -171,29 +113,25 @@ impl CacheStore for RedisCache {
             return;
         }
         let bytes = answer.body.len();
-        let before = self.link.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.waiting.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = self.is_up() && before + bytes <= QUEUE_BYTES_MAX;
         if !fits || self.queue.try_send(Put { key, answer, ttl_ms }).is_err() {
-            self.link.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            self.link.dropped.fetch_add(1, Ordering::Relaxed);
+            self.waiting.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.waiting.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn ping(&self) -> Managing<'_> {
-        Box::pin(async {
-            let live = self.link.live().ok_or(AWAY)?;
-            self.manage(&live, &redis::cmd("PING")).await.map(|_| ())
-        })
+        Box::pin(async { self.manage(&redis::cmd("PING")).await.map(|_| ()) })
     }
 
     fn remove<'a>(&'a self, keys: &'a [CacheKey]) -> Managing<'a> {
         Box::pin(async move {
-            let live = self.link.live().ok_or(AWAY)?;
             for key in keys {
                 // One by one: in a cluster they are not on one server.
                 let mut command = redis::cmd("DEL");
                 command.arg(redis_key(&self.namespace, *key));
-                self.manage(&live, &command).await?;
+                self.manage(&command).await?;
             }
             Ok(())
         })
@@ -201,20 +139,19 @@ impl CacheStore for RedisCache {
 
     fn clear(&self) -> Managing<'_> {
         Box::pin(async {
-            let live = self.link.live().ok_or(AWAY)?;
             // The namespace may be shared with nobody, the server is: only our own keys go.
             let pattern = format!("{}:*", escaped(&self.namespace));
             let mut cursor = "0".to_owned();
             loop {
                 let mut scan = redis::cmd("SCAN");
                 scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
-                let found = self.manage(&live, &scan).await?;
+                let found = self.manage(&scan).await?;
                 let found: (String, Vec<Vec<u8>>) =
                     redis::from_redis_value(found).map_err(|_| AWAY)?;
                 for key in &found.1 {
                     let mut command = redis::cmd("DEL");
                     command.arg(key.as_slice());
-                    self.manage(&live, &command).await?;
+                    self.manage(&command).await?;
                 }
                 cursor = found.0;
                 if cursor == "0" {
@@ -227,23 +164,14 @@ impl CacheStore for RedisCache {
 
 impl RedisCache {
     /// Sends a command of an operator's, who can wait longer than a request.
-    async fn manage(
-        &self,
-        live: &Live,
-        command: &redis::Cmd,
-    ) -> Result<redis::Value, &'static str> {
-        let mut connection = live.connection.clone();
-        match timeout(WRITE_MAX, command.query_async::<redis::Value>(&mut connection)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) if speaks(&error) => {
+    async fn manage(&self, command: &redis::Cmd) -> Result<redis::Value, &'static str> {
+        self.link.ask(command, BACKGROUND_MAX).await.map_err(|error| match error {
+            RedisError::Away => AWAY,
+            RedisError::Refused(error) => {
                 tracing::warn!(%error, "Redis refused a command");
-                Err("Redis refused the command")
+                "Redis refused the command"
             }
-            Ok(Err(_)) | Err(_) => {
-                self.link.fail(live.number);
-                Err(AWAY)
-            }
-        }
+        })
     }
 }
 
@@ -261,9 +189,7 @@ fn escaped(namespace: &str) -> String {
 
 impl Drop for RedisCache {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.writer.abort();
     }
 }
 
@@ -277,145 +203,26 @@ struct Put {
     ttl_ms: u64,
 }
 
-/// What look-ups, the writer and the keeper of the connection share.
+/// What is on its way to Redis.
 #[derive(Default)]
-struct Link {
-    /// The connection, while it is good.
-    live: watch::Sender<Option<Live>>,
+struct Waiting {
     queued_bytes: AtomicUsize,
     dropped: AtomicU64,
 }
 
-#[derive(Clone)]
-struct Live {
-    /// Counts up each time a connection is found good, so that a late complaint about an earlier
-    /// one does no harm to this one.
-    number: u64,
-    connection: MultiplexedConnection,
-}
-
-impl Link {
-    fn live(&self) -> Option<Live> {
-        self.live.borrow().clone()
-    }
-
-    /// Takes the connection out of use; its keeper looks after it.
-    fn fail(&self, number: u64) {
-        self.live.send_if_modified(|live| live.take_if(|live| live.number == number).is_some());
-    }
-
+impl Waiting {
     fn forget(&self, entries: usize) {
         self.dropped.fetch_add(entries as u64, Ordering::Relaxed);
     }
 }
 
-fn client(server: &RedisServer) -> Result<Client, RedisSettingsError> {
-    let info = match server {
-        RedisServer::Url(url) => {
-            let url = url.expose_secret();
-            // Without redis' TLS feature such a URL is an error like any other.
-            let is_tls = url.starts_with("rediss:") || url.starts_with("valkeys:");
-            let wrong = if is_tls { RedisSettingsError::Tls } else { RedisSettingsError::Url };
-            url.into_connection_info().map_err(|_| wrong)?
-        }
-        RedisServer::Parts { host, port, username, password, db } => {
-            let info = (host.as_str(), *port)
-                .into_connection_info()
-                .map_err(|_| RedisSettingsError::Url)?;
-            let mut redis = info.redis_settings().clone().set_db(*db);
-            if let Some(username) = username {
-                redis = redis.set_username(username);
-            }
-            if let Some(password) = password {
-                redis = redis.set_password(password.expose_secret());
-            }
-            info.set_redis_settings(redis)
-        }
-    };
-    Client::open(info).map_err(|_| RedisSettingsError::Url)
-}
-
-/// Connects again and again, as long as the cache is there.
-async fn keep_connected(client: Client, link: Arc<Link>) {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_MAX))
-        .set_response_timeout(Some(WRITE_MAX));
-    let mut number = 0;
-    let mut pause = RETRY_MIN;
-    let mut is_reported = false;
-    loop {
-        match client.get_multiplexed_async_connection_with_config(&config).await {
-            Ok(connection) => {
-                tracing::info!("Redis is there: answers are cached");
-                watch_over(connection, &link, &mut number).await;
-                tracing::warn!("Redis is away: answers are not cached");
-                pause = RETRY_MIN;
-                is_reported = true;
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut is_reported, true) {
-                    tracing::warn!(%error, "Redis is away: answers are not cached");
-                }
-            }
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(REST);
-    }
-}
-
-/// Lets a connection be used as long as it is good. Returns when another one is needed.
-async fn watch_over(connection: MultiplexedConnection, link: &Link, number: &mut u64) {
-    let mut watching = link.live.subscribe();
-    loop {
-        *number += 1;
-        link.live.send_replace(Some(Live { number: *number, connection: connection.clone() }));
-        loop {
-            let was_failed = timeout(HEARTBEAT, watching.wait_for(Option::is_none)).await.is_ok();
-            if was_failed {
-                break;
-            }
-            if ping(&connection, CONNECT_MAX).await != Health::Good {
-                link.fail(*number);
-                return;
-            }
-        }
-        // A look-up or a write failed. If the connection is gone, reconnecting can begin at once;
-        // if it is slow, it is left alone for a while.
-        if ping(&connection, LOOKUP_MAX).await == Health::Gone {
-            return;
-        }
-        sleep(REST).await;
-        if ping(&connection, LOOKUP_MAX).await != Health::Good {
-            return;
-        }
-    }
-}
-
-#[derive(PartialEq)]
-enum Health {
-    Good,
-    Slow,
-    Gone,
-}
-
-async fn ping(connection: &MultiplexedConnection, within: Duration) -> Health {
-    let mut connection = connection.clone();
-    match timeout(within, redis::cmd("PING").exec_async(&mut connection)).await {
-        Ok(Ok(())) => Health::Good,
-        Ok(Err(error)) if speaks(&error) => Health::Slow,
-        Ok(Err(_)) => Health::Gone,
-        Err(_) => Health::Slow,
-    }
-}
-
-/// Whether an error is what the server said, and the connection is good. What it may say: that
-/// somebody else's key holds a list, that it is out of memory, that it is a replica.
-fn speaks(error: &redis::RedisError) -> bool {
-    !error.is_io_error() && !error.is_unrecoverable_error()
-}
-
 /// Writes what is in the queue, as long as the cache is there.
-async fn write(mut queue: mpsc::Receiver<Put>, link: Arc<Link>, namespace: Arc<str>) {
+async fn write(
+    mut queue: mpsc::Receiver<Put>,
+    link: RedisLink,
+    waiting: Arc<Waiting>,
+    namespace: Arc<str>,
+) {
     while let Some(first) = queue.recv().await {
         let mut pipe = redis::pipe();
         let (mut entries, mut bytes) = (0, 0);
@@ -431,23 +238,11 @@ async fn write(mut queue: mpsc::Receiver<Put>, link: Arc<Link>, namespace: Arc<s
                 .ignore();
             next = if bytes < BATCH_BYTES_MAX { queue.try_recv().ok() } else { None };
         }
-        match link.live() {
-            None => link.forget(entries),
-            Some(mut live) => {
-                match timeout(WRITE_MAX, pipe.exec_async(&mut live.connection)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) if speaks(&error) => {
-                        tracing::debug!(%error, "Redis refused a write");
-                        link.forget(entries);
-                    }
-                    Ok(Err(_)) | Err(_) => {
-                        link.fail(live.number);
-                        link.forget(entries);
-                    }
-                }
-            }
+        if let Err(error) = link.send(&pipe, BACKGROUND_MAX).await {
+            tracing::debug!(%error, "answers are not written");
+            waiting.forget(entries);
         }
-        link.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        waiting.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -469,53 +264,9 @@ fn redis_key(namespace: &str, key: CacheKey) -> String {
 
 #[cfg(test)]
 mod tests {
+    use secrecy::SecretString;
+
     use super::*;
-
-    fn check(url: &str, expect: Result<(), &str>) {
-        let got = client(&RedisServer::Url(SecretString::from(url)));
-        match (got, expect) {
-            (Ok(_), Ok(())) => {}
-            (Err(error), Err(expect)) => {
-                assert!(error.to_string().contains(expect), "{url}: {error}");
-                assert!(!error.to_string().contains("hunter2"));
-            }
-            (got, expect) => panic!("{url}: {:?} instead of {expect:?}", got.map(|_| ())),
-        }
-    }
-
-    #[test]
-    fn urls_of_redis_and_valkey_are_read() {
-        check("redis://localhost", Ok(()));
-        check("redis://:hunter2@localhost:6380/3", Ok(()));
-        check("valkey://user:hunter2@localhost", Ok(()));
-        check("redis+unix:///run/redis.sock?pass=hunter2", Ok(()));
-    }
-
-    #[test]
-    fn wrong_urls_are_refused_without_telling_the_password() {
-        check("http://:hunter2@localhost", Err("not of the form"));
-        check("localhost:6379 hunter2", Err("not of the form"));
-        check("redis://:hunter2@localhost/db", Err("not of the form"));
-        check("rediss://:hunter2@localhost", Err("TLS"));
-    }
-
-    #[test]
-    fn parts_are_put_together() {
-        let server = RedisServer::Parts {
-            host: "cache.internal".to_owned(),
-            port: 6380,
-            username: Some("tollway".to_owned()),
-            password: Some(SecretString::from("hunter2")),
-            db: 2,
-        };
-        assert!(!format!("{server:?}").contains("hunter2"));
-        let client = client(&server).expect("the parts are right");
-        let info = client.get_connection_info();
-        assert_eq!(info.addr().to_string(), "cache.internal:6380");
-        assert_eq!(info.redis_settings().username(), Some("tollway"));
-        assert_eq!(info.redis_settings().password(), Some("hunter2"));
-        assert_eq!(info.redis_settings().db(), 2);
-    }
 
     #[test]
     fn keys_are_hexadecimal_under_the_namespace() {

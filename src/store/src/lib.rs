@@ -1,7 +1,8 @@
 //! The store traits of `tollway-filter-api` made real.
 //!
-//! [`limits`] counts rates and parallel requests in this process, [`cache_memory`] keeps answers in
-//! it, [`cache_redis`] keeps answers in a Redis or Valkey that several nodes share, and
+//! [`limits`] counts rates and parallel requests in this process, [`limits_redis`] counts them for
+//! several nodes through a Redis or Valkey, [`cache_memory`] keeps answers in this process,
+//! [`cache_redis`] keeps answers in a Redis or Valkey that several nodes share, and
 //! [`responses_memory`] keeps the state of the Responses API. None of those can make a request fail: a
 //! store that is full or away just knows nothing.
 //!
@@ -13,6 +14,8 @@ pub mod cache_memory;
 pub mod cache_redis;
 pub mod journal;
 pub mod limits;
+pub mod limits_redis;
+pub mod redis_link;
 pub mod responses_memory;
 pub mod sql;
 pub mod treasury;

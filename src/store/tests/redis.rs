@@ -12,7 +12,8 @@ use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
-use tollway_store::cache_redis::{LOOKUP_MAX, RedisCache, RedisServer, RedisSettings};
+use tollway_store::cache_redis::{LOOKUP_MAX, RedisCache, RedisSettings};
+use tollway_store::redis_link::RedisServer;
 use tollway_wire::usage::Usage;
 
 /// How long anything that has to happen some time may take on a busy machine.

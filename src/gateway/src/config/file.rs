@@ -21,6 +21,7 @@ use super::env::Environment;
 use super::listen::Address;
 use super::mistake::{Report, hint};
 use super::reader::{Fields, Reader};
+use super::redis::{self, FileRedis};
 use super::yaml::{Node, Value};
 use super::{litellm, yaml};
 
@@ -214,20 +215,9 @@ pub(crate) struct FileCache {
     /// `type`: `local` (memory) or `redis`. Default: `redis` where a Redis is named here or in
     /// `REDIS_HOST` or `REDIS_URL`, else `local`.
     pub(crate) kind: Option<CacheKind>,
-    /// `host`. Default `REDIS_HOST`.
-    pub(crate) host: Option<String>,
-    /// `port`. Default `REDIS_PORT`, then 6379.
-    pub(crate) port: Option<u16>,
-    /// `username`. Default `REDIS_USERNAME`.
-    pub(crate) username: Option<String>,
-    /// `password`. Default `REDIS_PASSWORD`.
-    pub(crate) password: Option<SecretString>,
-    /// `db`: the number of the database. Default 0.
-    pub(crate) db: Option<u32>,
-    /// `url`: all of the above in one. Default `REDIS_URL`.
-    pub(crate) url: Option<SecretString>,
-    /// `ssl`: Redis over TLS, which is not supported yet.
-    pub(crate) ssl: bool,
+    /// Where the Redis is. What is left out is taken from `REDIS_URL`, or from `REDIS_HOST`,
+    /// `REDIS_PORT`, `REDIS_USERNAME` and `REDIS_PASSWORD`.
+    pub(crate) redis: FileRedis,
     /// `namespace`: what the keys in Redis begin with.
     pub(crate) namespace: Option<String>,
     /// `ttl`: how long an answer is kept.
@@ -262,6 +252,8 @@ pub(crate) struct FileGeneral {
     pub(crate) database_url: Option<SecretString>,
     /// How the ledger in it is kept.
     pub(crate) ledger: FileLedger,
+    /// `redis_url`: the Redis or Valkey through which several gateways share budgets.
+    pub(crate) redis_url: Option<SecretString>,
     /// `max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
     pub(crate) max_parallel_requests: Option<u64>,
     /// `global_max_parallel_requests`: requests at once, all together.
@@ -594,13 +586,7 @@ fn read_cache(fields: &mut Fields<'_>) -> FileCache {
     };
     FileCache {
         kind,
-        host: fields.text("host"),
-        port: fields.parsed("port", "a port", |text| text.parse().ok().filter(|port| *port > 0)),
-        username: fields.text("username"),
-        password: fields.secret("password"),
-        db: fields.small_number("db"),
-        url: fields.secret("url"),
-        ssl: fields.flag("ssl").unwrap_or_default(),
+        redis: FileRedis::read(fields),
         namespace: fields.text("namespace"),
         ttl: fields.timeout("ttl"),
         default_off: fields.choice("mode", &[("default_on", false), ("default_off", true)]),
@@ -614,6 +600,7 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         master_key: fields.secret("master_key"),
         database_url: read_database_url(fields),
         ledger: read_ledger(fields),
+        redis_url: redis::read_url(fields, "redis_url"),
         max_parallel_requests: fields.count("max_parallel_requests"),
         global_max_parallel_requests: fields.count("global_max_parallel_requests"),
         max_request_size_mb: fields.count("max_request_size_mb"),

@@ -31,6 +31,7 @@ mod pattern;
 mod people;
 mod price;
 mod reader;
+mod redis;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, Method};
 use secrecy::SecretString;
 use tollway_filter_api::{ConfigError, VirtualKey};
+use tollway_store::redis_link::RedisServer;
 
 pub(crate) use alerts::{AlertFormat, AlertKind, AlertSettings, AlertTarget};
 pub(crate) use base::Base;
@@ -98,6 +100,8 @@ pub(crate) struct Config {
     pub(crate) ledger: FileLedger,
     /// Whose tokens are taken in the place of keys, if any.
     pub(crate) jwt: Option<JwtSettings>,
+    /// The Redis through which several gateways share budgets and limits.
+    pub(crate) redis: Option<RedisServer>,
     report: Report,
 }
 

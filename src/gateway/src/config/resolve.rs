@@ -21,7 +21,7 @@ use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
     Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, alerts, budgets,
-    cache, data, fallbacks, filters, jwt, people, price,
+    cache, data, fallbacks, filters, jwt, people, price, redis,
 };
 use crate::respond::ErrorCodes;
 
@@ -77,6 +77,7 @@ impl Config {
         let alerting = std::mem::take(&mut file.general.alerting);
         let alerts = std::mem::take(&mut file.alerts);
         let alerts = alerts::resolve(alerting, alerts, &file.environment, &mut report);
+        let redis = redis::shared(&mut file, &mut report);
         let warnings = report.finish()?;
         let config = Config {
             listen,
@@ -102,6 +103,7 @@ impl Config {
             journal: file.journal,
             ledger: file.general.ledger,
             jwt,
+            redis,
             report,
         };
         Ok((config, warnings))

@@ -1001,7 +1001,7 @@ mod cache_section {
 
     #[track_caller]
     fn redis(params: &str, more: &[(&'static str, &'static str)], expect: &str) {
-        use tollway_store::cache_redis::RedisServer;
+        use tollway_store::redis_link::RedisServer;
         let CacheStoreSettings::Redis(settings) = store(params, more) else { panic!("not Redis") };
         let found = match &settings.server {
             RedisServer::Url(url) => url.expose_secret().to_owned(),
@@ -1030,6 +1030,48 @@ mod cache_section {
         redis("type: redis", &[("REDIS_HOST", "h"), ("REDIS_PORT", "7")], "None None h:7/0 ");
         redis("", &[("REDIS_URL", "redis://h:1/0")], "redis://h:1/0");
         redis("host: h", &[("REDIS_URL", "redis://h:1/0")], "None None h:6379/0 ");
+    }
+
+    #[test]
+    fn the_shared_redis_has_litellms_names() {
+        use tollway_store::redis_link::RedisServer;
+        let database = "database_url: 'postgres://h/d'";
+        assert!(config(&with_model("")).redis.is_none());
+        let text = format!("general_settings: {{{database}, redis_url: 'redis://h:1'}}\n");
+        let Some(RedisServer::Url(url)) = config(&with_model(&text)).redis else {
+            panic!("no URL")
+        };
+        assert_eq!(url.expose_secret(), "redis://h:1");
+        let text = format!(
+            "router_settings: {{redis_host: h, redis_port: 7, redis_username: u, redis_db: 2}}\n\
+             general_settings: {{{database}}}\n"
+        );
+        let Some(RedisServer::Parts { host, port, username, password, db }) =
+            config(&with_model(&text)).redis
+        else {
+            panic!("no parts")
+        };
+        assert_eq!((host.as_str(), port, username.as_deref(), db), ("h", 7, Some("u"), 2));
+        assert!(password.is_none());
+        let without = "router_settings: {redis_host: h}\n";
+        mistakes(
+            &with_model(without),
+            &[
+                "router_settings.redis_host: gateways that share a Redis share what was spent as well, for which a Postgres is missing: set general_settings.database_url",
+            ],
+        );
+        let twice = format!(
+            "router_settings: {{redis_url: 'redis://h'}}\n\
+             general_settings: {{{database}, redis_url: 'redis://h'}}\n"
+        );
+        mistakes(
+            &with_model(&twice),
+            &[
+                "general_settings.redis_url: router_settings names a Redis as well: give one of them",
+            ],
+        );
+        let tls = format!("general_settings: {{{database}, redis_url: 'rediss://h'}}\n");
+        mistakes(&with_model(&tls), &["general_settings.redis_url: must be of the form redis://"]);
     }
 
     #[test]

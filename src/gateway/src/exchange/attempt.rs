@@ -126,7 +126,7 @@ impl Exchange {
             stream: view.stream,
         };
         let body = self.body(call, &lane, deployment, endpoint)?;
-        let mut admission = self.admit(deployment, view, now)?;
+        let mut admission = self.admit(deployment, view, now).await?;
 
         let patience = call.deadline.map(|deadline| deadline.saturating_duration_since(now));
         if patience.is_some_and(|patience| patience.is_zero()) {

@@ -199,7 +199,7 @@ impl Exchange {
                 report.deployment = Some(Arc::clone(deployment));
                 report.upstream_started.get_or_insert(self.clock.now());
             }
-            let admission = match self.admit(deployment, &call.view, self.clock.now()) {
+            let admission = match self.admit(deployment, &call.view, self.clock.now()).await {
                 Ok(admission) => admission,
                 Err(full) => {
                     last = Some(full);

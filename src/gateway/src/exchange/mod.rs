@@ -38,7 +38,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 use tollway_filter_api::ctx::Report;
-use tollway_filter_api::limits::{LimitStore, LimitUnit, Ticket};
+use tollway_filter_api::limits::{LimitStore, LimitUnit, Refill, Ticket};
 use tollway_filter_api::{
     Clock, Deployment, ModelDirectory, ModelGroup, Plan, Rejection, RequestView,
 };
@@ -67,6 +67,10 @@ const RETRY_AFTER_WAITED: Duration = Duration::from_secs(2);
 const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// The longest pause.
 const BACKOFF_LONGEST: Duration = Duration::from_secs(4);
+
+/// How long an attempt waits to hear whether its deployment's limits leave room. With what filters
+/// wait for theirs, a request waits 50 ms at most.
+const LIMITS_WAIT_MAX: Duration = Duration::from_millis(25);
 
 /// What the exchange is to do for one request. It owns all it needs, so that a call can outlive the
 /// request that began it.
@@ -289,12 +293,33 @@ impl Exchange {
         Err(last.unwrap_or_else(|| Fault::no_deployment(&group.name)))
     }
 
-    /// Takes what the deployment's own `rpm`, `tpm` and `max_parallel_requests` allow.
-    fn admit(
+    /// Takes what the deployment's own `rpm`, `tpm` and `max_parallel_requests` allow. Where they
+    /// are counted elsewhere, that is asked before the answer is no.
+    async fn admit(
         &self,
         deployment: &Deployment,
         view: &RequestView,
         now: Instant,
+    ) -> Result<Admission, Fault> {
+        let mut refills = Vec::new();
+        let admitted = self.try_admit(deployment, view, now, Some(&mut refills));
+        if refills.is_empty() {
+            return admitted;
+        }
+        drop(admitted);
+        for refill in refills {
+            refill.await;
+        }
+        self.try_admit(deployment, view, self.clock.now(), None)
+    }
+
+    /// The same without waiting: what could be waited for goes into `refills`.
+    fn try_admit(
+        &self,
+        deployment: &Deployment,
+        view: &RequestView,
+        now: Instant,
+        mut refills: Option<&mut Vec<Refill>>,
     ) -> Result<Admission, Fault> {
         let limits = deployment.limits;
         let mut admission =
@@ -305,17 +330,38 @@ impl Exchange {
             // Four bytes a token is the usual rule of thumb; settled with the real count.
             (LimitUnit::Tokens, limits.tpm, 1 + view.body.len() as u64 / 4),
         ];
+        let mut full = None;
         for (unit, limit, amount) in wants {
             let Some(limit) = limit else { continue };
             match self.limits.reserve(routing::key(deployment, unit), limit, amount, now) {
                 Ok((ticket, _)) => admission.held.push(ticket),
                 Err(exceeded) => {
-                    admission.give_back();
-                    return Err(Fault::deployment_full(exceeded.retry_after));
+                    full = Some(Fault::deployment_full(exceeded.retry_after));
+                    // What else is missing is asked for at the same time.
+                    let key = routing::key(deployment, unit);
+                    let refill = refills.as_ref().and_then(|_| {
+                        self.limits.refill(&key, limit, amount, now, LIMITS_WAIT_MAX)
+                    });
+                    match (refill, &mut refills) {
+                        (Some(refill), Some(refills)) => refills.push(refill),
+                        _ => {
+                            // Nothing helps any more.
+                            if let Some(refills) = &mut refills {
+                                refills.clear();
+                            }
+                            break;
+                        }
+                    }
                 }
             }
         }
-        Ok(admission)
+        match full {
+            None => Ok(admission),
+            Some(fault) => {
+                admission.give_back();
+                Err(fault)
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::mistake::hint;
 use super::super::reader::Fields;
+use super::super::redis::FileRedis;
 use super::super::yaml::Value;
 use super::super::{Strategy, litellm};
 use super::money::{NamedBudget, Words};
@@ -75,6 +76,9 @@ pub(crate) struct FileRouter {
     pub(crate) content_policy_fallbacks: FileFallbacks,
     /// `default_max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
     pub(crate) default_max_parallel_requests: Option<u64>,
+    /// `redis_url`, or `redis_host`, `redis_port`, `redis_username`, `redis_password`, `redis_db`:
+    /// other names of `general_settings.redis_url`.
+    pub(crate) redis: FileRedis,
 }
 
 /// One entry of `model_group_alias`.
@@ -107,6 +111,7 @@ pub(crate) struct RetryPolicy {
 
 pub(super) fn read_router(fields: &mut Fields<'_>) -> FileRouter {
     FileRouter {
+        redis: FileRedis::read_prefixed(fields),
         strategy: read_strategy(fields),
         pre_call_checks: fields.flag("enable_pre_call_checks").unwrap_or_default(),
         tag_filtering: fields.flag("enable_tag_filtering").unwrap_or_default(),
