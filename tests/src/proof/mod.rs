@@ -1,5 +1,6 @@
 //! Proofs that money is exact, at any size: the black-box tests run them small, the bench large.
 
+pub mod kill;
 pub mod mixed;
 
 use std::collections::BTreeMap;
