@@ -42,6 +42,8 @@ pub(crate) struct Directory {
     version: AtomicU64,
     /// Whether the store answered when it was last asked.
     reached: AtomicBool,
+    /// Whether everything that is stored has been read once.
+    complete: AtomicBool,
 }
 
 struct StoredKey {
@@ -65,6 +67,7 @@ impl Directory {
             refreshing: tokio::sync::Mutex::default(),
             version: AtomicU64::new(0),
             reached: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
         }
     }
 
@@ -87,7 +90,10 @@ impl Directory {
                     return Err(error);
                 }
             };
-            let Some(version) = news.last().map(|changed| changed.version) else { return Ok(()) };
+            let Some(version) = news.last().map(|changed| changed.version) else {
+                self.complete.store(true, Ordering::Relaxed);
+                return Ok(());
+            };
             // What was changed together has one version. Where the end of a page may have cut it,
             // it comes again.
             let is_cut =
@@ -248,6 +254,10 @@ impl KeyStore for Directory {
         self.keys.pin().get(hash).map(|stored| Arc::clone(&stored.key))
     }
 
+    fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
+    }
+
     fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {
         self.people[kind as usize].pin().get(id).map(|stored| Arc::clone(&stored.account))
     }
@@ -264,6 +274,10 @@ pub(crate) struct Joined {
 impl KeyStore for Joined {
     fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>> {
         self.config.find(hash).or_else(|| self.stored.find(hash))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.stored.is_complete()
     }
 
     fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {
