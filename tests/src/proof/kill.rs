@@ -126,8 +126,8 @@ pub async fn prove(kills: usize, clients: u64) -> Report {
         for number in 0..clients {
             playing.spawn(client(gateway.address, number, Arc::clone(&read)));
         }
-        // At another moment each time: before the first token, or long after.
-        let wanted = (kill as u64 * 7919) % (clients * 120);
+        // At another moment each time, soon after the first token or long after.
+        let wanted = (kill as u64 + 1) * 7919 % (clients * 120);
         while read.tokens.load(Ordering::Relaxed) < wanted {
             read.more.notified().await;
         }
