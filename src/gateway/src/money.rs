@@ -1,14 +1,14 @@
-//! What keeps money: the books in memory with their journal, the database behind them, and the task
+//! What keeps money: the books in memory with their journal, the database behind them, and the thread
 //! that brings the one to the other.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use secrecy::SecretString;
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tollway_filter_api::Clock;
 use tollway_store::sql::SqlStore;
 use tollway_store::treasury::{Books, BooksConfig};
@@ -26,8 +26,41 @@ pub(crate) struct Money {
     pub(crate) books: Books,
     /// Keys, people, and what was spent.
     store: SqlStore,
-    stop: Arc<Notify>,
-    feeder: Mutex<Option<JoinHandle<()>>>,
+    feeder: Mutex<Option<Feeder>>,
+}
+
+/// The thread that brings the journal to the database: a thread of its own, so that no request
+/// waits for it, whatever a batch takes.
+struct Feeder {
+    /// Brings what is left, and ends.
+    stop: oneshot::Sender<()>,
+    /// Ends at once, when dropped.
+    give_up: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Feeder {
+    fn start(books: Books) -> io::Result<Feeder> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("ledger")
+            .max_blocking_threads(1)
+            .build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (give_up, given_up) = oneshot::channel::<()>();
+        let (ends, ended) = oneshot::channel();
+        let feed = async move {
+            tokio::select! {
+                () = books.run_feeder(async { drop(stopped.await) }) => {}
+                _ = given_up => {}
+            }
+        };
+        std::thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+            runtime.block_on(feed);
+            let _ = ends.send(());
+        })?;
+        Ok(Feeder { stop, give_up, ended })
+    }
 }
 
 impl Money {
@@ -54,12 +87,9 @@ impl Money {
         let (books, _) = Books::open(config, Arc::new(store.clone()), clock)
             .await
             .map_err(|error| format!("the journal: {error}"))?;
-        let stop = Arc::new(Notify::new());
-        let feeder = {
-            let (books, stop) = (books.clone(), Arc::clone(&stop));
-            tokio::spawn(async move { books.run_feeder(stop.notified()).await })
-        };
-        Ok(Money { books, store, stop, feeder: Mutex::new(Some(feeder)) })
+        let feeder = Feeder::start(books.clone())
+            .map_err(|error| format!("the thread of the ledger: {error}"))?;
+        Ok(Money { books, store, feeder: Mutex::new(Some(feeder)) })
     }
 
     /// The database.
@@ -78,14 +108,14 @@ impl Money {
         if let Err(error) = self.books.flush().await {
             tracing::error!(%error, "the journal cannot be written: the last records are lost");
         }
-        self.stop.notify_one();
         let feeder = self.feeder.lock().take();
-        if let Some(mut feeder) = feeder
-            && tokio::time::timeout(LAST_WORDS, &mut feeder).await.is_err()
-        {
-            feeder.abort();
-            let records = self.books.status().backlog_records;
-            tracing::warn!(records, "the database is away: the journal keeps what it lacks");
+        if let Some(Feeder { stop, give_up, ended }) = feeder {
+            let _ = stop.send(());
+            if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+                let records = self.books.status().backlog_records;
+                tracing::warn!(records, "the database is away: the journal keeps what it lacks");
+            }
+            drop(give_up);
         }
         self.store.close().await;
     }
