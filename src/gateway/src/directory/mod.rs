@@ -26,8 +26,8 @@ use crate::config::Keys;
 /// How often the store is asked what has changed. A change on another node is seen after that and
 /// the time it takes to ask, which is well below a second.
 const EVERY: Duration = Duration::from_millis(250);
-/// How many changes are asked for at once.
-const PAGE: u64 = 5_000;
+/// How many changes are asked for at once: what they take is only needed while they are read.
+const PAGE: u64 = 2_000;
 
 /// What is stored about callers.
 pub(crate) struct Directory {
@@ -81,7 +81,7 @@ impl Directory {
             let since = self.version.load(Ordering::Relaxed);
             let asked = self.accounts.changed_since(since, PAGE).await;
             let was_reached = self.reached.swap(asked.is_ok(), Ordering::Relaxed);
-            let mut news = match asked {
+            let news = match asked {
                 Ok(news) => news,
                 Err(error) => {
                     if was_reached || since == 0 {
@@ -94,14 +94,7 @@ impl Directory {
                 self.complete.store(true, Ordering::Relaxed);
                 return Ok(());
             };
-            // What was changed together has one version. Where the end of a page may have cut it,
-            // it comes again.
-            let is_cut =
-                news.len() as u64 >= PAGE && news.first().map(|c| c.version) != Some(version);
-            if is_cut {
-                news.retain(|changed| changed.version != version);
-            }
-            let version = news.last().map_or(version, |changed| changed.version);
+            // What was changed together has one version, and is not torn apart.
             self.take_in(news, &mut texts);
             self.version.store(version, Ordering::Relaxed);
         }
