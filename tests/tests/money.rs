@@ -4,7 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 
 use serde_json::{Value, json};
 use tollway_tests::gateway::{Folder, PATIENCE, run};
-use tollway_tests::proof::{kill, mixed};
+use tollway_tests::proof::{kill, mixed, tell};
 use tollway_tests::setup::within;
 use tollway_tests::{Setup, chat, post, stream};
 
@@ -19,7 +19,7 @@ async fn ledger_is_the_providers_own_sum_to_the_pico_dollar() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_gateway_has_charged_every_token_that_a_client_read_and_none_twice() {
     let report = kill::prove(3, 12).await;
-    println!("ready {:?} after a start, at most", report.ready);
+    tell(&format!("ready {:?} after a start, at most", report.ready));
     assert!(report.wrong.is_empty(), "{report:#?}");
     assert!(report.open > 0 && report.delivered > 1_000, "{report:?}");
 }

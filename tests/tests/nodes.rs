@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tollway_simulator::Simulator;
 use tollway_tests::gateway::{Folder, Gateway, Options, PATIENCE, run};
 use tollway_tests::postgres::Postgres;
+use tollway_tests::proof::tell;
 use tollway_tests::setup::{config, simulator, within};
 use tollway_tests::{Response, chat, get, post, post_with};
 
@@ -64,14 +65,15 @@ async fn revoked_key_is_refused_by_the_other_node_within_a_second() {
     let other = Gateway::start_with(options(&postgres, &simulator)).await;
     for (path, name) in [("/key/block", "key"), ("/key/delete", "keys")] {
         let key = generated(&one).await;
-        println!("known to the other node after {:?}", becomes(&other, &key, 200).await);
+        let took = becomes(&other, &key, 200).await;
+        tell(&format!("known to the other node after {took:?}"));
         let said = if name == "keys" { json!([key]) } else { json!(key) };
         let done = post(one.address, path, &json!({name: said})).await;
         assert_eq!(done.status, 200, "{}", done.text());
         assert_eq!(ask(&one, &key).await.status, 401, "at once where it was revoked");
         let took =
             within(PATIENCE, "the other node learns of it", becomes(&other, &key, 401)).await;
-        println!("{path}: seen by the other node after {took:?}");
+        tell(&format!("{path}: seen by the other node after {took:?}"));
     }
 }
 
@@ -100,7 +102,6 @@ async fn node_with_the_name_of_another_is_refused() {
         within(PATIENCE, "it ends", run(&copy.0, &[], &["serve", "-c", "config.yaml"])).await;
     assert!(!refused.success, "{}", refused.stdout);
     assert!(refused.stderr.contains("node"), "{}", refused.stderr);
-    println!("{}", refused.stderr);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +122,8 @@ async fn gateway_starts_without_its_postgres_and_finds_it_later() {
     let refused = post(gateway.address, "/key/generate", &json!({})).await;
     assert_eq!((refused.status, refused.error("code")), (503, json!("store_unavailable")));
     postgres.again().await;
-    println!("stored keys known after {:?}", becomes(&gateway, &stored, 200).await);
+    let took = becomes(&gateway, &stored, 200).await;
+    tell(&format!("stored keys known after {took:?}"));
     becomes(&gateway, LIMITED_KEY, 200).await;
     assert_eq!(ask(&gateway, "sk-nobodys-0123456789").await.status, 401);
 }
