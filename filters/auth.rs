@@ -91,6 +91,8 @@ enum AuthError {
     Missing,
     #[error("Authentication Error, Invalid API key provided.")]
     Unknown,
+    #[error("Keys cannot be looked up: the database has not been reached since the start.")]
+    NotRead,
     #[error("Authentication Error, Key is blocked. Update via `/key/unblock` if you're an admin.")]
     Blocked,
     #[error(
@@ -158,6 +160,9 @@ impl Auth {
         // Looking up the hash rather than the key is what makes this safe against timing: how long
         // a comparison takes tells something about the hash, and nobody can choose a key to fit.
         let hash = KeyHash(Sha256::digest(key).into());
+        // Who was not there before the search may have come during it: not the other way round.
+        let is_complete = self.keys.is_complete();
+        let unknown = if is_complete { AuthError::Unknown } else { AuthError::NotRead };
         let found = if key.len() <= KEY_BYTES_MAX { self.keys.find(&hash) } else { None };
         match (found, &self.tokens) {
             (Some(key), _) => Verified::Ready(self.current(key).map_err(Rejection::from)),
@@ -167,9 +172,9 @@ impl Auth {
                     let team = team.map(str::trim).filter(|team| !team.is_empty());
                     tokens.verify(token, &hash, team)
                 }
-                None => refused(AuthError::Unknown),
+                None => refused(unknown),
             },
-            (None, None) => refused(AuthError::Unknown),
+            (None, None) => refused(unknown),
         }
     }
 
@@ -203,6 +208,15 @@ impl Auth {
 
     /// Whether the key may be used for this, from there, and whoever it belongs to at all.
     fn admit(&self, key: &VirtualKey, ctx: &RequestCtx, path: &str) -> Result<(), AuthError> {
+        // Of what is stored nothing is known yet: whether they are blocked, what they may spend.
+        let is_unread = |kind, id: &Option<Arc<str>>| {
+            id.as_ref().is_some_and(|id| self.keys.account(kind, id).is_none())
+        };
+        if !self.keys.is_complete()
+            && (is_unread(Kind::Team, &key.team) || is_unread(Kind::User, &key.user))
+        {
+            return Err(AuthError::NotRead);
+        }
         let is_blocked = |kind, id: &Option<Arc<str>>| {
             let id = id.as_ref()?;
             self.keys.account(kind, id)?.blocked.then(|| Arc::clone(id))
@@ -339,8 +353,15 @@ impl From<AuthError> for Rejection {
             };
             return Reject::new(403, "auth_error", error.to_string()).with_code(code);
         }
+        if error == AuthError::NotRead {
+            let reject = Reject::new(503, "internal_server_error", error.to_string());
+            let mut reject = reject.with_code("store_unavailable");
+            reject.retry_after = Some(Duration::from_secs(1));
+            return reject;
+        }
         let kind = match error {
-            AuthError::Route { .. }
+            AuthError::NotRead
+            | AuthError::Route { .. }
             | AuthError::Address(_)
             | AuthError::TeamBlocked(_)
             | AuthError::UserBlocked(_)
@@ -352,7 +373,10 @@ impl From<AuthError> for Rejection {
         let reject = Reject::unauthorized(kind, error.to_string())
             .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         match error {
-            AuthError::Missing | AuthError::Route { .. } | AuthError::Address(_) => reject,
+            AuthError::NotRead
+            | AuthError::Missing
+            | AuthError::Route { .. }
+            | AuthError::Address(_) => reject,
             AuthError::TeamBlocked(_) => reject.with_param("team").with_code("team_blocked"),
             AuthError::UserBlocked(_) => reject.with_param("user").with_code("user_blocked"),
             AuthError::Blocked => reject.with_param("key").with_code("key_blocked"),

@@ -78,6 +78,7 @@ mod settle {
             "default",
             "flex",
             "priority",
+            "fast",
             "auto",
             "scale",
             "ultrafast",

@@ -9,6 +9,7 @@ pub mod answer;
 pub mod client;
 pub mod families;
 pub mod instructions;
+pub mod keys;
 pub mod load;
 pub mod machine;
 pub mod measure;

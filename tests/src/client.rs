@@ -111,6 +111,12 @@ impl Connection {
         Connection { stream, buffer: Vec::new(), event: String::new() }
     }
 
+    /// Connects, where somebody listens.
+    pub async fn try_open(address: SocketAddr) -> Option<Connection> {
+        let stream = TcpStream::connect(address).await.ok()?;
+        Some(Connection { stream, buffer: Vec::new(), event: String::new() })
+    }
+
     /// Writes bytes as they are.
     pub async fn write(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("the server reads");
@@ -257,14 +263,20 @@ impl Connection {
     /// The data of the next event of a chunked stream; `None` at its proper end. Comments are
     /// skipped.
     pub async fn next_event(&mut self) -> Option<String> {
+        self.try_event().await.expect("the body is not cut")
+    }
+
+    /// The data of the next event; `Some(None)` at the proper end, `None` where the connection closed
+    /// inside.
+    pub async fn try_event(&mut self) -> Option<Option<String>> {
         loop {
             while let Some(end) = self.event.find("\n\n") {
                 let event: String = self.event.drain(..end + 2).collect();
                 if let Some(data) = event.trim().strip_prefix("data: ") {
-                    return Some(data.to_owned());
+                    return Some(Some(data.to_owned()));
                 }
             }
-            let chunk = self.chunk().await?;
+            let Some(chunk) = self.try_chunk().await? else { return Some(None) };
             self.event.push_str(&String::from_utf8_lossy(&chunk).replace("\r\n", "\n"));
         }
     }

@@ -10,6 +10,7 @@ pub mod examples;
 pub mod gateway;
 pub mod issuer;
 pub mod postgres;
+pub mod proof;
 pub mod servers;
 pub mod setup;
 

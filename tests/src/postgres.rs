@@ -38,17 +38,27 @@ impl Postgres {
             .await
             .expect("initdb runs");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        // It speaks on stderr.
-        let mut command = as_nobody(Command::new("sh"), &folder);
-        command
-            .args(["-c", "exec \"$0\" \"$@\" 2>&1"])
-            .arg(program("postgres"))
-            .args(["-D", "data", "-c", "listen_addresses=", "-k"])
-            .arg(&folder.0)
-            .args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=40"]);
-        let ready = |line: &str| line.contains("database system is ready to accept connections");
-        let server = start(command, ready).await;
+        let server = serve(&folder).await;
         Postgres { server, folder }
+    }
+
+    /// Stops it, as at a restart of its machine: connections are closed, what was written stays.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub async fn stop(&mut self) {
+        if let Some(id) = self.server.id() {
+            let _ = std::process::Command::new("kill").args(["-INT", &id.to_string()]).status();
+        }
+        self.server.ended().await;
+    }
+
+    /// Starts it again, at the same place.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn again(&mut self) {
+        self.server = serve(&self.folder).await;
     }
 
     /// The URL of its database.
@@ -89,6 +99,20 @@ impl Postgres {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
+}
+
+/// Runs the server in its folder.
+async fn serve(folder: &Folder) -> Server {
+    // It speaks on stderr.
+    let mut command = as_nobody(Command::new("sh"), folder);
+    command
+        .args(["-c", "exec \"$0\" \"$@\" 2>&1"])
+        .arg(program("postgres"))
+        .args(["-D", "data", "-c", "listen_addresses=", "-k"])
+        .arg(&folder.0)
+        .args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=40"]);
+    let ready = |line: &str| line.contains("database system is ready to accept connections");
+    start(command, ready).await
 }
 
 impl Drop for Postgres {

@@ -29,6 +29,15 @@ pub struct Server {
 }
 
 impl Server {
+    /// Waits until it has ended.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ended(&mut self) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        ended.expect("it ends in time").expect("it can be waited for");
+    }
+
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.id()

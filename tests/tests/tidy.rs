@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["filter-api", "wire"]),
     ("gateway", &["filter-api", "filters", "providers", "simulator", "store", "wire"]),
     ("tests", &["simulator"]),
-    ("bench", &["simulator"]),
+    ("bench", &["filter-api", "simulator", "store", "tests"]),
 ];
 
 /// The crates that may name Pingora: the gateway, and the baseline it is measured against.

@@ -210,6 +210,11 @@ pub trait KeyStore: Send + Sync {
     /// caller can be told why.
     fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>>;
 
+    /// Whether all keys are known. Until then one that is not found may be there all the same.
+    fn is_complete(&self) -> bool {
+        true
+    }
+
     /// The team, user, end user or tag of this id, if somebody has said something about it.
     fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {
         let _ = (kind, id);

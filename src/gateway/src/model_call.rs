@@ -11,10 +11,10 @@ use pingora_error::{Error, ErrorType, Result};
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::view::Form;
 use tollway_filter_api::{Flow, Outcome, Reject, Rejection, RequestCtx, RequestView};
-use tollway_wire::form;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{self, Limits, Object};
 use tollway_wire::splice::{Edits, json_string};
+use tollway_wire::{count, form};
 
 use crate::background::{Job, Place};
 use crate::body::{self, BodyError};
@@ -316,14 +316,13 @@ pub(crate) fn settled(gateway: &Gateway, ctx: &mut RequestCtx) {
     ctx.report.upstream_ended = Some(gateway.clock.now());
 }
 
-/// A stream that was cut short has no usage: what went in is counted by the usual rule of thumb of
-/// four bytes a token, so that a client cannot read for free by leaving early.
+/// A stream that was cut short has no usage: what went in is counted by ourselves, as it is for a
+/// budget, so that a client cannot read for free by leaving early.
 pub(crate) fn estimate_prompt(ctx: &mut RequestCtx) {
-    let bytes = ctx.view.as_ref().map_or(0, |view| view.body.len() as u64);
-    let usage = ctx.report.usage.get_or_insert_default();
-    if usage.prompt_tokens == 0 {
-        usage.prompt_tokens = bytes.div_ceil(4);
-    }
+    let counted = || ctx.view.as_ref().map_or(0, |view| count::input_tokens(&view.body));
+    let told = ctx.report.usage.map_or(0, |usage| usage.prompt_tokens);
+    let prompt_tokens = if told == 0 { counted() } else { told };
+    ctx.report.usage.get_or_insert_default().prompt_tokens = prompt_tokens;
 }
 
 /// Passes a stream on, each event as it comes.

@@ -104,7 +104,12 @@ impl Money {
         clock: Clock,
     ) -> Result<Money, String> {
         let store = match url {
-            Some(url) => SqlStore::postgres(url).await,
+            Some(url) => SqlStore::postgres_once_there(url).await.map(|(store, away)| {
+                if let Some(error) = away {
+                    tracing::warn!(%error, "the database is away: what needs it waits until it is there");
+                }
+                store
+            }),
             None => SqlStore::sqlite(data.join(DATABASE)).await,
         };
         let store = store.map_err(|error| format!("the database: {error}"))?;

@@ -14,7 +14,7 @@ use crate::ask::{Ask, Problem};
 use crate::dialect::{Dialect, Meta, Usage};
 use crate::encoding::crc32;
 use crate::http::{Framing, Head, Sender, Stop, reason};
-use crate::journal::Received;
+use crate::journal::{Received, Totals};
 use crate::media::Transcript;
 use crate::reply::{Content, Fault, Refusal, Reply};
 use crate::responses;
@@ -92,6 +92,8 @@ pub(crate) struct Flight<'a, 'c> {
     until_close: bool,
     /// Content chunks sent so far.
     pub(crate) chunks: u64,
+    /// What it is billed so far.
+    pub(crate) billed: Totals,
     /// When the first token was due.
     start: Instant,
     /// The stream consists of lines, which may be decorated.
@@ -118,6 +120,7 @@ impl<'a, 'c> Flight<'a, 'c> {
             until_close: head.http_10 || reply.until_close,
             sender: Sender::new(stream, early),
             chunks: 0,
+            billed: Totals::default(),
             start: received.at,
             has_lines: false,
             reply,
@@ -232,9 +235,14 @@ impl<'a, 'c> Flight<'a, 'c> {
         }
     }
 
+    fn bill(&mut self, more: Totals) {
+        self.billed += more;
+        self.shared.journal.bill(more);
+    }
+
     async fn finished(&mut self, finished: Finished) -> Result<(), Stop> {
         if let Some(tokens) = finished.billed {
-            self.shared.journal.bill(1, tokens, 0);
+            self.bill(Totals::prompt(tokens, 0));
         }
         match finished.body {
             Body::Whole(body) => self.document(finished.status, finished.content_type, &body).await,
@@ -367,9 +375,9 @@ impl<'a, 'c> Flight<'a, 'c> {
             usage.prompt = prompt;
         }
         usage.cached = self.reply.cached.unwrap_or(0).min(usage.prompt);
-        self.shared.journal.bill(1, usage.prompt, 0);
+        self.bill(Totals::prompt(usage.prompt, usage.cached));
         if let Some(completion) = self.reply.completion_tokens {
-            self.shared.journal.bill(0, 0, completion);
+            self.bill(Totals::generated(completion));
         }
         (answer, usage)
     }
@@ -424,7 +432,7 @@ impl<'a, 'c> Flight<'a, 'c> {
                 Ok(()) => generated,
                 Err(_) => self.generated_by_now(&ask.model, generated),
             };
-            self.shared.journal.bill(0, 0, done);
+            self.bill(Totals::generated(done));
         }
         waited?;
         usage.completion = self.reply.completion_tokens.unwrap_or(generated);
@@ -534,7 +542,7 @@ impl<'a, 'c> Flight<'a, 'c> {
                 self.step(&ask.model, &events).await?;
                 *usage = now;
                 if self.reply.completion_tokens.is_none() {
-                    self.shared.journal.bill(0, 0, tokens);
+                    self.bill(Totals::generated(tokens));
                 }
             }
             if choice + 1 < choices {

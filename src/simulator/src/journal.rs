@@ -185,6 +185,8 @@ pub struct Totals {
     pub requests: u64,
     /// Their prompt tokens.
     pub prompt_tokens: u64,
+    /// Those of them that were read from the provider's cache, and are cheaper.
+    pub cached_tokens: u64,
     /// The tokens generated, also those a client did not wait for.
     pub completion_tokens: u64,
 }
@@ -223,7 +225,28 @@ pub(crate) struct Journal {
     requests: AtomicU64,
     open: AtomicU64,
     connections: AtomicU64,
-    billed: [AtomicU64; 3],
+    billed: [AtomicU64; 4],
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, more: Totals) {
+        self.requests += more.requests;
+        self.prompt_tokens += more.prompt_tokens;
+        self.cached_tokens += more.cached_tokens;
+        self.completion_tokens += more.completion_tokens;
+    }
+}
+
+impl Totals {
+    /// One answer to a prompt.
+    pub(crate) fn prompt(prompt_tokens: u64, cached_tokens: u64) -> Totals {
+        Totals { requests: 1, prompt_tokens, cached_tokens, completion_tokens: 0 }
+    }
+
+    /// What was generated for one.
+    pub(crate) fn generated(completion_tokens: u64) -> Totals {
+        Totals { completion_tokens, ..Totals::default() }
+    }
 }
 
 impl Journal {
@@ -295,8 +318,10 @@ impl Journal {
         self.changed.send_replace(());
     }
 
-    pub(crate) fn bill(&self, requests: u64, prompt_tokens: u64, completion_tokens: u64) {
-        for (total, more) in self.billed.iter().zip([requests, prompt_tokens, completion_tokens]) {
+    pub(crate) fn bill(&self, more: Totals) {
+        let Totals { requests, prompt_tokens, cached_tokens, completion_tokens } = more;
+        let more = [requests, prompt_tokens, cached_tokens, completion_tokens];
+        for (total, more) in self.billed.iter().zip(more) {
             if more > 0 {
                 total.fetch_add(more, Relaxed);
             }
@@ -304,9 +329,9 @@ impl Journal {
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        let [requests, prompt_tokens, completion_tokens] =
-            [0, 1, 2].map(|index: usize| self.billed[index].load(Relaxed));
-        Totals { requests, prompt_tokens, completion_tokens }
+        let [requests, prompt_tokens, cached_tokens, completion_tokens] =
+            [0, 1, 2, 3].map(|index: usize| self.billed[index].load(Relaxed));
+        Totals { requests, prompt_tokens, cached_tokens, completion_tokens }
     }
 
     pub(crate) fn connections(&self) -> Connections {

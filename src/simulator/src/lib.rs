@@ -108,6 +108,9 @@ use crate::store::Store;
 /// Decides how a request is answered; `None` leaves it to directives and the model's name.
 pub type Script = Arc<dyn Fn(&Received) -> Option<Reply> + Send + Sync>;
 
+/// Is told of each request what it was billed, when it is over.
+pub type OnBill = Arc<dyn Fn(&Received, Totals) + Send + Sync>;
+
 /// The names of the simulated models, each with what it does, as the gateway lists them under
 /// `demo/`.
 pub fn models() -> &'static [(&'static str, &'static str)] {
@@ -130,6 +133,8 @@ pub struct Options {
     pub strict_models: bool,
     /// Asked for each request for which nothing is enqueued.
     pub script: Option<Script>,
+    /// Told what each request was billed.
+    pub on_bill: Option<OnBill>,
     /// Prebuilt answers, found by path before anything else.
     pub fixed: Vec<Fixed>,
     /// How many requests the journal keeps, at most 64 MiB of bodies together; 0 for none.
@@ -153,6 +158,7 @@ impl Default for Options {
             directives: true,
             strict_models: false,
             script: None,
+            on_bill: None,
             fixed: Vec::new(),
             journal: 1000,
             store: 1000,
@@ -202,6 +208,7 @@ impl fmt::Debug for Options {
             .field("directives", &self.directives)
             .field("strict_models", &self.strict_models)
             .field("script", &self.script.is_some())
+            .field("on_bill", &self.on_bill.is_some())
             .field("fixed", &self.fixed.len())
             .field("journal", &self.journal)
             .field("store", &self.store)

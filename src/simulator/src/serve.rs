@@ -16,7 +16,7 @@ use crate::ask::{Ask, Problem, texts};
 use crate::dialect::Dialect;
 use crate::flight::{Body, Finished, Flight, Job};
 use crate::http::{ReadError, Sender, Stop, Target, read_body, read_head, refuse};
-use crate::journal::{End, Journal, Outcome, Received};
+use crate::journal::{End, Journal, Outcome, Received, Totals};
 use crate::media::{self, Pictures, Transcript};
 use crate::multipart::Form;
 use crate::objects::Objects;
@@ -99,7 +99,7 @@ async fn request(
     let body = read_body(stream, buffer, &head, keep, max).await?;
     let (method, path, headers) = match std::mem::replace(&mut head.target, Target::Fixed(0)) {
         Target::Fixed(place) => {
-            shared.journal.bill(1, 0, 0);
+            shared.journal.bill(Totals::prompt(0, 0));
             return Ok(fixed(options, stream, buffer, place).await.is_ok() && head.keep_alive);
         }
         Target::Other { method, path, headers } => (method, path, headers),
@@ -112,7 +112,12 @@ async fn request(
     let mut flight =
         Flight::new(shared, &received, &head, plan.dialect, plan.reply, stream, buffer);
     let flown = flight.fly(plan.job).await;
-    let (closes, chunks) = (flight.closes, flight.chunks);
+    let (closes, chunks, billed) = (flight.closes, flight.chunks, flight.billed);
+    if let Some(on_bill) = &options.on_bill
+        && billed != Totals::default()
+    {
+        on_bill(&received, billed);
+    }
     let end = match flown {
         Ok(()) => End::Complete,
         Err(Stop::ClientLeft) => End::ClientLeft,

@@ -22,6 +22,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -38,10 +39,13 @@ pub use accounts::BODY_MAX;
 pub use fit::{TEXT_MAX, fit};
 pub use ledger::{TAGS_MAX, TOKENS_MAX};
 
-use database::{CONNECT_MAX, Database, STATEMENT_MAX, WRITER_MAX};
+use database::{CONNECT_MAX, Database, Failure, STATEMENT_MAX, WRITER_MAX};
 
 /// How many connections read a file of SQLite.
 const READERS: u32 = 4;
+
+/// How long a server may take to be there when we start, before we start without it.
+const FIRST_MAX: Duration = Duration::from_secs(2);
 
 /// How many connections to Postgres there are at most, with the one that hears of changes.
 pub const CONNECTIONS_MAX: u32 = 10;
@@ -129,6 +133,37 @@ impl SqlStore {
         SqlStore::open(database).await
     }
 
+    /// As [`SqlStore::postgres`], and where the server is away for now, a store that is refused
+    /// everything until it is back, and why. It is looked for a few times a second.
+    ///
+    /// # Errors
+    /// When waiting is in vain: the URL is malformed, the server refuses us, or the database was
+    /// written by a newer version.
+    pub async fn postgres_once_there(
+        url: SecretString,
+    ) -> Result<(SqlStore, Option<StoreError>), StoreError> {
+        let database = postgres_database(&url)?;
+        let Database::Postgres { pool, is_there, .. } = &database else {
+            return SqlStore::open(database).await.map(|store| (store, None));
+        };
+        let reached = match tokio::time::timeout(FIRST_MAX, migrations::postgres(pool)).await {
+            Ok(reached) => reached,
+            Err(_) => Err(Failure::NotThere),
+        };
+        match reached {
+            Ok(()) => SqlStore::open(database).await.map(|store| (store, None)),
+            Err(failure) if failure.may_pass() => {
+                is_there.store(false, Ordering::Relaxed);
+                let changes = tokio::sync::watch::Sender::new(0);
+                let follower = watch::follow_once_there(database.clone(), changes.clone());
+                let follower = tokio::spawn(follower).abort_handle();
+                let inner = Inner { database, changes, follower };
+                Ok((SqlStore { inner: Arc::new(inner) }, Some(failure.into())))
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
     /// Opens a database of Postgres to read it. Nothing is made or changed.
     ///
     /// # Errors
@@ -211,7 +246,11 @@ fn postgres_database(url: &SecretString) -> Result<Database, StoreError> {
             })
             .connect_lazy_with(options.clone())
     };
-    Ok(Database::Postgres { pool: pool(CONNECTIONS_MAX - 1), listener: pool(1) })
+    Ok(Database::Postgres {
+        pool: pool(CONNECTIONS_MAX - 1),
+        listener: pool(1),
+        is_there: Arc::new(AtomicBool::new(true)),
+    })
 }
 
 /// What every connection to Postgres begins with.

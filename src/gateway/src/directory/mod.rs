@@ -26,8 +26,8 @@ use crate::config::Keys;
 /// How often the store is asked what has changed. A change on another node is seen after that and
 /// the time it takes to ask, which is well below a second.
 const EVERY: Duration = Duration::from_millis(250);
-/// How many changes are asked for at once.
-const PAGE: u64 = 5_000;
+/// How many changes are asked for at once: what they take is only needed while they are read.
+const PAGE: u64 = 2_000;
 
 /// What is stored about callers.
 pub(crate) struct Directory {
@@ -42,6 +42,8 @@ pub(crate) struct Directory {
     version: AtomicU64,
     /// Whether the store answered when it was last asked.
     reached: AtomicBool,
+    /// Whether everything that is stored has been read once.
+    complete: AtomicBool,
 }
 
 struct StoredKey {
@@ -65,6 +67,7 @@ impl Directory {
             refreshing: tokio::sync::Mutex::default(),
             version: AtomicU64::new(0),
             reached: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
         }
     }
 
@@ -78,7 +81,7 @@ impl Directory {
             let since = self.version.load(Ordering::Relaxed);
             let asked = self.accounts.changed_since(since, PAGE).await;
             let was_reached = self.reached.swap(asked.is_ok(), Ordering::Relaxed);
-            let mut news = match asked {
+            let news = match asked {
                 Ok(news) => news,
                 Err(error) => {
                     if was_reached || since == 0 {
@@ -87,15 +90,11 @@ impl Directory {
                     return Err(error);
                 }
             };
-            let Some(version) = news.last().map(|changed| changed.version) else { return Ok(()) };
-            // What was changed together has one version. Where the end of a page may have cut it,
-            // it comes again.
-            let is_cut =
-                news.len() as u64 >= PAGE && news.first().map(|c| c.version) != Some(version);
-            if is_cut {
-                news.retain(|changed| changed.version != version);
-            }
-            let version = news.last().map_or(version, |changed| changed.version);
+            let Some(version) = news.last().map(|changed| changed.version) else {
+                self.complete.store(true, Ordering::Relaxed);
+                return Ok(());
+            };
+            // What was changed together has one version, and is not torn apart.
             self.take_in(news, &mut texts);
             self.version.store(version, Ordering::Relaxed);
         }
@@ -248,6 +247,10 @@ impl KeyStore for Directory {
         self.keys.pin().get(hash).map(|stored| Arc::clone(&stored.key))
     }
 
+    fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
+    }
+
     fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {
         self.people[kind as usize].pin().get(id).map(|stored| Arc::clone(&stored.account))
     }
@@ -264,6 +267,10 @@ pub(crate) struct Joined {
 impl KeyStore for Joined {
     fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>> {
         self.config.find(hash).or_else(|| self.stored.find(hash))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.stored.is_complete()
     }
 
     fn account(&self, kind: Kind, id: &str) -> Option<Arc<Account>> {

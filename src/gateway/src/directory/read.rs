@@ -175,7 +175,8 @@ pub(super) fn key(
         .into_iter()
         .map(|tag| texts.keep(tag.into()))
         .collect();
-    key.metadata = body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    // Of the metadata only what decides about requests: the rest is as large as all else together,
+    // and is in the store for whoever asks.
     for name in ["guardrails", "enforced_params"] {
         if let Some(value) = body.get(name).filter(|value| !value.is_null()) {
             // Who may set the metadata may not be who has set this.

@@ -5,6 +5,7 @@ use http::StatusCode;
 use memchr::memmem;
 use tollway_providers::{Decoder, Provider};
 use tollway_wire::client::Encoder;
+use tollway_wire::openai::tap::is_opening;
 use tollway_wire::tap::{Tap, TapError};
 use tollway_wire::usage::Usage;
 
@@ -72,7 +73,11 @@ impl Codec {
             Codec::Decode { decoder, name, ended, events } => {
                 let mut out = Vec::new();
                 let result = decoder.stream(&bytes, &mut out);
+                let before = *events;
                 *events += memmem::find_iter(&out, b"\n\n").count() as u64;
+                if let Some(first) = memmem::find(&out, b"\n\n").filter(|_| before == 0) {
+                    *events -= u64::from(is_opening(&out[..first]));
+                }
                 *ended |= out.ends_with(b"data: [DONE]\n\n");
                 let fault = result.err().map(|error| Fault::decode(name, error));
                 Step { events: out.into(), fault }

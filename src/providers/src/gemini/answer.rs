@@ -153,13 +153,15 @@ impl Counts {
         let is_inside = self.total_token_count == Some(prompt.saturating_add(candidates))
             && candidates >= thoughts;
         let completion = if is_inside { candidates } else { candidates.saturating_add(thoughts) };
-        let audio = |details| of_modality(details, "AUDIO");
+        let (sent, made) = (&self.prompt_tokens_details, &self.candidates_tokens_details);
         Usage {
             prompt_tokens: prompt,
             completion_tokens: completion,
             cache_read_tokens: count(self.cached_content_token_count).min(prompt),
-            audio_prompt_tokens: audio(&self.prompt_tokens_details).min(prompt),
-            audio_completion_tokens: audio(&self.candidates_tokens_details).min(completion),
+            audio_prompt_tokens: of_modality(sent, "AUDIO").min(prompt),
+            audio_completion_tokens: of_modality(made, "AUDIO").min(completion),
+            image_prompt_tokens: of_modality(sent, "IMAGE").min(prompt),
+            image_completion_tokens: of_modality(made, "IMAGE").min(completion),
             reasoning_tokens: thoughts.min(completion),
             web_searches,
             ..Usage::default()

@@ -160,11 +160,14 @@ def prices(name, entry):
         section = sections.setdefault((tier, above), {})
         section.setdefault(letter, pico(amount, f"{name} {key}"))
 
+    provider = entry["litellm_provider"]
     for base in RATES:  # in this order, so that the newer of two names for one rate wins
         for key, amount in entry.items():
             match = KEY.fullmatch(key)
             if match["base"] == base and isinstance(amount, (int, Decimal)):
                 above = int(match["above"] or 0) * 1000
+                # xAI bills by the next band as soon as a prompt has that many tokens.
+                above -= provider == "xai" and above > 0
                 put(TIERS.get(match["tier"], ""), above, RATES[base], amount, key)
 
     # Alibaba's bands: the first is the base, the others begin where their range does.
@@ -191,6 +194,11 @@ def prices(name, entry):
             base["o"] = base["G"]
         elif "A" in base:
             base["o"] = base["A"]
+
+    # "Cached prompt tokens are discounted by 50 % by default" (docs.fireworks.ai, prompt caching), as
+    # LiteLLM has it.
+    if provider == "fireworks_ai" and base.get("i") and "r" not in base:
+        base["r"] = -(-base["i"] // 2)
 
     per_request = 0
     for key in PER_REQUEST:

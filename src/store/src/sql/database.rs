@@ -5,6 +5,8 @@
 //! statement for one row and for five hundred is the same and prepared once.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -72,6 +74,8 @@ pub(super) enum Failure {
     Database(#[from] sqlx::Error),
     #[error("no answer in {ANSWER_MAX:?}")]
     Slow,
+    #[error("the database could not be reached since the start")]
+    NotThere,
     #[error("{0}")]
     Store(#[from] StoreError),
 }
@@ -97,6 +101,21 @@ impl Failure {
         }
         // ERROR (arithmetic, JSON), TOOBIG, CONSTRAINT, MISMATCH; extended codes have more above.
         code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 1 | 18 | 19 | 20))
+    }
+
+    /// The database is away or starting, rather than refusing us: later it may be there.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Failure::Slow | Failure::NotThere => true,
+            Failure::Store(_) => false,
+            // Who we are, and which database: nobody can tell but the operator.
+            Failure::Database(sqlx::Error::Database(error)) => {
+                let code = error.code().unwrap_or_default();
+                !["28", "3D", "42"].iter().any(|class| code.starts_with(class))
+            }
+            Failure::Database(sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) => false,
+            Failure::Database(_) => true,
+        }
     }
 
     /// Half as much at once may work.
@@ -162,6 +181,8 @@ pub(super) enum Database {
         pool: PgPool,
         /// One connection, for notifications.
         listener: PgPool,
+        /// Whether it has been reached, and has our tables. Nothing is asked of it before.
+        is_there: Arc<AtomicBool>,
     },
 }
 
@@ -170,7 +191,12 @@ impl Database {
     pub(super) async fn read(&self) -> Result<Work, Failure> {
         let link = match self {
             Database::Sqlite { readers, .. } => Link::Sqlite(readers.acquire().await?),
-            Database::Postgres { pool, .. } => Link::Postgres(pool.acquire().await?),
+            Database::Postgres { pool, is_there, .. } => {
+                if !is_there.load(Ordering::Relaxed) {
+                    return Err(Failure::NotThere);
+                }
+                Link::Postgres(pool.acquire().await?)
+            }
         };
         Ok(Work { link, unfinished: false })
     }
@@ -201,7 +227,7 @@ impl Database {
                 readers.close().await;
                 writer.close().await;
             }
-            Database::Postgres { pool, listener } => {
+            Database::Postgres { pool, listener, .. } => {
                 listener.close().await;
                 pool.close().await;
             }

@@ -4,13 +4,14 @@
 //! notification can be lost (a connection that has died unnoticed, a pooler that does not pass them
 //! on), and another process can write to the same file of SQLite.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::watch;
 
-use super::accounts;
 use super::database::{CONNECT_MAX, Database, Failure, Sql};
+use super::{accounts, migrations};
 
 /// How often the database is asked. Less than [`tollway_filter_api::accounts::SEEN_WITHIN`].
 const ASK: Duration = Duration::from_millis(700);
@@ -32,6 +33,22 @@ pub(super) async fn follow(database: Database, changes: watch::Sender<u64>) {
         }
         tokio::time::sleep(ASK).await;
     }
+}
+
+/// Looks for a Postgres that was away at the start, brings it up to date, and follows changes.
+pub(super) async fn follow_once_there(database: Database, changes: watch::Sender<u64>) {
+    if let Database::Postgres { pool, is_there, .. } = &database {
+        while let Err(failure) = migrations::postgres(pool).await {
+            match failure.may_pass() {
+                true => tracing::debug!(%failure, "the database is still away"),
+                false => tracing::error!(%failure, "the database is there and cannot be used"),
+            }
+            tokio::time::sleep(ASK).await;
+        }
+        is_there.store(true, Ordering::Relaxed);
+        tracing::info!("the database is there now");
+    }
+    follow(database, changes).await;
 }
 
 /// Makes a version known.

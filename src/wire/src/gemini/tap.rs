@@ -27,6 +27,7 @@ struct Watch {
     renames: bool,
     scratch: Vec<u8>,
     usage: Option<Usage>,
+    searches: u64,
     finished: bool,
     done: bool,
     events: u64,
@@ -76,7 +77,8 @@ impl Tap for GeminiTap {
     }
 
     fn usage(&self) -> Option<Usage> {
-        self.watch.usage
+        let searched = |usage| Usage { web_searches: self.watch.searches, ..usage };
+        self.watch.usage.map(searched)
     }
 
     fn events(&self) -> u64 {
@@ -106,6 +108,8 @@ impl Watch {
         if let Some(usage) = usage_in(data) {
             self.usage = Some(usage);
         }
+        // Later events may tell again of what was searched.
+        self.searches = self.searches.max(searches_in(data));
         if self.renames
             && let Some(start) = member(data, b"\"modelVersion\"")
             && data[start] == b'"'
@@ -181,13 +185,14 @@ struct Detail {
 impl From<Counts> for Usage {
     fn from(counts: Counts) -> Usage {
         let of = |count: Option<u64>| count.unwrap_or(0);
-        let audio = |details: &Option<Vec<Detail>>| {
-            let audio = details
+        let kind = |details: &Option<Vec<Detail>>, modality: &str| {
+            let of_kind = details
                 .iter()
                 .flatten()
-                .filter(|detail| detail.modality.as_deref() == Some("AUDIO"));
-            audio.fold(0u64, |sum, detail| sum.saturating_add(of(detail.token_count)))
+                .filter(|detail| detail.modality.as_deref() == Some(modality));
+            of_kind.fold(0u64, |sum, detail| sum.saturating_add(of(detail.token_count)))
         };
+        let (sent, made) = (&counts.prompt_tokens_details, &counts.candidates_tokens_details);
         let prompt =
             of(counts.prompt_token_count).saturating_add(of(counts.tool_use_prompt_token_count));
         let (answer, thoughts) =
@@ -200,8 +205,10 @@ impl From<Counts> for Usage {
             completion_tokens: completion,
             cache_read_tokens: of(counts.cached_content_token_count).min(prompt),
             reasoning_tokens: thoughts.min(completion),
-            audio_prompt_tokens: audio(&counts.prompt_tokens_details).min(prompt),
-            audio_completion_tokens: audio(&counts.candidates_tokens_details).min(completion),
+            audio_prompt_tokens: kind(sent, "AUDIO").min(prompt),
+            audio_completion_tokens: kind(made, "AUDIO").min(completion),
+            image_prompt_tokens: kind(sent, "IMAGE").min(prompt),
+            image_completion_tokens: kind(made, "IMAGE").min(completion),
             ..Usage::default()
         }
     }
@@ -217,7 +224,73 @@ fn usage_in(json: &[u8]) -> Option<Usage> {
         .filter(|usage| *usage != Usage::default())
 }
 
+/// How many searches Google bills: each query with Gemini 3, each answer before
+/// (<https://ai.google.dev/gemini-api/docs/google-search>, "Pricing", read 2026-11).
+fn searches_in(json: &[u8]) -> u64 {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Answer {
+        candidates: Option<Vec<Candidate>>,
+        model_version: Option<String>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Candidate {
+        grounding_metadata: Option<Grounding>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Grounding {
+        web_search_queries: Option<Vec<serde::de::IgnoredAny>>,
+    }
+    if memmem::find(json, b"\"webSearchQueries\"").is_none() {
+        return 0;
+    }
+    let Ok(answer) = serde_json::from_slice::<Answer>(json) else { return 0 };
+    let version = answer.model_version.unwrap_or_default();
+    let is_billed_by_answer =
+        ["gemini-1", "gemini-2"].iter().any(|before| version.starts_with(before));
+    let queries = |candidate: Candidate| {
+        let queries = candidate.grounding_metadata?.web_search_queries?.len() as u64;
+        Some(if is_billed_by_answer { queries.min(1) } else { queries })
+    };
+    answer.candidates.into_iter().flatten().filter_map(queries).sum()
+}
+
 /// The usage of a whole answer.
 pub fn usage_of_body(body: &[u8]) -> Option<Usage> {
-    usage_in(body)
+    usage_in(body).map(|usage| Usage { web_searches: searches_in(body), ..usage })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_and_searches_are_counted_as_what_they_are() {
+        let answer = |version: &str| {
+            format!(
+                r#"{{"candidates":[{{"finishReason":"STOP","groundingMetadata":{{"webSearchQueries":["a","b"]}}}}],
+                "usageMetadata":{{"promptTokenCount":300,"candidatesTokenCount":1300,"totalTokenCount":1600,
+                "promptTokensDetails":[{{"modality":"IMAGE","tokenCount":258}},{{"modality":"TEXT","tokenCount":42}}],
+                "candidatesTokensDetails":[{{"modality":"IMAGE","tokenCount":1290}}]}},"modelVersion":"{version}"}}"#
+            )
+        };
+        for (version, searches) in [("gemini-2.5-flash-image", 1), ("gemini-3-pro-image", 2)] {
+            let expect = Usage {
+                prompt_tokens: 300,
+                completion_tokens: 1300,
+                image_prompt_tokens: 258,
+                image_completion_tokens: 1290,
+                web_searches: searches,
+                ..Usage::default()
+            };
+            let answer = answer(version).replace('\n', "");
+            assert_eq!(usage_of_body(answer.as_bytes()), Some(expect), "{version}");
+            let mut tap = GeminiTap::new(None);
+            let event = Bytes::from(format!("data: {answer}\r\n\r\n").repeat(2));
+            tap.push(&event, &mut |_| {}).expect("it is an answer");
+            assert_eq!(tap.usage(), Some(expect), "{version}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use memchr::memchr_iter;
+use memchr::{memchr_iter, memmem};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -29,6 +29,20 @@ pub struct StreamTap {
     finished: bool,
     done: bool,
     events: u64,
+    /// The first event had nothing in it.
+    was_opened: bool,
+}
+
+/// Whether an event only opens an answer, as OpenAI's first one does: it says who speaks, and nothing
+/// of what is said. A stream that is cut is billed by its events, and this is none of the model's.
+pub fn is_opening(event: &[u8]) -> bool {
+    let has = |name: &[u8]| memmem::find(event, name).is_some();
+    let is_empty =
+        [&b"\"content\":\"\""[..], b"\"content\": \"\"", b"\"content\":null", b"\"content\": null"]
+            .into_iter()
+            .any(has)
+            || !has(b"\"content\"");
+    has(b"\"role\"") && is_empty && !has(b"\"tool_calls\"") && !has(b"\"reasoning")
 }
 
 impl StreamTap {
@@ -44,6 +58,7 @@ impl StreamTap {
             finished: false,
             done: false,
             events: 0,
+            was_opened: false,
         }
     }
 
@@ -69,9 +84,9 @@ impl StreamTap {
         self.finished
     }
 
-    /// How many events have arrived, comments not counted.
+    /// How many events have arrived, without comments and the one that opens the answer.
     pub fn events(&self) -> u64 {
-        self.events
+        self.events - u64::from(self.was_opened)
     }
 
     /// Takes the next bytes, cut anywhere, and gives `send` what goes to the client: whole events,
@@ -130,6 +145,7 @@ impl StreamTap {
             self.done = true;
             return Ok(Verdict::Pass);
         }
+        self.was_opened |= self.events == 0 && is_opening(data);
         self.events += 1;
         check_object(data)?;
         let keys = Keys::find(data, renames);

@@ -33,7 +33,8 @@ impl Tier {
         match name {
             "batch" => Self::Batch,
             "flex" => Self::Flex,
-            "priority" => Self::Priority,
+            // Anthropic's and OpenAI's word for it.
+            "priority" | "fast" => Self::Priority,
             "ultrafast" => Self::Ultrafast,
             "balanced" => Self::Balanced,
             _ => Self::Standard,
@@ -309,6 +310,16 @@ impl Price {
         let input = find(Rate::Input).unwrap_or_default();
         let output = find(Rate::Output).unwrap_or_default();
         let cache_write = find(Rate::CacheWrite).unwrap_or(input);
+        // Thinking costs what the sheet says that decides about output: a tier that states its output
+        // alone means all of it, and no standard rate of thinking is in between.
+        let reasoning = self
+            .sheets
+            .iter()
+            .filter(|sheet| sheet.applies(tier, prompt_tokens))
+            .find_map(|sheet| {
+                sheet.stated[Rate::Reasoning as usize].or(sheet.stated[Rate::Output as usize])
+            })
+            .unwrap_or(output);
         Rates {
             input,
             output,
@@ -317,7 +328,7 @@ impl Price {
             cache_write_1h: find(Rate::CacheWrite1h).unwrap_or(cache_write),
             audio_input: find(Rate::AudioInput).unwrap_or(input),
             audio_output: find(Rate::AudioOutput).unwrap_or(output),
-            reasoning: find(Rate::Reasoning).unwrap_or(output),
+            reasoning,
             image_input: find(Rate::ImageInput).unwrap_or(input),
             image_output: find(Rate::ImageOutput).unwrap_or(output),
         }

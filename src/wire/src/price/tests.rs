@@ -144,6 +144,26 @@ fn thinking_is_part_of_the_output_and_may_have_its_own_rate() {
 }
 
 #[test]
+fn thinking_in_a_tier_costs_what_output_does_there() {
+    let price = price(&[
+        ("output_cost_per_token", "2.5e-06"),
+        ("output_cost_per_reasoning_token", "2.5e-06"),
+        ("output_cost_per_token_priority", "4.5e-06"),
+        ("output_cost_per_token_flex", "1.25e-06"),
+        ("output_cost_per_reasoning_token_flex", "1e-06"),
+    ]);
+    let usage = Usage { reasoning_tokens: 80, ..usage(0, 100) };
+    check(usage, &price, Tier::Standard, "0.00025");
+    check(usage, &price, Tier::Priority, "0.00045");
+    check(usage, &price, Tier::Flex, "0.000105");
+}
+
+#[test]
+fn fast_is_the_priority_tier() {
+    assert_eq!(Tier::from_service_tier("fast"), Tier::Priority);
+}
+
+#[test]
 fn audio_has_its_own_rates_both_ways() {
     let price = price(&[
         ("input_cost_per_token", "2.5e-06"),
@@ -429,8 +449,18 @@ fn naive(usage: &Usage, price: &Price, tier: Tier) -> u128 {
         left -= count;
         total += u128::from(count) * rate;
     }
+    // What decides about output decides about thinking.
+    let mut reasoning = None;
+    for above in [0, 1000, 128_000] {
+        if above == 0 || usage.prompt_tokens > above {
+            for tier in [Tier::Standard, tier] {
+                let stated = |rate| price.stated(tier, above, rate);
+                reasoning = stated(Rate::Reasoning).or(stated(Rate::Output)).or(reasoning);
+            }
+        }
+    }
     let kinds = [
-        (usage.reasoning_tokens, stated(Rate::Reasoning).unwrap_or(output)),
+        (usage.reasoning_tokens, reasoning.map_or(output, |amount| u128::from(amount.0))),
         (usage.audio_completion_tokens, stated(Rate::AudioOutput).unwrap_or(output)),
         (usage.image_completion_tokens, stated(Rate::ImageOutput).unwrap_or(output)),
         (u64::MAX, output),
