@@ -1,0 +1,4 @@
+//! Several nodes that share budgets through a real Redis.
+
+mod load;
+mod place;
