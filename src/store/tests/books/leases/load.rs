@@ -10,7 +10,7 @@ use tollway_filter_api::treasury::{Budget, BudgetScope, Unpaid};
 use tollway_store::treasury::Books;
 use tollway_wire::price::PicoDollars;
 
-use super::place::{Node, Redis, eventually};
+use super::place::{Node, Redis, Shared, UNIT, eventually};
 use crate::support::{DAY, Folder, MemoryLedger, START, budget, open, record};
 
 /// A millionth of a dollar.
@@ -86,6 +86,12 @@ pub(super) fn clients(
     clients
 }
 
+/// Waits until the ledger has all that a node has settled.
+async fn fed(node: &Node) {
+    eventually("the ledger has everything", async || node.books.status().backlog_records == 0)
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed() {
     let redis = Redis::start().await;
@@ -126,19 +132,34 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
     );
     assert!(ratio <= 0.15, "{ratio}");
 
+    // Nothing is left but for what the dead node has claimed, and the others hold nothing back.
+    let used = redis.budgets().await.iter().map(Shared::used).max().expect("there are budgets");
+    let unused = u128::from(limit).saturating_sub(used);
+    assert!(unused <= u128::from(BOUND), "{unused} unused");
+    for node in &nodes {
+        let name = node.books.status().node;
+        fed(node).await;
+        let of_node = ledger.of(&name);
+        for shared in redis.budgets().await {
+            let claim = shared.claims.iter().find(|(holder, _)| holder.starts_with(&*name));
+            let (_, claim) = claim.expect("the node has claimed something");
+            assert!(*claim <= of_node + UNIT + u128::from(BOUND), "{claim} for {of_node}");
+        }
+    }
+
     // It comes back with its journal, and what it had not spent can be spent.
     let again = Node::start(&redis, &ledger, &folder.0.join("b-again")).await;
     let tally = Arc::new(Tally::default());
-    let before = ledger.total();
     nodes.push(again);
     eventually("what the dead node had is there again", async || {
         let mut group = clients(&nodes[2], &budgets, "b2", 4, &tally);
         while group.join_next().await.is_some() {}
-        let unfed: u64 = nodes.iter().map(|node| node.books.status().backlog_records).sum();
-        unfed == 0 && u128::from(limit) - ledger.total() <= u128::from(BOUND)
+        for node in &nodes {
+            fed(node).await;
+        }
+        u128::from(limit) - ledger.total() <= u128::from(BOUND)
     })
     .await;
-    println!("after the return: {} more", ledger.total() - before);
     for node in nodes {
         node.stop().await;
     }

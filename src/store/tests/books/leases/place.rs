@@ -1,5 +1,6 @@
 //! What these tests share: a Redis, and nodes that use it.
 
+use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -113,6 +114,33 @@ impl Redis {
         of("cmdstat_evalsha:calls=") + of("cmdstat_script|load:calls=") + of("cmdstat_ping:calls=")
     }
 
+    /// What Redis knows of every budget.
+    pub(crate) async fn budgets(&self) -> Vec<Shared> {
+        let mut connection = self.connection().await;
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("tollway:budget:*")
+            .query_async(&mut connection)
+            .await
+            .expect("Redis answers");
+        let mut budgets = Vec::new();
+        for key in keys {
+            let fields: HashMap<String, String> = redis::cmd("HGETALL")
+                .arg(&key)
+                .query_async(&mut connection)
+                .await
+                .expect("Redis answers");
+            let base = fields["b"].parse::<u128>().expect("a number") * UNIT;
+            let holders = fields.iter().filter(|(field, _)| field.starts_with("h:"));
+            let claim = |value: &String| {
+                let claim = value.split(' ').next().and_then(|claim| claim.parse::<u128>().ok());
+                claim.expect("a claim") * UNIT
+            };
+            let claims = holders.map(|(field, value)| (field[2..].to_owned(), claim(value)));
+            budgets.push(Shared { base, claims: claims.collect() });
+        }
+        budgets
+    }
+
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
@@ -131,6 +159,23 @@ impl Redis {
 impl Drop for Redis {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// The unit of amounts in Redis, in pico-dollars.
+pub(crate) const UNIT: u128 = 10_000;
+
+/// What Redis knows of a budget.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) base: u128,
+    pub(crate) claims: Vec<(String, u128)>,
+}
+
+impl Shared {
+    /// What is not there for anybody.
+    pub(crate) fn used(&self) -> u128 {
+        self.base + self.claims.iter().map(|(_, claim)| claim).sum::<u128>()
     }
 }
 
@@ -162,11 +207,11 @@ impl Node {
         let ledger = Arc::clone(ledger) as Arc<dyn Ledger>;
         let (books, report) = Books::open(config, ledger, clock).await.expect("the books open");
         let stop = Arc::new(Notify::new());
-        let feeding = (books.clone(), Arc::clone(&stop));
-        let leasing = (books.clone(), Arc::clone(&stop));
+        let feeding = (books.clone(), Arc::clone(&stop).notified_owned());
+        let leasing = (books.clone(), Arc::clone(&stop).notified_owned());
         let tasks = vec![
-            tokio::spawn(async move { feeding.0.run_feeder(feeding.1.notified()).await }),
-            tokio::spawn(async move { leasing.0.run_leases(leasing.1.notified()).await }),
+            tokio::spawn(async move { feeding.0.run_feeder(feeding.1).await }),
+            tokio::spawn(async move { leasing.0.run_leases(leasing.1).await }),
         ];
         assert!(books.leases_ready(PATIENCE).await, "Redis is not ready");
         (Node { books, stop, tasks, journal: journal.to_owned() }, report)
