@@ -509,7 +509,6 @@ impl Inner {
                     if least.is_some_and(|least| least >= opening.least) {
                         shorts.push(Short {
                             lease: Arc::clone(lease),
-                            limit,
                             least: opening.least.0.saturating_sub(left.0).into(),
                             most: (opening.most.0 - left.0).into(),
                         });
@@ -593,7 +592,7 @@ impl Inner {
     fn left(&self, held: &Held, counter: &Counter, limit: PicoDollars) -> PicoDollars {
         let left = counter.left(limit);
         match (&self.leases, &held.lease) {
-            (Some(leases), Some(lease)) => left.min(leases.room(lease, counter)),
+            (Some(leases), Some(lease)) => left.min(leases.room(lease, counter, limit)),
             _ => left,
         }
     }

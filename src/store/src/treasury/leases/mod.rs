@@ -185,8 +185,10 @@ impl Leases {
     }
 
     /// What a call can have of a lease at once.
-    pub(super) fn room(&self, lease: &Lease, counter: &Counter) -> PicoDollars {
-        let room = lease.terms.lock().room(counter, self.epoch());
+    pub(super) fn room(&self, lease: &Lease, counter: &Counter, limit: PicoDollars) -> PicoDollars {
+        let mut terms = lease.terms.lock();
+        terms.limit = down(limit.0.into());
+        let room = terms.room(counter, self.epoch());
         PicoDollars(u64::try_from(room).unwrap_or(u64::MAX))
     }
 
@@ -215,7 +217,9 @@ pub(super) struct Lease {
 struct Terms {
     /// 0: nothing is claimed, and nothing was spent that Redis has to be told.
     epoch: u64,
+    /// The budget's limit, and what it was when Redis was asked last.
     limit: u64,
+    claimed_under: u64,
     claim: u64,
     /// The counter's `spent` when the claim began.
     origin: u128,
@@ -246,9 +250,13 @@ struct Terms {
 }
 
 impl Terms {
-    /// What may be spent. Nothing, if Redis has begun a new epoch and does not know of it.
+    /// What may be spent. Nothing, if Redis has begun a new epoch and does not know of it, or if the
+    /// limit has been lowered since.
     fn room(&self, counter: &Counter, epoch: u64) -> u128 {
-        if self.epoch != epoch || self.until.is_none_or(|until| Instant::now() >= until) {
+        if self.epoch != epoch
+            || self.limit < self.claimed_under
+            || self.until.is_none_or(|until| Instant::now() >= until)
+        {
             return 0;
         }
         let used = self.spent(counter).saturating_add(counter.reserved);
@@ -343,8 +351,6 @@ pub(super) struct Seen {
 /// Room that a call lacks.
 pub(super) struct Short {
     pub(super) lease: Arc<Lease>,
-    /// The budget's limit.
-    pub(super) limit: PicoDollars,
     /// It could do with the one and would like the other, beyond what there is.
     pub(super) least: u128,
     pub(super) most: u128,
@@ -384,7 +390,6 @@ impl Inner {
         let lease = &short.lease;
         let before = {
             let mut terms = lease.terms.lock();
-            terms.limit = down(u128::from(short.limit.0));
             terms.wanted = terms.wanted.saturating_add(short.most);
             terms.answers
         };
@@ -492,9 +497,11 @@ impl Inner {
             Wish::Fold => up(used),
             // What is given back cannot be used from here on.
             Wish::Return(but) => up(used.saturating_add(but)).min(terms.claim.max(up(used))),
+            // Under a lower limit it is not what it was.
+            _ if terms.limit < terms.claimed_under => up(used),
             _ => terms.claim.max(up(used)),
         };
-        terms.claim = keep;
+        (terms.claim, terms.claimed_under) = (keep, terms.limit);
         if matches!(wish, Wish::Fold) {
             terms.until = None;
         }

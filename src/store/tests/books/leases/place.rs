@@ -141,6 +141,13 @@ impl Redis {
         budgets
     }
 
+    /// When a node was last heard from.
+    pub(crate) async fn heard_from(&self, node: &Node) -> Option<String> {
+        let mut command = redis::cmd("HGET");
+        command.arg("tollway:{cluster}").arg(format!("m:{}", node.books.status().node));
+        command.query_async(&mut self.connection().await).await.expect("Redis answers")
+    }
+
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
