@@ -152,7 +152,7 @@ impl Hold for LocalHold {
             .filter_map(|held| {
                 let window = &state.windows.list[held.window];
                 let counter = window.get_in(held.era, SubjectRef::of(&held.budget.id));
-                let left = self.inner.left_for_all(held, &counter?, held.budget.limit?);
+                let (left, _) = self.inner.left_for_all(held, &counter?, held.budget.limit?);
                 Some((Arc::clone(&held.budget), left))
             })
             .collect();

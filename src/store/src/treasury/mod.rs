@@ -500,13 +500,14 @@ impl Inner {
                 let counter = window.get(SubjectRef::of(&budget.id));
                 let left = self.left(&one, &counter, limit);
                 if let Some(lease) = one.lease.as_ref().filter(|_| left < opening.most) {
-                    // Even if everybody is asked there may be less than this.
-                    let least = match asked {
-                        false => Some(counter.left(limit)),
-                        true => Some(self.left_for_all(&one, &counter, limit))
-                            .filter(|_| left < opening.least),
+                    let (all, unspent) = self.left_for_all(&one, &counter, limit);
+                    let may_have_more = match asked {
+                        // What is spent does not come back: nobody has to be asked.
+                        false => unspent >= opening.least,
+                        // What is there is taken, if it is enough.
+                        true => left < opening.least && all >= opening.least,
                     };
-                    if least.is_some_and(|least| least >= opening.least) {
+                    if may_have_more {
                         shorts.push(Short {
                             lease: Arc::clone(lease),
                             least: opening.least.0.saturating_sub(left.0).into(),
@@ -575,10 +576,11 @@ impl Inner {
                     false
                 }
                 Unopened::Short(shorts) => {
+                    let mut asked = true;
                     for short in &shorts {
-                        self.ask_room(short, &mut patience).await?;
+                        asked &= self.ask_room(short, &mut patience).await?;
                     }
-                    true
+                    asked
                 }
             };
             match self.try_open(&opening, asked) {
@@ -597,12 +599,22 @@ impl Inner {
         }
     }
 
-    /// What a budget has left for all nodes together, as far as this one knows.
-    fn left_for_all(&self, held: &Held, counter: &Counter, limit: PicoDollars) -> PicoDollars {
+    /// What a budget has left for all nodes together, as far as this one knows; and what it would
+    /// have if nothing were reserved.
+    fn left_for_all(
+        &self,
+        held: &Held,
+        counter: &Counter,
+        limit: PicoDollars,
+    ) -> (PicoDollars, PicoDollars) {
         let left = counter.left(limit);
         match (&self.leases, &held.lease) {
-            (Some(leases), Some(lease)) => left.min(amount(leases.seen(lease, counter).left)),
-            _ => left,
+            (Some(leases), Some(lease)) => {
+                let seen = leases.seen(lease, counter);
+                let unspent = u128::from(limit.0).saturating_sub(seen.spent);
+                (left.min(amount(seen.left)), amount(unspent))
+            }
+            _ => (left, left),
         }
     }
 

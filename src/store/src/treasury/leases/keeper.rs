@@ -25,7 +25,7 @@ impl Inner {
     ) {
         let Some(leases) = &self.leases else { return };
         let mut shutdown = pin!(shutdown);
-        let mut due = Instant::now();
+        let (mut due, mut last) = (Instant::now(), Instant::now());
         loop {
             let is_over = tokio::select! {
                 () = &mut shutdown => true,
@@ -36,7 +36,12 @@ impl Inner {
                 return self.leave(leases).await;
             }
             self.serve_queue(leases).await;
-            if Instant::now() >= due || !leases.starved.lock().is_empty() {
+            if !leases.starved.lock().is_empty() {
+                // The others are to know soon, but not of every refusal.
+                due = due.min(last + leases.settings.timings.beat / 5);
+            }
+            if Instant::now() >= due {
+                last = Instant::now();
                 if self.tick(leases).await.is_err() {
                     tracing::debug!("a heartbeat was not answered");
                 }
@@ -93,8 +98,9 @@ impl Inner {
         let counter = state.windows.list[lease.window].get_in(lease.era, lease.subject())?;
         let mut terms = lease.terms.lock();
         terms.queued = false;
+        let is_wanted = std::mem::take(&mut terms.is_wanted);
         let (room, ahead) = (terms.room(&counter, leases.epoch()), terms.extend * 2);
-        if terms.is_tight(leases.parts()) {
+        if is_wanted || terms.is_tight(leases.parts()) {
             return (room != ahead).then_some(Wish::Return(ahead));
         }
         (room < terms.low.max(terms.need).max(ahead)).then_some(Wish::Ahead)
@@ -200,8 +206,7 @@ impl Inner {
         for lease in self.all_leases() {
             let mut terms = lease.terms.lock();
             if terms.epoch != 0 && beat.wanted.contains(&lease.key) {
-                // As if this node had seen itself that nothing is left.
-                terms.free = 0;
+                terms.is_wanted = true;
                 leases.enqueue(&lease, &mut terms);
             }
         }

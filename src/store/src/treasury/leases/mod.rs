@@ -42,8 +42,8 @@ use self::prove::Claimed;
 use self::script::{Beat, Share, Shared, UNIT, down, up};
 use super::windows::{Counter, SubjectRef, Window};
 use super::{Inner, in_time};
-use crate::redis_link::RedisLink;
 pub use crate::redis_link::WAIT_MAX;
+use crate::redis_link::{RedisError, RedisLink};
 
 const AWAY: &str = "Redis cannot be asked what the other gateways have left of a budget";
 const REBUILDING: &str = "Redis has lost its data: what is left of a budget is being found out";
@@ -240,6 +240,8 @@ struct Terms {
     /// Counts the answers.
     answers: u64,
     queued: bool,
+    /// Another node has found nothing left.
+    is_wanted: bool,
     used: Option<Instant>,
     asked: Option<Instant>,
     /// What was spent with which settlement; and what the ledger is known to have.
@@ -380,13 +382,14 @@ impl Inner {
         }
     }
 
-    /// Asks for what a call lacks of a budget, within a time from which it takes what it needs.
+    /// Asks for what a call lacks of a budget, within a time from which it takes what it needs. False
+    /// if others have been answered meanwhile, and there may be room now.
     pub(super) async fn ask_room(
         &self,
         short: &Short,
         patience: &mut Duration,
-    ) -> Result<(), Unpaid> {
-        let Some(leases) = &self.leases else { return Ok(()) };
+    ) -> Result<bool, Unpaid> {
+        let Some(leases) = &self.leases else { return Ok(true) };
         let lease = &short.lease;
         let before = {
             let mut terms = lease.terms.lock();
@@ -398,14 +401,13 @@ impl Inner {
         *patience = patience.saturating_sub(since.elapsed());
         let Ok(turn) = turn else { return Err(Unpaid::Unavailable(AWAY)) };
         if lease.terms.lock().answers != before {
-            // Somebody has asked for all who waited.
-            return Ok(());
+            return Ok(false);
         }
         let wanted = std::mem::take(&mut lease.terms.lock().wanted).max(short.most);
         let wish = Wish::Grant(short.least, wanted);
         let answer = self.ask(leases, lease, wish, patience).await;
         drop(turn);
-        answer
+        answer.map(|()| true)
     }
 
     /// Asks Redis about a lease. Only one does so at a time.
@@ -636,7 +638,13 @@ impl Leases {
             args
         };
         args.extend(std::mem::take(&mut *self.starved.lock()));
-        let answer = self.settings.link.run(&script::BEAT, CLUSTER, &args, within).await;
-        Beat::read(answer.ok()?)
+        match self.settings.link.run(&script::BEAT, CLUSTER, &args, within).await {
+            Ok(answer) => Beat::read(answer),
+            Err(RedisError::Refused(error)) => {
+                tracing::warn!(%error, "budgets cannot be shared: calls with budgets are refused");
+                None
+            }
+            Err(RedisError::Away) => None,
+        }
     }
 }
