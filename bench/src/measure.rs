@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::families::{ANTHROPIC, FAMILIES, Family, Form, OPENAI, Reply};
 use crate::instructions::{per_chunk as chunks, per_request as requests};
 use crate::load::{Load, Target, streams_at_once};
-use crate::process::{Launch, Proxy, Side};
+use crate::process::{Cpu, Launch, Proxy, Side};
 use crate::report::Target as Goal;
 use crate::report::{COUNT, KILOBYTES, MEGABYTES, MICROS, MILLIS, Row, percentile};
 use crate::upstream::{Pace, Upstream};
@@ -122,7 +122,7 @@ async fn of_family(bench: &Bench, family: &'static Family) -> Result<Vec<Row>, F
     let mut rows = Vec::new();
     let name = format!("CPU per request, {}", family.title);
     let ask = Ask { reply: family.reply(Form::Json), body_bytes: KB, unique: true };
-    let [bare, tollway] = cpu_per_request(bench, &name, ask).await?;
+    let [bare, tollway, _] = cpu_per_request(bench, &name, ask).await?;
     rows.push(Row::new(name, MICROS, &bare, &tollway, Goal::None));
     let name = format!("CPU per streamed chunk, {}", family.title);
     rows.extend(chunk(bench, &name, family, Goal::None).await?);
@@ -178,7 +178,7 @@ impl Ask {
 /// What some requests took.
 struct Cost {
     requests: u64,
-    cpu: Duration,
+    cpu: Cpu,
     time: Duration,
 }
 
@@ -197,18 +197,17 @@ impl Cost {
         Cost::since(start, before, proxy, requests)
     }
 
-    fn since(
-        start: Instant,
-        before: Duration,
-        proxy: &Proxy,
-        requests: u64,
-    ) -> Result<Cost, Failure> {
-        let cpu = proxy.cpu()?.checked_sub(before).ok_or("a thread of the proxy ended")?;
+    fn since(start: Instant, before: Cpu, proxy: &Proxy, requests: u64) -> Result<Cost, Failure> {
+        let cpu = proxy.cpu()?.since(before).ok_or("a thread of the proxy ended")?;
         Ok(Cost { requests, cpu, time: start.elapsed() })
     }
 
     fn micros_per_request(&self) -> f64 {
-        self.cpu.as_secs_f64() * 1e6 / self.requests as f64
+        self.cpu.requests.as_secs_f64() * 1e6 / self.requests as f64
+    }
+
+    fn ledger_micros_per_request(&self) -> f64 {
+        self.cpu.ledger.as_secs_f64() * 1e6 / self.requests as f64
     }
 
     fn per_second(&self) -> f64 {
@@ -217,7 +216,7 @@ impl Cost {
 
     /// How much of its core the proxy used. Far below 1, the load runner was the bottleneck.
     fn busy(&self) -> f64 {
-        self.cpu.as_secs_f64() / self.time.as_secs_f64()
+        (self.cpu.requests + self.cpu.ledger).as_secs_f64() / self.time.as_secs_f64()
     }
 }
 
@@ -229,25 +228,30 @@ async fn cpu(
     ratio_max: f64,
 ) -> Result<Vec<Row>, Failure> {
     let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes, unique: true };
-    let [bare, tollway] = cpu_per_request(bench, name, ask).await?;
-    Ok(vec![Row::new(name, MICROS, &bare, &tollway, Goal::Ratio(ratio_max))])
+    let [bare, tollway, ledger] = cpu_per_request(bench, name, ask).await?;
+    let mut rows = vec![Row::new(name, MICROS, &bare, &tollway, Goal::Ratio(ratio_max))];
+    if body_bytes == KB {
+        let name = "CPU of the ledger per request, beside it";
+        rows.push(Row::new(name, MICROS, &vec![0.0; ledger.len()], &ledger, Goal::None));
+    }
+    Ok(rows)
 }
 
 /// CPU per request that the cache answers, against the bare proxy, which asks the upstream.
 async fn cache_hit(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let name = "CPU per request, 1 KB, cache hit";
     let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes: KB, unique: false };
-    let [bare, tollway] = cpu_per_request(bench, name, ask).await?;
+    let [bare, tollway, _] = cpu_per_request(bench, name, ask).await?;
     Ok(vec![Row::new(name, MICROS, &bare, &tollway, Goal::Ratio(0.6))])
 }
 
-async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64>; 2], Failure> {
+async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64>; 3], Failure> {
     let pair = Pair::start(bench, ask.reply.family).await?;
     let mut loads = pair.loads(ask, CONNECTIONS).await?;
     for load in &mut loads {
         load.for_time(bench.turn / 2).await?;
     }
-    let mut micros = [Vec::new(), Vec::new()];
+    let (mut micros, mut ledger) = ([Vec::new(), Vec::new()], Vec::new());
     for round in 1..=bench.rounds {
         for ((proxy, load), micros) in pair.proxies.iter().zip(&mut loads).zip(&mut micros) {
             let answered_before = pair.upstream.requests();
@@ -263,15 +267,21 @@ async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64
                 .into());
             }
             micros.push(cost.micros_per_request());
+            if proxy.side() == Side::Tollway {
+                ledger.push(cost.ledger_micros_per_request());
+            }
             note(&format!(
-                "{name}, round {round}, {side}: {:.1} µs, {:.0} requests/s, {:.0} % busy",
+                "{name}, round {round}, {side}: {:.1} µs, and {:.1} µs for the ledger; {:.0} \
+                 requests/s, {:.0} % busy",
                 cost.micros_per_request(),
+                cost.ledger_micros_per_request(),
                 cost.per_second(),
                 100.0 * cost.busy(),
             ));
         }
     }
-    Ok(micros)
+    let [bare, tollway] = micros;
+    Ok([bare, tollway, ledger])
 }
 
 /// CPU per streamed chunk: what long streams take more than short ones, divided by the chunks they

@@ -63,6 +63,23 @@ pub struct Launch {
     pub profiles: PathBuf,
 }
 
+/// Processor time of a proxy.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu {
+    /// Of what serves requests, the journal included.
+    pub requests: Duration,
+    /// Of the threads that bring the journal to the database, and of the database itself.
+    pub ledger: Duration,
+}
+
+impl Cpu {
+    /// What has been added since.
+    pub fn since(self, before: Cpu) -> Option<Cpu> {
+        let requests = self.requests.checked_sub(before.requests)?;
+        Some(Cpu { requests, ledger: self.ledger.checked_sub(before.ledger)? })
+    }
+}
+
 /// A running proxy. Killed when dropped.
 pub struct Proxy {
     side: Side,
@@ -148,17 +165,21 @@ impl Proxy {
         self.side
     }
 
-    /// The time that all its threads have run so far. To the nanosecond, where `/proc/PID/stat`
-    /// has ticks of 10 ms.
+    /// The time that its threads have run so far. To the nanosecond, where `/proc/PID/stat` has
+    /// ticks of 10 ms.
     ///
     /// # Errors
     /// When it is gone.
-    pub fn cpu(&self) -> Result<Duration, Failure> {
-        let mut cpu = Duration::ZERO;
+    pub fn cpu(&self) -> Result<Cpu, Failure> {
+        let mut cpu = Cpu::default();
         for thread in fs::read_dir(self.proc("task"))? {
-            let stat = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let thread = thread?.path();
+            let stat = fs::read_to_string(thread.join("schedstat"))?;
             let nanos = stat.split(' ').next().unwrap_or_default().parse()?;
-            cpu += Duration::from_nanos(nanos);
+            let name = fs::read_to_string(thread.join("comm"))?;
+            let is_ledger = ["ledger", "sqlx-"].iter().any(|start| name.starts_with(start));
+            let sum = if is_ledger { &mut cpu.ledger } else { &mut cpu.requests };
+            *sum += Duration::from_nanos(nanos);
         }
         Ok(cpu)
     }

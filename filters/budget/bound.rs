@@ -1,14 +1,17 @@
 //! The most a call can cost, before it is made.
 //!
-//! Input is counted, with a margin for what the count may be off by; what the gateway does not see
-//! (a stored conversation, a file by its id) is taken for all the model can read. Output is what the
+//! Input without images and files has no more tokens than bytes. That is bound enough where it fits,
+//! and costs next to nothing; where it does not fit, and for other input, tokens are counted, with a
+//! margin for what the count may be off by. What the gateway does not see (a stored conversation, a
+//! file by its id) is taken for all the model can read. Output is what the
 //! request allows, for each answer, else what the model can write, else the config's default. What
 //! is not billed by tokens is bounded by what is asked for: images, characters, the length of a
 //! recording at a low bit rate. Of all deployments that may come to serve the call, fallbacks
 //! included, the dearest counts.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use aho_corasick::packed::Searcher;
 use memchr::memmem;
 use smallvec::SmallVec;
 use tollway_filter_api::{Deployment, ModelGroup, RequestView};
@@ -42,13 +45,26 @@ const DOCUMENT_TOKENS: u64 = 400;
 /// How many documents are one search unit.
 const DOCUMENTS: u64 = 100;
 
+/// How the input of a call is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Nothing depends on it: by its length.
+    Guessed,
+    /// By its length, if that is a bound; else as `Counted`.
+    Bounded,
+    /// By its tokens.
+    Counted,
+}
+
 /// What bounds a call.
 #[derive(Clone, Debug)]
 pub(super) struct Bound {
-    /// Input tokens, as counted.
-    pub(super) counted: u64,
-    /// The same with the margin.
-    pub(super) prompt: u64,
+    /// What is known of the input: never `Bounded` where tokens had to be counted.
+    pub(super) input: Input,
+    /// Input tokens, as counted or guessed.
+    counted: u64,
+    /// The most there can be.
+    prompt: u64,
     /// There is input that is not in the request.
     pub(super) has_unseen: bool,
     /// How many answers are asked for.
@@ -75,20 +91,27 @@ pub(super) enum Output {
 }
 
 impl Bound {
-    /// Reads a request. `is_exact`: a budget depends on it; else the input is guessed by its length,
-    /// which is cheaper.
-    pub(super) fn of(
-        operation: Operation,
-        view: &RequestView,
-        tier: Tier,
-        is_exact: bool,
-    ) -> Bound {
-        let length = (view.body.len() as u64).div_ceil(4);
-        let counted = if is_exact { count::input_tokens(&view.body) } else { length };
+    /// Reads a request.
+    pub(super) fn of(operation: Operation, view: &RequestView, tier: Tier, input: Input) -> Bound {
+        let has_files = input != Input::Guessed && may_have_files(&view.body);
+        let input = match input {
+            Input::Bounded if has_files => Input::Counted,
+            input => input,
+        };
+        let length = view.body.len() as u64;
+        let counted = match input {
+            Input::Counted => count::input_tokens(&view.body),
+            _ => length.div_ceil(4),
+        };
+        let prompt = match input {
+            Input::Bounded => length,
+            _ => counted.saturating_add(counted / MARGIN),
+        };
         let mut bound = Bound {
+            input,
             counted,
-            prompt: counted.saturating_add(counted / MARGIN).saturating_add(MARGIN_LEAST),
-            has_unseen: is_exact && has_unseen(view),
+            prompt: prompt.saturating_add(MARGIN_LEAST),
+            has_unseen: input != Input::Guessed && has_unseen(view, has_files),
             answers: 1,
             output: Output::Fixed(0),
             units: Usage::default(),
@@ -139,6 +162,15 @@ impl Bound {
         bound
     }
 
+    /// Input tokens as we count them.
+    pub(super) fn count(&mut self, view: &RequestView) -> u64 {
+        if self.input != Input::Counted && self.counted > 0 {
+            self.counted = count::input_tokens(&view.body);
+            self.input = Input::Counted;
+        }
+        self.counted
+    }
+
     fn text(&mut self, operation: Operation, view: &RequestView) {
         let number = |name| view.object.u64(&view.body, name);
         let drops = view.object.raw(&view.body, "additional_drop_params");
@@ -176,13 +208,15 @@ impl Bound {
         };
         self.answers = answers;
         self.output = Output::Text { asked: asked.filter(|_| is_ours), is_ours };
-        if memmem::find(&view.body, b"search").is_some()
-            && (view.object.get(&view.body, "web_search_options").is_some()
-                || view.object.get(&view.body, "tools").is_some())
+        if (view.object.get(&view.body, "web_search_options").is_some()
+            || view.object.get(&view.body, "tools").is_some())
+            && memmem::find(&view.body, b"search").is_some()
         {
             self.searches = SEARCHES;
         }
-        self.units.input_images = memmem::find_iter(&view.body, b"image_url").count() as u64;
+        if self.input == Input::Counted {
+            self.units.input_images = memmem::find_iter(&view.body, b"image_url").count() as u64;
+        }
     }
 
     /// The most a call costs at a deployment if each answer has up to so many tokens.
@@ -295,8 +329,29 @@ impl Servers {
     }
 }
 
+/// What images, documents, recordings and references to such begin with, in any dialect.
+const FILES: &[&str] = &[
+    "\"image",
+    "\"input_image",
+    "\"inlineData",
+    "\"inline_data",
+    "\"input_audio",
+    "\"document",
+    "\"video",
+    "\"file",
+    "\"input_file",
+    "\"item_reference",
+];
+
+/// Whether there may be more in a body than its text. One look at each byte, and no false no.
+fn may_have_files(body: &[u8]) -> bool {
+    static FOUND: LazyLock<Option<Searcher>> = LazyLock::new(|| Searcher::new(FILES));
+    // Where the processor cannot search for all at once, tokens are counted.
+    FOUND.as_ref().is_none_or(|searcher| searcher.find(body).is_some())
+}
+
 /// Whether the request refers to what is not in it.
-fn has_unseen(view: &RequestView) -> bool {
+fn has_unseen(view: &RequestView, has_files: bool) -> bool {
     const MEMBERS: &[&str] =
         &["previous_response_id", "conversation", "cachedContent", "cached_content", "container"];
     const WITHIN: &[&[u8]] = &[
@@ -316,7 +371,7 @@ fn has_unseen(view: &RequestView) -> bool {
     let is_kept = view.dialect == Dialect::Responses && is_there(&"prompt");
     is_kept
         || MEMBERS.iter().any(is_there)
-        || WITHIN.iter().any(|name| memmem::find(&view.body, name).is_some())
+        || has_files && WITHIN.iter().any(|name| memmem::find(&view.body, name).is_some())
 }
 
 /// How many prompts a text completion has: a text is one, a list of texts several, a list of tokens

@@ -43,7 +43,7 @@ use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{
-    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Treasury,
+    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Treasury, Unpaid,
 };
 use tollway_filter_api::{
     BuildFilter, Clock, ConfigError, Deps, Filter, Flow, ModelDirectory, Outcome, Phases,
@@ -53,7 +53,7 @@ use tollway_wire::operation::Operation;
 use tollway_wire::price::{PicoDollars, cost};
 use tollway_wire::usage::Usage;
 
-use self::bound::{Bound, Output, Servers};
+use self::bound::{Bound, Input, Output, Servers};
 pub use self::config::{Allowance, BudgetConfig, OnBudget, amount_mistake};
 use self::gauges::{Exposition, Known};
 use self::headers::Wishes;
@@ -207,18 +207,39 @@ impl Filter for Budgets {
             return match account.is_limited() {
                 // Nobody counts what is spent: nothing may be.
                 true => Step::reject(refusal::unpaid(
-                    &tollway_filter_api::treasury::Unpaid::Unavailable("there is no treasury"),
+                    &Unpaid::Unavailable("there is no treasury"),
                     account.most,
                     self.policy.status,
                 )),
                 false => Step::Ready(self.begin(ctx, account, None)),
             };
         };
+        let mut account = account;
         let draft = record::draft(ctx, &account.servers, account.begun);
-        match treasury.open(account.opening(&ctx.id, &draft)) {
+        let mut opened = treasury.open(account.opening(&ctx.id, &draft));
+        if let Opened::Ready(Err(Unpaid::OverBudget(_))) = &opened
+            && account.bound.input == Input::Bounded
+        {
+            if let Err(refused) = self.count(ctx, &mut account) {
+                return Step::reject(refused);
+            }
+            opened = treasury.open(account.opening(&ctx.id, &draft));
+        }
+        match opened {
             Opened::Ready(paid) => Step::Ready(self.concluded(ctx, account, paid)),
             Opened::Wait(wait) => Step::Wait(Box::pin(async move {
-                let paid = wait.await;
+                let mut paid = wait.await;
+                if let Err(Unpaid::OverBudget(_)) = &paid
+                    && account.bound.input == Input::Bounded
+                {
+                    if let Err(refused) = self.count(ctx, &mut account) {
+                        return Flow::Reject(refused);
+                    }
+                    paid = match treasury.open(account.opening(&ctx.id, &draft)) {
+                        Opened::Ready(paid) => paid,
+                        Opened::Wait(wait) => wait.await,
+                    };
+                }
                 self.concluded(ctx, account, paid)
             })),
         }
@@ -235,19 +256,12 @@ impl Filter for Budgets {
     }
 
     fn chunk(&self, ctx: &mut RequestCtx, chunk: &mut Bytes) -> Result<(), Rejection> {
-        let usage = ctx.report.usage;
-        let deployment = ctx.report.deployment.clone();
-        let (operation, dialect) = (ctx.operation, ctx.dialect);
+        let operation = ctx.operation;
         let Some(open) = ctx.slot_mut::<Open>(self.slot).filter(|open| open.is_stream) else {
             return Ok(());
         };
         if operation == Some(Operation::Realtime) {
-            let price = deployment.as_ref().and_then(|deployment| deployment.price.as_deref());
-            let (Some(usage), Some(price)) = (usage, price) else { return Ok(()) };
-            let spent = cost(&usage, price, open.account.bound.tier).total();
-            // Another turn like this must be paid for, or the session ends here.
-            let needed = spent.saturating_add(open.account.most);
-            return open.extend_to(needed, needed).map_err(|over| self.over(&over, needed));
+            return self.turn(ctx);
         }
         let wishes = open.account.wishes;
         open.watch.take(chunk);
@@ -262,13 +276,16 @@ impl Filter for Budgets {
         {
             self.extend(open, tokens)?;
         }
-        let Some(price) = deployment.as_ref().and_then(|deployment| deployment.price.as_deref())
-        else {
+        let (view, deployment, dialect) =
+            (ctx.view.clone(), ctx.report.deployment.clone(), ctx.dialect);
+        let price = deployment.as_ref().and_then(|deployment| deployment.price.as_deref());
+        let (Some(price), Some(open)) = (price, ctx.slot_mut::<Open>(self.slot)) else {
             return Ok(());
         };
-        let tier = open.account.bound.tier;
+        let bound = &mut open.account.bound;
+        let tier = bound.tier;
         let usage = Usage {
-            prompt_tokens: open.account.bound.counted,
+            prompt_tokens: view.map_or(0, |view| bound.count(&view)),
             completion_tokens: tokens,
             ..Usage::default()
         };
@@ -290,8 +307,8 @@ impl Filter for Budgets {
     fn end(&self, ctx: &mut RequestCtx, outcome: Outcome) {
         let Some(open) = ctx.take_slot::<Open>(self.slot) else { return };
         let Open { account, hold, .. } = *open;
-        let Account { budgets, servers, bound, begun, .. } = account;
-        let record = record::of(ctx, outcome, &bound, &servers, begun, self.clock.now());
+        let Account { budgets, servers, mut bound, begun, .. } = account;
+        let record = record::of(ctx, outcome, &mut bound, &servers, begun, self.clock.now());
         let Some(hold) = hold else { return };
         hold.close(record);
         if let Some(known) = &self.known {
@@ -329,18 +346,42 @@ impl Budgets {
         if is_limited && let Some(deployment) = servers.unpriced() {
             return Err(refusal::unpriced(deployment));
         }
-        let bound = Bound::of(operation, view, tier(ctx), is_limited);
-        let (most, is_certain) = servers.most(&bound, self.policy.output_default);
+        let input = match (is_limited, cap) {
+            (false, _) => Input::Guessed,
+            (true, None) if !wishes.running_cost => Input::Bounded,
+            (true, _) => Input::Counted,
+        };
+        let bound = Bound::of(operation, view, tier(ctx), input);
         let begun = Begun { at: self.clock.now(), unix: self.clock.unix() };
+        let (most, least, is_certain) = (PicoDollars::ZERO, PicoDollars::ZERO, false);
         let mut account =
-            Account { budgets, cap, servers, bound, most, least: most, is_certain, wishes, begun };
-        if self.policy.clamps && matches!(account.bound.output, Output::Text { is_ours: true, .. })
+            Account { budgets, cap, servers, bound, most, least, is_certain, wishes, begun };
+        self.weigh(ctx, &mut account)?;
+        Ok(Some(account))
+    }
+
+    /// Bounds a call by its tokens: by its length it does not fit.
+    fn count(&self, ctx: &RequestCtx, account: &mut Account) -> Result<(), Rejection> {
+        if let (Some(operation), Some(view)) = (ctx.operation, &ctx.view) {
+            account.bound = Bound::of(operation, view, account.bound.tier, Input::Counted);
+        }
+        self.weigh(ctx, account)
+    }
+
+    /// What a call costs within its bound, and how small it can be made.
+    fn weigh(&self, ctx: &RequestCtx, account: &mut Account) -> Result<(), Rejection> {
+        let bound = &account.bound;
+        let (most, is_certain) = account.servers.most(bound, self.policy.output_default);
+        (account.most, account.least, account.is_certain) = (most, most, is_certain);
+        if self.policy.clamps
+            && matches!(bound.output, Output::Text { is_ours: true, .. })
+            // It is not made smaller for a bound that is too large.
+            && bound.input != Input::Bounded
         {
-            let bound = &account.bound;
             let min = self.policy.output_min.saturating_add(bound.thinking);
             account.least = account.servers.with_output(bound, min).min(most);
         }
-        if let Some(cap) = cap {
+        if let Some(cap) = account.cap {
             if account.least > cap {
                 let own =
                     Allowance { max_budget: Some(cap), soft_budget: None, budget_duration: None }
@@ -349,7 +390,7 @@ impl Budgets {
             }
             account.most = account.most.min(cap);
         }
-        Ok(Some(account))
+        Ok(())
     }
 
     /// All groups that may come to serve a call.
@@ -518,6 +559,21 @@ impl Budgets {
         }
         ctx.set_slot(self.slot, open);
         Flow::Next
+    }
+
+    /// A turn of a realtime session is over: another one like it must be paid for, or the session
+    /// ends here.
+    fn turn(&self, ctx: &mut RequestCtx) -> Result<(), Rejection> {
+        let (usage, deployment) = (ctx.report.usage, ctx.report.deployment.clone());
+        let price = deployment.as_ref().and_then(|deployment| deployment.price.as_deref());
+        let (Some(usage), Some(price), Some(open)) =
+            (usage, price, ctx.slot_mut::<Open>(self.slot))
+        else {
+            return Ok(());
+        };
+        let spent = cost(&usage, price, open.account.bound.tier).total();
+        let needed = spent.saturating_add(open.account.most);
+        open.extend_to(needed, needed).map_err(|over| self.over(&over, needed))
     }
 
     /// Pays for more of a stream: as much again as is usual, else what has come.

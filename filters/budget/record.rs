@@ -73,7 +73,7 @@ fn place(record: &mut SpendRecord, deployment: &Deployment) {
 pub(super) fn of(
     ctx: &mut RequestCtx,
     outcome: Outcome,
-    bound: &Bound,
+    bound: &mut Bound,
     servers: &Servers,
     begun: Begun,
     now: Instant,
@@ -112,8 +112,8 @@ pub(super) fn of(
 
 /// Counts what a provider did and did not tell of: a server that has no usage in its answers, and a
 /// client that hung up before the answer was there. Neither is free for that.
-fn count_ourselves(ctx: &mut RequestCtx, outcome: Outcome, status: u16, bound: &Bound) {
-    let report = &mut ctx.report;
+fn count_ourselves(ctx: &mut RequestCtx, outcome: Outcome, status: u16, bound: &mut Bound) {
+    let report = &ctx.report;
     if report.usage.is_some() || report.cache_hit || report.deployment.is_none() {
         return;
     }
@@ -126,7 +126,9 @@ fn count_ourselves(ctx: &mut RequestCtx, outcome: Outcome, status: u16, bound: &
     if !is_answered && !was_abandoned || ctx.operation == Some(Operation::CountTokens) {
         return;
     }
-    let mut usage = Usage { prompt_tokens: bound.counted, ..Usage::default() };
+    let counted = ctx.view.as_ref().map_or(0, |view| bound.count(view));
+    let report = &mut ctx.report;
+    let mut usage = Usage { prompt_tokens: counted, ..Usage::default() };
     if is_answered {
         usage = Usage { prompt_tokens: usage.prompt_tokens, ..bound.units };
         if matches!(ctx.operation, Some(Operation::ChatCompletions | Operation::Completions)) {

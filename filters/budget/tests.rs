@@ -248,8 +248,8 @@ fn worst_case_is_reserved_and_replaced_by_what_it_cost() {
     let mut ctx = chat("plain", json!({"max_tokens": 100}));
     setup.open(&mut ctx, key(10_000)).expect("it fits");
     let (spent, reserved) = setup.state(BudgetScope::Key);
-    assert_eq!(spent, 0);
-    assert!((100 * OUTPUT + 32..100 * OUTPUT + 60).contains(&reserved), "{reserved}");
+    let length = ctx.view.as_ref().map_or(0, |view| view.body.len() as u64);
+    assert_eq!((spent, reserved), (0, 100 * OUTPUT + 32 + length));
     assert_eq!(member(&ctx, "max_tokens"), Some(100));
     setup.close(ctx, 8, 20);
     assert_eq!(setup.state(BudgetScope::Key), (8 + 20 * OUTPUT, 0));
@@ -263,6 +263,35 @@ fn worst_case_is_reserved_and_replaced_by_what_it_cost() {
     assert_eq!((&*record.operation, record.status), ("chat_completions", 200));
     assert_eq!(record.key_alias.as_deref(), Some("ci"));
     assert!(!record.usage_estimated && !record.unpriced && !record.cache_hit);
+}
+
+#[test]
+fn input_is_counted_only_where_its_length_does_not_fit_or_says_nothing() {
+    let setup = setup(json!({}));
+    let opened = |ctx: &mut RequestCtx, limit| {
+        let before = setup.treasury.0.lock().opened;
+        setup.open(ctx, key(limit)).expect("it fits");
+        let books = setup.treasury.0.lock();
+        (books.opened - before, books.asked.map_or(0, |(most, _)| most.0))
+    };
+    let text = json!([{"role": "user", "content": "Hello there, how are you?"}]);
+    let body = json!({"max_tokens": 100, "messages": text});
+    let mut ctx = chat("plain", body.clone());
+    let length = ctx.view.as_ref().map_or(0, |view| view.body.len() as u64);
+    assert_eq!(opened(&mut ctx, 10_000), (1, 100 * OUTPUT + 32 + length));
+    setup.close(ctx, 0, 0);
+    // By its length it does not fit, by its tokens it does.
+    let mut ctx = chat("plain", body);
+    let (times, most) = opened(&mut ctx, 100 * OUTPUT + 32 + length - 1);
+    assert!(times == 2 && most < 100 * OUTPUT + 50, "{times} {most}");
+    assert_eq!(member(&ctx, "max_tokens"), Some(100));
+    setup.close(ctx, 0, 0);
+    // An image has more tokens than its address has bytes.
+    let image = json!([{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "https://x/y.png"}}]}]);
+    let mut ctx = chat("plain", json!({"max_tokens": 100, "messages": image}));
+    let (times, most) = opened(&mut ctx, 10_000);
+    assert!(times == 1 && most > 100 * OUTPUT + 765, "{times} {most}");
 }
 
 #[test]

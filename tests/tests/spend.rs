@@ -130,3 +130,24 @@ async fn nothing_spent_is_said_and_so_is_a_folder_without_a_ledger() {
     }
     assert!(!folder.0.join("tollway-data").exists(), "asking makes nothing");
 }
+
+#[tokio::test]
+async fn single_calls_are_forgotten_in_time_and_their_sums_are_not() {
+    let setup = Setup::with(
+        "general_settings:\n  master_key: $MASTER\n  maximum_spend_logs_retention_period: 1ms\n  \
+         maximum_spend_logs_retention_interval: 20ms\n  proxy_batch_write_at: 10ms\n\
+         journal: { fsync: always, on_restart: charge_progress, segment_bytes: 64KiB }\n",
+    )
+    .await;
+    let told = cost(&setup.chat(&chat("gpt-4o-mini", "Hi")).await);
+    let get = async |path: &str| setup.get(path).await.json();
+    let sum = loop {
+        let keys = get("/spend/keys").await;
+        if let Some(spend) = keys[0]["spend"].as_f64().filter(|spend| *spend > 0.0) {
+            break spend;
+        }
+    };
+    assert_eq!((sum * 1e12).round() as u64, told);
+    while get("/spend/logs").await != json!([]) {}
+    assert_eq!(get("/spend/keys").await[0]["spend"], sum);
+}

@@ -105,54 +105,11 @@ mod usage_form {
     use std::collections::BTreeMap;
     use tollway_wire::usage::Usage;
 
-    fn counts(usage: &mut Usage) -> [(&'static str, &mut u64); 17] {
-        // Without `..`, so that a new one is not forgotten.
-        let Usage {
-            prompt_tokens,
-            completion_tokens,
-            cache_read_tokens,
-            cache_write_tokens,
-            cache_write_1h_tokens,
-            audio_prompt_tokens,
-            audio_completion_tokens,
-            reasoning_tokens,
-            web_searches,
-            image_prompt_tokens,
-            image_completion_tokens,
-            search_units,
-            images,
-            input_images,
-            pixels,
-            audio_ms,
-            characters,
-        } = usage;
-        [
-            ("prompt_tokens", prompt_tokens),
-            ("completion_tokens", completion_tokens),
-            ("cache_read_tokens", cache_read_tokens),
-            ("cache_write_tokens", cache_write_tokens),
-            ("cache_write_1h_tokens", cache_write_1h_tokens),
-            ("audio_prompt_tokens", audio_prompt_tokens),
-            ("audio_completion_tokens", audio_completion_tokens),
-            ("reasoning_tokens", reasoning_tokens),
-            ("web_searches", web_searches),
-            ("image_prompt_tokens", image_prompt_tokens),
-            ("image_completion_tokens", image_completion_tokens),
-            ("search_units", search_units),
-            ("images", images),
-            ("input_images", input_images),
-            ("pixels", pixels),
-            ("audio_ms", audio_ms),
-            ("characters", characters),
-        ]
-    }
-
     pub(super) fn serialize<S: Serializer>(usage: &Usage, out: S) -> Result<S::Ok, S::Error> {
-        let mut usage = *usage;
         let mut map = out.serialize_map(None)?;
-        for (name, count) in counts(&mut usage) {
-            if *count > 0 {
-                map.serialize_entry(name, count)?;
+        for (name, count) in Usage::NAMES.iter().zip(usage.counts()) {
+            if count > 0 {
+                map.serialize_entry(name, &count)?;
             }
         }
         map.end()
@@ -161,8 +118,8 @@ mod usage_form {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Usage, D::Error> {
         let said = BTreeMap::<String, u64>::deserialize(from)?;
         let mut usage = Usage::default();
-        for (name, count) in counts(&mut usage) {
-            *count = said.get(name).copied().unwrap_or(0);
+        for (name, count) in Usage::NAMES.iter().zip(usage.counts_mut()) {
+            *count = said.get(*name).copied().unwrap_or(0);
         }
         Ok(usage)
     }

@@ -113,31 +113,34 @@ pub enum PeriodUnit {
     Month,
 }
 
+impl PeriodUnit {
+    /// How long it is; months differ.
+    pub fn seconds(self) -> Option<u64> {
+        Some(match self {
+            PeriodUnit::Second => 1,
+            PeriodUnit::Minute => 60,
+            PeriodUnit::Hour => 3_600,
+            PeriodUnit::Day => 86_400,
+            PeriodUnit::Week => 604_800,
+            PeriodUnit::Month => return None,
+        })
+    }
+}
+
 impl FromStr for Period {
     type Err = PeriodError;
 
-    /// Reads LiteLLM's durations: `30s`, `30m`, `1h`, `1d`, `1w`, `1mo`. As there, `7d` is a week
-    /// of the calendar, from Monday on, and `30d` a month, from the first on.
+    /// Reads LiteLLM's durations of budgets: `30s`, `30m`, `1h`, `1d`, `1w`, `1mo`. As there, `7d` is
+    /// a week of the calendar, from Monday on, and `30d` a month, from the first on.
     fn from_str(text: &str) -> Result<Period, PeriodError> {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (count, unit) = text.split_at(digits);
-        let (unit, seconds) = match unit {
-            "s" => (PeriodUnit::Second, 1),
-            "m" => (PeriodUnit::Minute, 60),
-            "h" => (PeriodUnit::Hour, 3_600),
-            "d" => (PeriodUnit::Day, 86_400),
-            "w" => (PeriodUnit::Week, 604_800),
-            "mo" => (PeriodUnit::Month, 2_678_400),
-            _ => return Err(PeriodError),
-        };
-        let count: u32 = count.parse().map_err(|_| PeriodError)?;
-        if count == 0 || u64::from(count) * seconds > PERIOD_SECONDS_MAX {
-            return Err(PeriodError);
-        }
-        Ok(match (count, unit) {
-            (7, PeriodUnit::Day) => Period { count: 1, unit: PeriodUnit::Week },
-            (30, PeriodUnit::Day) => Period { count: 1, unit: PeriodUnit::Month },
-            _ => Period { count, unit },
+        Ok(match Period::length(text)? {
+            Period { count: 7, unit: PeriodUnit::Day } => {
+                Period { count: 1, unit: PeriodUnit::Week }
+            }
+            Period { count: 30, unit: PeriodUnit::Day } => {
+                Period { count: 1, unit: PeriodUnit::Month }
+            }
+            period => period,
         })
     }
 }
@@ -160,11 +163,39 @@ impl fmt::Display for Period {
 /// A century is more than anybody means.
 const PERIOD_SECONDS_MAX: u64 = 3_200_000_000;
 
+/// What a month counts as where a text is too long.
+const MONTH_SECONDS_MAX: u64 = 31 * 86_400;
+
 /// A text that is no period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be a time with its unit: `30s`, `30m`, `1h`, `1d`, `1w` or `1mo`")]
 pub struct PeriodError;
+
 impl Period {
+    /// Reads a length of time as it stands: `7d` is any seven days.
+    ///
+    /// # Errors
+    /// When the text is none, or more than a century.
+    pub fn length(text: &str) -> Result<Period, PeriodError> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (count, unit) = text.split_at(digits);
+        let unit = match unit {
+            "s" => PeriodUnit::Second,
+            "m" => PeriodUnit::Minute,
+            "h" => PeriodUnit::Hour,
+            "d" => PeriodUnit::Day,
+            "w" => PeriodUnit::Week,
+            "mo" => PeriodUnit::Month,
+            _ => return Err(PeriodError),
+        };
+        let count: u32 = count.parse().map_err(|_| PeriodError)?;
+        let seconds = u64::from(count) * unit.seconds().unwrap_or(MONTH_SECONDS_MAX);
+        if count == 0 || seconds > PERIOD_SECONDS_MAX {
+            return Err(PeriodError);
+        }
+        Ok(Period { count, unit })
+    }
+
     /// When the period that `at` lies in begins and when the next one does, since the Unix epoch.
     ///
     /// Periods of several units are counted from the epoch, weeks from the Monday before it, months
@@ -173,20 +204,14 @@ impl Period {
         const DAY: u64 = 86_400;
         let count = u64::from(self.count.max(1));
         let at = at.as_secs();
-        // The epoch was a Thursday: the Monday before it is three days earlier.
-        let (length, offset) = match self.unit {
-            PeriodUnit::Second => (count, 0),
-            PeriodUnit::Minute => (count * 60, 0),
-            PeriodUnit::Hour => (count * 3_600, 0),
-            PeriodUnit::Day => (count * DAY, 0),
-            PeriodUnit::Week => (count * 7 * DAY, 3 * DAY),
-            PeriodUnit::Month => {
-                let first = month_of(at / DAY) / count * count;
-                let start = first_day(first).saturating_mul(DAY);
-                let end = first_day(first.saturating_add(count)).saturating_mul(DAY);
-                return (Duration::from_secs(start), Duration::from_secs(end));
-            }
+        let Some(length) = self.unit.seconds().map(|unit| count * unit) else {
+            let first = month_of(at / DAY) / count * count;
+            let start = first_day(first).saturating_mul(DAY);
+            let end = first_day(first.saturating_add(count)).saturating_mul(DAY);
+            return (Duration::from_secs(start), Duration::from_secs(end));
         };
+        // The epoch was a Thursday: the Monday before it is three days earlier.
+        let offset = if self.unit == PeriodUnit::Week { 3 * DAY } else { 0 };
         let start = at.saturating_add(offset) / length * length;
         let end = start.saturating_add(length).saturating_sub(offset);
         (Duration::from_secs(start.saturating_sub(offset)), Duration::from_secs(end))

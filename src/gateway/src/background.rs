@@ -12,12 +12,13 @@ use pingora_error::Result;
 use tokio::task::AbortHandle;
 use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx};
 use tollway_wire::client;
+use tollway_wire::event_log::Budget;
 use tollway_wire::operation::Dialect;
 use tollway_wire::responses::record::Record;
 use tollway_wire::responses::stored;
 use tollway_wire::scan;
 
-use crate::event_log::{EventLog, Follower, Next, Room};
+use crate::broadcast::{self, Broadcast, Follower, Next};
 use crate::exchange::{AnswerStream, Call, Opened};
 use crate::model_call::{self, gone_error};
 use crate::responses::{ID_BYTES_MAX, Made, Turn};
@@ -30,17 +31,22 @@ const RUNNING_MAX: usize = 1024;
 const CANCEL_WAIT: Duration = Duration::from_secs(1);
 
 /// What is being made, by id.
-#[derive(Default)]
 pub(crate) struct Background {
     running: Mutex<HashMap<String, Run>>,
-    room: Room,
+    budget: Arc<Budget>,
 }
 
 struct Run {
     /// None before it has begun.
     task: Option<AbortHandle>,
     is_given_up: bool,
-    log: Arc<EventLog>,
+    log: Arc<Broadcast>,
+}
+
+impl Default for Background {
+    fn default() -> Self {
+        Background { running: Mutex::default(), budget: broadcast::budget() }
+    }
 }
 
 impl Background {
@@ -69,18 +75,18 @@ pub(crate) struct Place {
     gateway: Arc<Gateway>,
     /// `resp_` included.
     id: String,
-    log: Arc<EventLog>,
+    log: Arc<Broadcast>,
 }
 
 impl Place {
     /// Takes a place, if there is one more.
     pub(crate) fn take(gateway: &Arc<Gateway>, id: String, is_live: bool) -> Option<Place> {
-        let Background { running, room } = &gateway.background;
+        let Background { running, budget } = &gateway.background;
         let mut running = running.lock();
         if running.len() >= RUNNING_MAX {
             return None;
         }
-        let log = Arc::new(EventLog::new(room, is_live));
+        let log = Arc::new(Broadcast::new(budget, is_live));
         let run = Run { task: None, is_given_up: false, log: Arc::clone(&log) };
         running.insert(id.clone(), run);
         Some(Place { gateway: Arc::clone(gateway), id, log })
@@ -160,7 +166,7 @@ struct Running {
 /// What those who follow are told.
 struct Told {
     record: Option<Record>,
-    log: Arc<EventLog>,
+    log: Arc<Broadcast>,
 }
 
 impl Told {

@@ -6,6 +6,7 @@
 mod admin;
 mod background;
 mod body;
+mod broadcast;
 mod calendar;
 mod chain;
 mod cli;
@@ -14,7 +15,6 @@ mod config;
 mod connections;
 mod directory;
 mod early;
-mod event_log;
 mod exchange;
 mod health;
 mod http_app;

@@ -1,6 +1,7 @@
-//! What keeps money: the books in memory with their journal, the database behind them, and the task
+//! What keeps money: the books in memory with their journal, the database behind them, and the thread
 //! that brings the one to the other.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tollway_filter_api::Clock;
+use tollway_filter_api::ledger::Ledger;
+use tollway_filter_api::treasury::BudgetId;
 use tollway_store::redis_link::{RedisLink, RedisServer};
 use tollway_store::sql::SqlStore;
 use tollway_store::treasury::{Books, BooksConfig, LeaseSettings};
+
+use crate::config::{FileJournal, FileLedger};
 
 /// The journal's folder and the database's file within the data folder.
 const JOURNAL: &str = "journal";
@@ -24,6 +29,11 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long the start waits until the other gateways can be asked for a part of a budget. Without
 /// them, calls with budgets are refused.
 const OTHERS_WAIT: Duration = Duration::from_secs(3);
+/// How often old calls are deleted unless the config says so.
+const FORGET_EVERY: Duration = Duration::from_secs(86_400);
+
+/// When a ledger that is away is asked again.
+const LEDGER_AGAIN: Duration = Duration::from_secs(5);
 
 /// Everything that money needs. Lives as long as the process.
 pub(crate) struct Money {
@@ -31,9 +41,62 @@ pub(crate) struct Money {
     pub(crate) books: Books,
     /// Keys, people, and what was spent.
     store: SqlStore,
-    stop: Arc<Notify>,
-    feeder: Mutex<Option<JoinHandle<()>>>,
-    leases: Mutex<Option<JoinHandle<()>>>,
+    feeder: Mutex<Option<Feeder>>,
+    /// The task that shares budgets with other gateways.
+    sharing: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+}
+
+/// The thread that brings the journal to the database: a thread of its own, so that no request
+/// waits for it, whatever a batch takes.
+struct Feeder {
+    /// Brings what is left, and ends.
+    stop: oneshot::Sender<()>,
+    /// Ends at once, when dropped.
+    give_up: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Feeder {
+    fn start(
+        books: Books,
+        forgetting: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<Feeder> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name("ledger")
+            .max_blocking_threads(1)
+            .build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (give_up, given_up) = oneshot::channel::<()>();
+        let (ends, ended) = oneshot::channel();
+        let feed = async move {
+            tokio::select! {
+                () = books.run_feeder(async { drop(stopped.await) }) => {}
+                _ = given_up => {}
+                () = forgetting => {}
+            }
+        };
+        std::thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+            runtime.block_on(feed);
+            let _ = ends.send(());
+        })?;
+        Ok(Feeder { stop, give_up, ended })
+    }
+}
+
+/// Deletes calls from the ledger that are older than the config has them. Never ends.
+async fn forgetting(store: SqlStore, ledger: FileLedger, clock: Clock) {
+    let Some(keep_for) = ledger.keep_for else { return std::future::pending().await };
+    loop {
+        let before = clock.unix().saturating_sub(keep_for);
+        let before_ms = u64::try_from(before.as_millis()).unwrap_or(u64::MAX);
+        match store.forget(before_ms).await {
+            Ok(0) => {}
+            Ok(calls) => tracing::info!(calls, "calls of long ago are deleted from the ledger"),
+            Err(error) => tracing::warn!(%error, "old calls cannot be deleted from the ledger"),
+        }
+        tokio::time::sleep(ledger.forget_every.unwrap_or(FORGET_EVERY)).await;
+    }
 }
 
 impl Money {
@@ -46,6 +109,8 @@ impl Money {
         data: &Path,
         url: Option<SecretString>,
         redis: Option<&RedisServer>,
+        journal: FileJournal,
+        ledger: FileLedger,
         clock: Clock,
     ) -> Result<Money, String> {
         let store = match url {
@@ -58,26 +123,34 @@ impl Money {
             .transpose()
             .map_err(|error| error.to_string())?;
         let is_shared = redis.is_some();
-        let leases = redis.map(LeaseSettings::new);
-        let config = BooksConfig { leases, ..BooksConfig::new(data.join(JOURNAL)) };
-        let (books, _) = Books::open(config, Arc::new(store.clone()), clock)
+        let usual = BooksConfig::new(data.join(JOURNAL));
+        let config = BooksConfig {
+            fsync: journal.fsync.unwrap_or(usual.fsync),
+            on_restart: journal.on_restart.unwrap_or(usual.on_restart),
+            segment_bytes: journal.segment_bytes.unwrap_or(usual.segment_bytes),
+            reserve_bytes: journal.reserve_bytes.unwrap_or(usual.reserve_bytes),
+            feed_every: ledger.write_every.unwrap_or(usual.feed_every),
+            leases: redis.map(LeaseSettings::new),
+            ..usual
+        };
+        let (books, _) = Books::open(config, Arc::new(store.clone()), clock.clone())
             .await
             .map_err(|error| format!("the journal: {error}"))?;
-        let stop = Arc::new(Notify::new());
-        let feeder = {
-            let (books, stopped) = (books.clone(), Arc::clone(&stop).notified_owned());
-            tokio::spawn(async move { books.run_feeder(stopped).await })
-        };
-        let mut leases = None;
+        let feeder = Feeder::start(books.clone(), forgetting(store.clone(), ledger, clock))
+            .map_err(|error| format!("the thread of the ledger: {error}"))?;
+        tokio::spawn(count_keys(books.clone()));
+        let mut sharing = None;
         if is_shared {
-            let (sharing, stopped) = (books.clone(), Arc::clone(&stop).notified_owned());
-            leases = Some(tokio::spawn(async move { sharing.run_leases(stopped).await }));
+            let (stop, stopped) = oneshot::channel::<()>();
+            let leasing = books.clone();
+            let task = async move { leasing.run_leases(async { drop(stopped.await) }).await };
+            sharing = Some((stop, tokio::spawn(task)));
             if !books.leases_ready(OTHERS_WAIT).await {
                 tracing::warn!("Redis is away: calls with budgets are refused until it is there");
             }
         }
-        let (feeder, leases) = (Mutex::new(Some(feeder)), Mutex::new(leases));
-        Ok(Money { books, store, stop, feeder, leases })
+        let (feeder, sharing) = (Mutex::new(Some(feeder)), Mutex::new(sharing));
+        Ok(Money { books, store, feeder, sharing })
     }
 
     /// The database.
@@ -96,21 +169,31 @@ impl Money {
         if let Err(error) = self.books.flush().await {
             tracing::error!(%error, "the journal cannot be written: the last records are lost");
         }
-        self.stop.notify_waiters();
-        let leases = self.leases.lock().take();
-        if let Some(mut leases) = leases
-            && tokio::time::timeout(LAST_WORDS, &mut leases).await.is_err()
-        {
-            leases.abort();
+        let sharing = self.sharing.lock().take();
+        if let Some((stop, mut task)) = sharing {
+            let _ = stop.send(());
+            if tokio::time::timeout(LAST_WORDS, &mut task).await.is_err() {
+                task.abort();
+            }
         }
         let feeder = self.feeder.lock().take();
-        if let Some(mut feeder) = feeder
-            && tokio::time::timeout(LAST_WORDS, &mut feeder).await.is_err()
-        {
-            feeder.abort();
-            let records = self.books.status().backlog_records;
-            tracing::warn!(records, "the database is away: the journal keeps what it lacks");
+        if let Some(Feeder { stop, give_up, ended }) = feeder {
+            let _ = stop.send(());
+            if tokio::time::timeout(LAST_WORDS, ended).await.is_err() {
+                let records = self.books.status().backlog_records;
+                tracing::warn!(records, "the database is away: the journal keeps what it lacks");
+            }
+            drop(give_up);
         }
         self.store.close().await;
+    }
+}
+
+/// Has the books count what every key spends altogether, which answers tell also where there is no
+/// budget. Until the ledger has said what was spent before, they tell what was spent since the start.
+async fn count_keys(books: Books) {
+    let any = BudgetId::of_key(&Arc::from(""));
+    while books.prepare(std::slice::from_ref(&any)).await.is_err() {
+        tokio::time::sleep(LEDGER_AGAIN).await;
     }
 }

@@ -21,8 +21,8 @@ use tollway_wire::responses::{record, stored};
 use tollway_wire::scan::{self, Limits, Object};
 use tollway_wire::splice::Edits;
 
+use crate::broadcast::Follower;
 use crate::early::{finish, refuse};
-use crate::event_log::Follower;
 use crate::routes::{self, ResponseRoute};
 use crate::state::{Gateway, Generation};
 use crate::{background, respond};

@@ -372,6 +372,11 @@ fn cost(text: &str) -> u64 {
     let mut after_space = false;
     while let Some(first) = rest.chars().next() {
         let (length, piece) = match first {
+            // A blank goes with the word behind it: most of what is written is this.
+            ' ' if rest.as_bytes().get(1).is_some_and(u8::is_ascii_alphabetic) => (1, 0),
+            first if first.is_ascii_alphabetic() => {
+                ascii_word(rest.as_bytes()).unwrap_or_else(|| word(rest))
+            }
             first if is_latin(first) => word(rest),
             first if first.is_alphabetic() => (first.len_utf8(), letter(first)),
             first if first.is_numeric() => {
@@ -426,12 +431,24 @@ fn word(text: &str) -> (usize, u64) {
         letters += 1;
         accents += u64::from(!letter.is_ascii());
     }
-    let cost = if upper == length && letters > 1 {
+    (length, word_cost(letters, upper == length) + 440 * accents)
+}
+
+/// The same for a word without accents, at a fraction of the price; `None` for others.
+fn ascii_word(text: &[u8]) -> Option<(usize, u64)> {
+    let upper = text.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+    let lower = text[upper..].iter().take_while(|byte| byte.is_ascii_lowercase()).count();
+    let length = upper + lower;
+    let is_whole = text.get(length).is_none_or(u8::is_ascii);
+    is_whole.then(|| (length, word_cost(length as u64, lower == 0)))
+}
+
+fn word_cost(letters: u64, is_upper: bool) -> u64 {
+    if is_upper && letters > 1 {
         900 + 450 * letters.saturating_sub(3)
     } else {
         820 + 330 * letters.min(12).saturating_sub(6) + 800 * letters.saturating_sub(12)
-    };
-    (length, cost + 440 * accents)
+    }
 }
 
 /// A letter of a script whose words are not counted.
@@ -489,6 +506,15 @@ mod tests {
         let got = text_tokens(text);
         let off = got.abs_diff(counted) * 100;
         assert!(off <= percent * counted, "{got} and not {counted}: {text}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn plain_words_cost_what_others_do(text in "[A-Za-z]{1,20}[ a-zA-Zé.1\u{4e2d}]{0,3}") {
+            if let Some(found) = ascii_word(text.as_bytes()) {
+                proptest::prop_assert_eq!(found, word(&text));
+            }
+        }
     }
 
     #[test]

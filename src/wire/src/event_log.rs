@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 
+use crate::varint;
+
 /// How much room is made at a time: at least, and at most. Blocks are never moved when there is more.
 const BLOCK_BYTES_MIN: usize = 512;
 const BLOCK_BYTES_MAX: usize = 16 * 1024;
 /// Larger pieces are kept as they are: comparing them finds little, and the last one is held twice.
 const COMPARED_BYTES_MAX: usize = 1024;
-/// The most that three varints of lengths take.
-const HEAD_BYTES_MAX: usize = 30;
+const HEAD_BYTES_MAX: usize = 3 * varint::BYTES_MAX;
 
 /// How many bytes all logs together may still take.
 #[derive(Debug)]
@@ -102,7 +103,7 @@ impl EventLog {
         let differs = &piece[start..piece.len() - end];
         let block = self.block_for(HEAD_BYTES_MAX + differs.len())?;
         for number in [start, end, differs.len()] {
-            put_varint(block, number);
+            varint::put(block, number as u64);
         }
         block.extend_from_slice(differs);
         keep_last(&mut self.last, piece);
@@ -177,8 +178,8 @@ impl Reader {
     /// Puts back one piece. How many bytes of the block it took; `None` at the end of what is there.
     fn piece(&mut self, block: &[u8], out: &mut Vec<u8>) -> Option<usize> {
         let mut rest = block;
-        let [start, end, differs] =
-            [take_varint(&mut rest)?, take_varint(&mut rest)?, take_varint(&mut rest)?];
+        let mut take = || usize::try_from(varint::take(&mut rest)?).ok();
+        let [start, end, differs] = [take()?, take()?, take()?];
         let (differs, rest) = rest.split_at_checked(differs)?;
         let from = out.len();
         out.extend_from_slice(self.last.get(..start)?);
@@ -208,27 +209,6 @@ fn same_at_the_end(a: &[u8], b: &[u8]) -> usize {
     let same = 16 * words.take_while(|(a, b)| a == b).count();
     let (a, b) = (&a[..a.len() - same], &b[..b.len() - same]);
     same + a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count()
-}
-
-fn put_varint(out: &mut Vec<u8>, mut number: usize) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn take_varint(rest: &mut &[u8]) -> Option<usize> {
-    let mut number = 0;
-    for shift in (0..usize::BITS).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        number |= usize::from(byte & 0x7F) << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

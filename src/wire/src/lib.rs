@@ -26,3 +26,4 @@ pub mod surrogate;
 pub mod tap;
 pub mod thought;
 pub mod usage;
+pub mod varint;

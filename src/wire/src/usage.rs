@@ -54,28 +54,10 @@ pub struct Usage {
 impl fmt::Debug for Usage {
     /// Counts that most calls do not have are shown only where they are not zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const ALWAYS: usize = 9;
         let mut shown = f.debug_struct("Usage");
-        shown
-            .field("prompt_tokens", &self.prompt_tokens)
-            .field("completion_tokens", &self.completion_tokens)
-            .field("cache_read_tokens", &self.cache_read_tokens)
-            .field("cache_write_tokens", &self.cache_write_tokens)
-            .field("cache_write_1h_tokens", &self.cache_write_1h_tokens)
-            .field("audio_prompt_tokens", &self.audio_prompt_tokens)
-            .field("audio_completion_tokens", &self.audio_completion_tokens)
-            .field("reasoning_tokens", &self.reasoning_tokens)
-            .field("web_searches", &self.web_searches);
-        for (name, count) in [
-            ("image_prompt_tokens", self.image_prompt_tokens),
-            ("image_completion_tokens", self.image_completion_tokens),
-            ("search_units", self.search_units),
-            ("images", self.images),
-            ("input_images", self.input_images),
-            ("pixels", self.pixels),
-            ("audio_ms", self.audio_ms),
-            ("characters", self.characters),
-        ] {
-            if count > 0 {
+        for (at, (name, count)) in Usage::NAMES.iter().zip(self.counts()).enumerate() {
+            if at < ALWAYS || count > 0 {
                 shown.field(name, &count);
             }
         }
@@ -83,7 +65,80 @@ impl fmt::Debug for Usage {
     }
 }
 
+/// How many counts there are.
+const COUNTS: usize = 17;
+
 impl Usage {
+    /// What the counts are called, in the order of [`Usage::counts`]. What is stored goes by that
+    /// order: new ones go to the end.
+    pub const NAMES: [&str; COUNTS] = [
+        "prompt_tokens",
+        "completion_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "cache_write_1h_tokens",
+        "audio_prompt_tokens",
+        "audio_completion_tokens",
+        "reasoning_tokens",
+        "web_searches",
+        "image_prompt_tokens",
+        "image_completion_tokens",
+        "search_units",
+        "images",
+        "input_images",
+        "pixels",
+        "audio_ms",
+        "characters",
+    ];
+
+    /// All counts.
+    pub fn counts(mut self) -> [u64; COUNTS] {
+        self.counts_mut().map(|count| *count)
+    }
+
+    /// All counts, to be set.
+    pub fn counts_mut(&mut self) -> [&mut u64; COUNTS] {
+        // Without `..`, so that a new one is not forgotten.
+        let Usage {
+            prompt_tokens,
+            completion_tokens,
+            cache_read_tokens,
+            cache_write_tokens,
+            cache_write_1h_tokens,
+            audio_prompt_tokens,
+            audio_completion_tokens,
+            reasoning_tokens,
+            web_searches,
+            image_prompt_tokens,
+            image_completion_tokens,
+            search_units,
+            images,
+            input_images,
+            pixels,
+            audio_ms,
+            characters,
+        } = self;
+        [
+            prompt_tokens,
+            completion_tokens,
+            cache_read_tokens,
+            cache_write_tokens,
+            cache_write_1h_tokens,
+            audio_prompt_tokens,
+            audio_completion_tokens,
+            reasoning_tokens,
+            web_searches,
+            image_prompt_tokens,
+            image_completion_tokens,
+            search_units,
+            images,
+            input_images,
+            pixels,
+            audio_ms,
+            characters,
+        ]
+    }
+
     /// Input and output tokens together.
     pub fn total_tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)

@@ -8,7 +8,7 @@ use tollway_filter_api::treasury::Period;
 use tollway_filter_api::{Reject, Rejection};
 
 use crate::routes::percent_decoded;
-use crate::{calendar, config, directory};
+use crate::{config, directory};
 
 /// The longest id, alias or other name, in characters.
 const NAME_CHARS_MAX: usize = 256;
@@ -207,7 +207,7 @@ impl Said {
 
     /// A length of time, if it is said.
     pub(crate) fn length(&self, name: &str) -> Option<Period> {
-        self.text(name).and_then(calendar::period)
+        self.text(name).and_then(|text| Period::length(text).ok())
     }
 
     /// A moment in milliseconds since the Unix epoch, if it is said.
@@ -261,9 +261,8 @@ impl Shape {
             }
             Shape::Length => {
                 // LiteLLM's way to say never.
-                let is_length = |text: &str| {
-                    text.is_empty() || text == "-1" || calendar::period(text).is_some()
-                };
+                let is_length =
+                    |text: &str| text.is_empty() || text == "-1" || Period::length(text).is_ok();
                 is(value.as_str().is_some_and(is_length), LENGTH)?;
             }
             Shape::Period => {

@@ -7,7 +7,7 @@ use tollway_filter_api::Rejection;
 use tollway_filter_api::accounts::{Kind, Object};
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::ledger::{Dimension, Sum};
-use tollway_filter_api::treasury::Budget;
+use tollway_filter_api::treasury::{Budget, Period};
 use tollway_filter_api::{KeyHash, VirtualKey};
 use tollway_wire::price::PicoDollars;
 
@@ -53,11 +53,9 @@ impl Ask<'_> {
 
     /// When an object's budget is full again.
     fn resets_at(&self, body: &Map<String, Value>) -> Value {
-        let period =
-            body.get("budget_duration").and_then(Value::as_str).and_then(|text| text.parse().ok());
-        period.map_or(Value::Null, |period| {
-            calendar::text(calendar::end_of(period, self.now())).into()
-        })
+        let period = body.get("budget_duration").and_then(Value::as_str);
+        let period: Option<Period> = period.and_then(|text| text.parse().ok());
+        period.map_or(Value::Null, |period| calendar::text(period.bounds(self.now()).1).into())
     }
 
     /// The budget an object refers to, as a row.

@@ -20,6 +20,7 @@ use super::say;
 use crate::money::DATABASE;
 use crate::start::{Place, StartError};
 use crate::{calendar, config};
+use tollway_filter_api::treasury::Period;
 
 /// How to show what.
 #[derive(Debug, Args)]
@@ -158,7 +159,7 @@ pub(crate) fn run(args: &SpendArgs) -> Result<(), StartError> {
 }
 
 fn moment(text: &str, now: Duration, name: &str) -> Result<Duration, StartError> {
-    let ago = calendar::period(text).map(|period| calendar::before(now, period));
+    let ago = Period::length(text).ok().map(|period| calendar::before(now, period));
     ago.or_else(|| config::moment(text)).ok_or_else(|| {
         StartError::new(format!(
             "{name} must be a length of time (24h, 7d, 1mo), a date (2027-01-31) or a moment \

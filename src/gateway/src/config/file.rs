@@ -1,8 +1,8 @@
 //! What was written: the config file, typed, with references to the environment followed.
 //!
 //! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
-//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `filters`, `keys`, `teams`,
-//! `users` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `filters`, `keys`,
+//! `teams`, `users` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,10 +25,13 @@ use super::redis::{self, FileRedis};
 use super::yaml::{Node, Value};
 use super::{litellm, yaml};
 
+mod journal;
 mod money;
 mod people;
 mod router;
 
+pub(crate) use journal::{FileJournal, FileLedger};
+use journal::{read_journal, read_ledger};
 use money::Words;
 pub(crate) use money::{FileBudget, NamedBudget};
 pub(crate) use people::{FileAccount, FileKey, FileLimits};
@@ -58,6 +61,8 @@ pub(crate) struct FileConfig {
     pub(crate) data: Option<PathBuf>,
     /// `server`: what a request may be, and how long anything may take.
     pub(crate) server: FileServer,
+    /// `journal`: what calls cost, before it is in the database.
+    pub(crate) journal: FileJournal,
     /// `filters`: the stack, in the order in which requests go through it. Without it, the usual
     /// one.
     pub(crate) filters: Option<Vec<FilterEntry>>,
@@ -239,6 +244,8 @@ pub(crate) struct FileGeneral {
     pub(crate) database_url: Option<SecretString>,
     /// `redis_url`: the Redis or Valkey through which several gateways share budgets.
     pub(crate) redis_url: Option<SecretString>,
+    /// How the ledger in it is kept.
+    pub(crate) ledger: FileLedger,
     /// `max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
     pub(crate) max_parallel_requests: Option<u64>,
     /// `global_max_parallel_requests`: requests at once, all together.
@@ -398,6 +405,7 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.listen = read_listen(fields);
     file.data = fields.text("data").map(PathBuf::from);
     file.server = fields.section("server", &[], read_server).unwrap_or_default();
+    file.journal = fields.section("journal", &[], read_journal).unwrap_or_default();
     file.filters = read_filters(fields);
     file.keys = fields.sections("keys", &[], read_key);
     file.teams = fields.sections("teams", &[], read_team);
@@ -577,6 +585,7 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         master_key: fields.secret("master_key"),
         database_url: read_database_url(fields),
         redis_url: redis::read_url(fields, "redis_url"),
+        ledger: read_ledger(fields),
         max_parallel_requests: fields.count("max_parallel_requests"),
         global_max_parallel_requests: fields.count("global_max_parallel_requests"),
         max_request_size_mb: fields.count("max_request_size_mb"),

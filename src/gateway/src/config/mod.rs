@@ -51,7 +51,7 @@ pub(crate) use date::parse as moment;
 pub(crate) use directory::Directory;
 pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
-pub(crate) use file::{FileConfig, FilterEntry, RetryPolicy};
+pub(crate) use file::{FileConfig, FileJournal, FileLedger, FilterEntry, RetryPolicy};
 pub(crate) use keys::Keys;
 pub(crate) use listen::{Listen, TlsFiles};
 pub(crate) use mistake::{Mistake, Warning};
@@ -90,6 +90,10 @@ pub(crate) struct Config {
     pub(crate) database_url: Option<SecretString>,
     /// The Redis through which several gateways share budgets and limits.
     pub(crate) redis: Option<RedisServer>,
+    /// How the journal is written.
+    pub(crate) journal: FileJournal,
+    /// How the ledger is kept.
+    pub(crate) ledger: FileLedger,
     report: Report,
 }
 

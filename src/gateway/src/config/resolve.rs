@@ -96,6 +96,8 @@ impl Config {
             pass_through,
             database_url: file.general.database_url,
             redis,
+            journal: file.journal,
+            ledger: file.general.ledger,
             report,
         };
         Ok((config, warnings))

@@ -1332,7 +1332,8 @@ mod budgets {
             &with_model(
                 "litellm_settings: {max_budget: -1, budget_duration: 1y, tag_budget_config: {a: {}}}\n\
                  router_settings: {provider_budget_config: {opnai: {budget_limit: 1}}}\n\
-                 general_settings: {database_url: 'mysql://x'}\n\
+                 general_settings: {database_url: 'mysql://x', proxy_batch_write_at: 0}\n\
+                 journal: {fsync: sometimes, on_restart: forget}\n\
                  keys:\n\
                  - {key: sk-a, soft_budget: 2, max_budget: 1}\n\
                  - {key: sk-b, budget_duration: 1d}\n\
@@ -1348,6 +1349,9 @@ mod budgets {
                 "litellm_settings.tag_budget_config.a: needs a max_budget",
                 "router_settings.provider_budget_config.opnai: nothing can reach it: no deployment is `opnai`'s; did you mean `openai`?",
                 "general_settings.database_url: must be the URL of a Postgres",
+                "general_settings.proxy_batch_write_at: must be a time",
+                "journal.fsync: must be a time such as 100ms, `always` or `none`",
+                "journal.on_restart: must be `charge_bound` or `charge_progress`",
                 "keys[0].soft_budget: is above max_budget",
                 "keys[1].budget_duration: needs a max_budget",
                 "keys[2].model_max_budget.gpt-5o: there is no model `gpt-5o`",

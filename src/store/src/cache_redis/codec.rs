@@ -3,7 +3,7 @@
 //! ```text
 //! "TWA" version:u8(2) flags:u8 stored_ms:varint [17 counts:varint] len:varint model len:varint body
 //! ```
-//! Varints are LEB128. What does not match to the last byte, be it cut off, of another version or
+//! A new count changes the version. What does not match to the last byte, be it cut off, of another version or
 //! somebody else's, is no answer.
 
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tollway_filter_api::cache::CachedAnswer;
 use tollway_wire::usage::Usage;
+use tollway_wire::varint;
 
 /// What every value starts with: who wrote it, and the version of the form.
 const MAGIC: &[u8; 4] = b"TWA\x02";
@@ -30,12 +31,12 @@ pub(super) fn encode(answer: &CachedAnswer) -> Vec<u8> {
             | flag(answer.usage_event, USAGE_EVENT)
             | flag(answer.usage.is_some(), HAS_USAGE),
     );
-    put_varint(&mut out, u64::try_from(answer.stored.as_millis()).unwrap_or(u64::MAX));
-    for count in answer.usage.as_ref().map(counts).into_iter().flatten() {
-        put_varint(&mut out, count);
+    varint::put(&mut out, u64::try_from(answer.stored.as_millis()).unwrap_or(u64::MAX));
+    for count in answer.usage.map(Usage::counts).into_iter().flatten() {
+        varint::put(&mut out, count);
     }
     for bytes in [answer.model.as_bytes(), &answer.body] {
-        put_varint(&mut out, bytes.len() as u64);
+        varint::put(&mut out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
     out
@@ -49,7 +50,7 @@ pub(super) fn decode(value: Bytes) -> Option<CachedAnswer> {
     if flags & !(STREAMED | USAGE_EVENT | HAS_USAGE) != 0 {
         return None;
     }
-    let stored = Duration::from_millis(take_varint(&mut rest)?);
+    let stored = Duration::from_millis(varint::take(&mut rest)?);
     let usage = if flags & HAS_USAGE != 0 { Some(take_usage(&mut rest)?) } else { None };
     let model = Arc::from(std::str::from_utf8(take_bytes(&mut rest)?).ok()?);
     let body = value.slice_ref(take_bytes(&mut rest)?);
@@ -63,99 +64,16 @@ pub(super) fn decode(value: Bytes) -> Option<CachedAnswer> {
     })
 }
 
-/// The counts in the order of the form. Written without `..`, so that a new one is not forgotten;
-/// then the version has to change as well.
-fn counts(usage: &Usage) -> [u64; 17] {
-    let &Usage {
-        prompt_tokens,
-        completion_tokens,
-        cache_read_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        reasoning_tokens,
-        web_searches,
-        image_prompt_tokens,
-        image_completion_tokens,
-        search_units,
-        images,
-        input_images,
-        pixels,
-        audio_ms,
-        characters,
-    } = usage;
-    [
-        prompt_tokens,
-        completion_tokens,
-        cache_read_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        reasoning_tokens,
-        web_searches,
-        image_prompt_tokens,
-        image_completion_tokens,
-        search_units,
-        images,
-        input_images,
-        pixels,
-        audio_ms,
-        characters,
-    ]
-}
-
 fn take_usage(rest: &mut &[u8]) -> Option<Usage> {
-    Some(Usage {
-        prompt_tokens: take_varint(rest)?,
-        completion_tokens: take_varint(rest)?,
-        cache_read_tokens: take_varint(rest)?,
-        cache_write_tokens: take_varint(rest)?,
-        cache_write_1h_tokens: take_varint(rest)?,
-        audio_prompt_tokens: take_varint(rest)?,
-        audio_completion_tokens: take_varint(rest)?,
-        reasoning_tokens: take_varint(rest)?,
-        web_searches: take_varint(rest)?,
-        image_prompt_tokens: take_varint(rest)?,
-        image_completion_tokens: take_varint(rest)?,
-        search_units: take_varint(rest)?,
-        images: take_varint(rest)?,
-        input_images: take_varint(rest)?,
-        pixels: take_varint(rest)?,
-        audio_ms: take_varint(rest)?,
-        characters: take_varint(rest)?,
-    })
-}
-
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
+    let mut usage = Usage::default();
+    for count in usage.counts_mut() {
+        *count = varint::take(rest)?;
     }
-    out.push(number as u8);
-}
-
-fn take_varint(rest: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for shift in (0..64).step_by(7) {
-        let (&byte, after) = rest.split_first()?;
-        *rest = after;
-        let bits = u64::from(byte & 0x7F);
-        // The tenth byte has room for one bit only.
-        if shift == 63 && bits > 1 {
-            return None;
-        }
-        number |= bits << shift;
-        if byte < 0x80 {
-            return Some(number);
-        }
-    }
-    None
+    Some(usage)
 }
 
 fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let len = usize::try_from(take_varint(rest)?).ok()?;
+    let len = usize::try_from(varint::take(rest)?).ok()?;
     let (bytes, after) = rest.split_at_checked(len)?;
     *rest = after;
     Some(bytes)

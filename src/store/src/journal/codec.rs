@@ -15,6 +15,7 @@ use crc::{CRC_32_ISCSI, Crc, Table};
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
+use tollway_wire::varint;
 
 static CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 
@@ -135,8 +136,8 @@ pub(crate) fn copy(out: &mut Vec<u8>, salt: Salt, payload: &[u8]) {
 
 pub(crate) fn head(out: &mut Vec<u8>, salt: Salt, head: Head) {
     frame(out, salt, 1, |out| {
-        number(out, head.next_call);
-        number(out, head.next_seq);
+        varint::put(out, head.next_call);
+        varint::put(out, head.next_seq);
         out.push(u8::from(head.from_reserve));
     });
 }
@@ -150,38 +151,38 @@ pub(crate) fn reserve(
     draft: &SpendRecord,
 ) {
     frame(out, salt, 2, |out| {
-        number(out, call);
-        number(out, amount.0);
-        number(out, at_ms);
+        varint::put(out, call);
+        varint::put(out, amount.0);
+        varint::put(out, at_ms);
         put_record(out, draft);
     });
 }
 
 pub(crate) fn extend(out: &mut Vec<u8>, salt: Salt, call: u64, amount: PicoDollars) {
     frame(out, salt, 3, |out| {
-        number(out, call);
-        number(out, amount.0);
+        varint::put(out, call);
+        varint::put(out, amount.0);
     });
 }
 
 pub(crate) fn progress(out: &mut Vec<u8>, salt: Salt, call: u64, cost: PicoDollars, usage: &Usage) {
     frame(out, salt, 4, |out| {
-        number(out, call);
-        number(out, cost.0);
+        varint::put(out, call);
+        varint::put(out, cost.0);
         put_usage(out, usage);
     });
 }
 
 pub(crate) fn settle(out: &mut Vec<u8>, salt: Salt, call: u64, seq: u64, record: &SpendRecord) {
     frame(out, salt, 5, |out| {
-        number(out, call);
-        number(out, seq);
+        varint::put(out, call);
+        varint::put(out, seq);
         put_record(out, record);
     });
 }
 
 pub(crate) fn cancel(out: &mut Vec<u8>, salt: Salt, call: u64) {
-    frame(out, salt, 6, |out| number(out, call));
+    frame(out, salt, 6, |out| varint::put(out, call));
 }
 
 /// Appends any record.
@@ -238,10 +239,10 @@ pub(crate) fn kind(payload: &[u8]) -> Option<Kind> {
     let from = &mut rest;
     Some(match prefix[0] {
         1 => Kind::Head,
-        2 => Kind::Reserve { call: take_number(from)? },
-        3 | 4 => Kind::Note { call: take_number(from)? },
-        5 => Kind::End { call: take_number(from)?, seq: Some(take_number(from)?) },
-        6 => Kind::End { call: take_number(from)?, seq: None },
+        2 => Kind::Reserve { call: varint::take(from)? },
+        3 | 4 => Kind::Note { call: varint::take(from)? },
+        5 => Kind::End { call: varint::take(from)?, seq: Some(varint::take(from)?) },
+        6 => Kind::End { call: varint::take(from)?, seq: None },
         _ => return None,
     })
 }
@@ -255,41 +256,33 @@ pub fn decode(payload: &[u8]) -> Option<Event> {
     let from = &mut rest;
     Some(match prefix[0] {
         1 => Event::Head(Head {
-            next_call: take_number(from)?,
-            next_seq: take_number(from)?,
+            next_call: varint::take(from)?,
+            next_seq: varint::take(from)?,
             from_reserve: take_byte(from)? != 0,
         }),
         2 => Event::Reserve {
-            call: take_number(from)?,
-            amount: PicoDollars(take_number(from)?),
-            at_ms: take_number(from)?,
+            call: varint::take(from)?,
+            amount: PicoDollars(varint::take(from)?),
+            at_ms: varint::take(from)?,
             draft: Box::new(take_record(from)?),
         },
-        3 => Event::Extend { call: take_number(from)?, amount: PicoDollars(take_number(from)?) },
+        3 => Event::Extend { call: varint::take(from)?, amount: PicoDollars(varint::take(from)?) },
         4 => Event::Progress {
-            call: take_number(from)?,
-            cost: PicoDollars(take_number(from)?),
+            call: varint::take(from)?,
+            cost: PicoDollars(varint::take(from)?),
             usage: take_usage(from)?,
         },
         5 => Event::Settle {
-            call: take_number(from)?,
-            seq: take_number(from)?,
+            call: varint::take(from)?,
+            seq: varint::take(from)?,
             record: Box::new(take_record(from)?),
         },
-        6 => Event::Cancel { call: take_number(from)? },
+        6 => Event::Cancel { call: varint::take(from)? },
         _ => return None,
     })
 }
 
 // ------------------------------------------------------------------------------- numbers and texts
-
-fn number(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
 
 fn take_byte(from: &mut &[u8]) -> Option<u8> {
     let (first, rest) = from.split_first()?;
@@ -297,30 +290,14 @@ fn take_byte(from: &mut &[u8]) -> Option<u8> {
     Some(*first)
 }
 
-fn take_number(from: &mut &[u8]) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = take_byte(from)?;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
-            return None;
-        }
-        value |= bits << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
 fn text(out: &mut Vec<u8>, text: &str) {
     let text = &text[..text.floor_char_boundary(TEXT_MAX)];
-    number(out, text.len() as u64);
+    varint::put(out, text.len() as u64);
     out.extend_from_slice(text.as_bytes());
 }
 
 fn take_text(from: &mut &[u8]) -> Option<Arc<str>> {
-    let length = usize::try_from(take_number(from)?).ok()?;
+    let length = usize::try_from(varint::take(from)?).ok()?;
     let (text, rest) = from.split_at_checked(length)?;
     *from = rest;
     std::str::from_utf8(text).ok().map(Arc::from)
@@ -342,66 +319,22 @@ fn take_maybe_text(from: &mut &[u8]) -> Option<Option<Arc<str>>> {
 
 // --------------------------------------------------------------------------------------- the record
 
-/// The counts of a usage, in the order in which they are written. New ones go to the end.
-fn counts(usage: &mut Usage) -> [&mut u64; 17] {
-    // Without `..`, so that a new one is not forgotten.
-    let Usage {
-        prompt_tokens,
-        completion_tokens,
-        cache_read_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        reasoning_tokens,
-        web_searches,
-        image_prompt_tokens,
-        image_completion_tokens,
-        search_units,
-        images,
-        input_images,
-        pixels,
-        audio_ms,
-        characters,
-    } = usage;
-    [
-        prompt_tokens,
-        completion_tokens,
-        cache_read_tokens,
-        cache_write_tokens,
-        cache_write_1h_tokens,
-        audio_prompt_tokens,
-        audio_completion_tokens,
-        reasoning_tokens,
-        web_searches,
-        image_prompt_tokens,
-        image_completion_tokens,
-        search_units,
-        images,
-        input_images,
-        pixels,
-        audio_ms,
-        characters,
-    ]
-}
-
 /// A mask of the counts that are not zero, and those.
 fn put_usage(out: &mut Vec<u8>, usage: &Usage) {
-    let mut usage = *usage;
-    let counts = counts(&mut usage);
+    let counts = usage.counts();
     let mask =
-        counts.iter().enumerate().fold(0, |mask, (at, count)| mask | u64::from(**count > 0) << at);
-    number(out, mask);
-    counts.iter().filter(|count| ***count > 0).for_each(|count| number(out, **count));
+        counts.iter().enumerate().fold(0, |mask, (at, count)| mask | u64::from(*count > 0) << at);
+    varint::put(out, mask);
+    counts.into_iter().filter(|count| *count > 0).for_each(|count| varint::put(out, count));
 }
 
 fn take_usage(from: &mut &[u8]) -> Option<Usage> {
-    let mask = take_number(from)?;
+    let mask = varint::take(from)?;
     let mut usage = Usage::default();
-    let mut counts = counts(&mut usage);
+    let mut counts = usage.counts_mut();
     for at in 0..64 {
         if mask >> at & 1 == 1 {
-            let count = take_number(from)?;
+            let count = varint::take(from)?;
             if let Some(known) = counts.get_mut(at) {
                 **known = count;
             }
@@ -444,15 +377,18 @@ fn put_record(out: &mut Vec<u8>, record: &SpendRecord) {
         maybe_text(out, said.as_ref());
     }
     let tags = &tags[..tags.len().min(LIST_MAX)];
-    number(out, tags.len() as u64);
+    varint::put(out, tags.len() as u64);
     tags.iter().for_each(|tag| text(out, tag));
-    number(out, *started_ms);
+    varint::put(out, *started_ms);
     // Times after the start are small numbers.
-    number(out, first_byte_ms.map_or(0, |at| at.saturating_sub(*started_ms).saturating_add(1)));
-    number(out, ended_ms.saturating_sub(*started_ms));
+    varint::put(
+        out,
+        first_byte_ms.map_or(0, |at| at.saturating_sub(*started_ms).saturating_add(1)),
+    );
+    varint::put(out, ended_ms.saturating_sub(*started_ms));
     put_usage(out, usage);
-    number(out, cost.0);
-    number(out, u64::from(*status));
+    varint::put(out, cost.0);
+    varint::put(out, u64::from(*status));
     out.push(u8::from(*usage_estimated) | u8::from(*unpriced) << 1 | u8::from(*cache_hit) << 2);
 }
 
@@ -473,21 +409,21 @@ fn take_record(from: &mut &[u8]) -> Option<SpendRecord> {
         client: take_maybe_text(from)?,
         ..SpendRecord::default()
     };
-    let tags = take_number(from)?;
+    let tags = varint::take(from)?;
     if tags > LIST_MAX as u64 {
         return None;
     }
     for _ in 0..tags {
         record.tags.push(take_text(from)?);
     }
-    record.started_ms = take_number(from)?;
-    let first_byte = take_number(from)?;
+    record.started_ms = varint::take(from)?;
+    let first_byte = varint::take(from)?;
     record.first_byte_ms =
         first_byte.checked_sub(1).map(|after| record.started_ms.saturating_add(after));
-    record.ended_ms = record.started_ms.saturating_add(take_number(from)?);
+    record.ended_ms = record.started_ms.saturating_add(varint::take(from)?);
     record.usage = take_usage(from)?;
-    record.cost = PicoDollars(take_number(from)?);
-    record.status = u16::try_from(take_number(from)?).ok()?;
+    record.cost = PicoDollars(varint::take(from)?);
+    record.status = u16::try_from(varint::take(from)?).ok()?;
     let flags = take_byte(from)?;
     record.usage_estimated = flags & 1 != 0;
     record.unpriced = flags & 2 != 0;

@@ -1,8 +1,8 @@
 //! What calls reserve and what they cost, in files of this machine, before anybody is told.
 //!
 //! The folder belongs to one process, which holds its `lock`. `node` says what the node is called in
-//! the ledger. Records ([`codec`]) are appended to segments, `0000000000000001.seg` and so on, by one
-//! thread (`writer`): what came while it wrote is its next batch. A segment that is full is
+//! the ledger. Records ([`codec`]) are appended to segments, `0000000000000001.seg` and so on, by
+//! the call that finds nobody writing, or by a thread (`writer`): what came meanwhile is the next batch. A segment that is full is
 //! followed by another; a process that starts begins a new one. `place` says how far the ledger has
 //! it, and `reserve` is room for when the disk is full.
 
@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
@@ -64,6 +65,7 @@ pub(crate) struct JournalConfig {
 /// The journal of this process.
 pub(crate) struct Journal {
     queue: Arc<Queue>,
+    writer: Arc<Mutex<Writer>>,
     threads: Vec<JoinHandle<()>>,
     identity: Identity,
     config: JournalConfig,
@@ -89,10 +91,13 @@ impl Journal {
         let queue = Arc::new(Queue::new(identity.salt, config.fsync, first, found));
         let folder = config.folder.clone();
         let failed = |source| IdentityError::Folder { path: folder.clone(), source };
-        let mut journal = Journal { queue, threads: Vec::new(), identity, config };
-        let writer = Writer::new(Arc::clone(&journal.queue), journal.config.clone());
+        let writer = Writer::new(Arc::clone(&queue), config.clone());
+        let writer = Arc::new(Mutex::new(writer));
+        let mut journal = Journal { queue, writer, threads: Vec::new(), identity, config };
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let writing = thread("journal").spawn(move || writer.run()).map_err(failed)?;
+        let (writer, queue) = (Arc::clone(&journal.writer), Arc::clone(&journal.queue));
+        let writing = thread("journal").spawn(move || Writer::run(&writer, &queue));
+        let writing = writing.map_err(failed)?;
         journal.threads.push(writing);
         if let Fsync::Interval(every) = journal.config.fsync {
             let queue = Arc::clone(&journal.queue);
@@ -139,14 +144,15 @@ impl Journal {
         self.queue.refusal()
     }
 
-    /// Opens a call: its number, and where the record is.
+    /// Opens a call: its number, and where the record is. It is to be written with
+    /// [`Journal::write_at_once`], or else waited for.
     pub(crate) fn reserve(
         &self,
         amount: PicoDollars,
         at_ms: u64,
         draft: &SpendRecord,
     ) -> (u64, u64) {
-        self.queue.append(true, |out, salt, next| {
+        self.queue.append(false, |out, salt, next| {
             let call = next.call;
             next.call += 1;
             codec::reserve(out, salt, call, amount, at_ms, draft);
@@ -156,17 +162,17 @@ impl Journal {
 
     /// Notes all that a call has reserved now.
     pub(crate) fn extend(&self, call: u64, amount: PicoDollars) {
-        self.queue.append(false, |out, salt, _| codec::extend(out, salt, call, amount));
+        self.queue.append(true, |out, salt, _| codec::extend(out, salt, call, amount));
     }
 
     /// Notes what a call has streamed.
     pub(crate) fn progress(&self, call: u64, cost: PicoDollars, usage: &Usage) {
-        self.queue.append(false, |out, salt, _| codec::progress(out, salt, call, cost, usage));
+        self.queue.append(true, |out, salt, _| codec::progress(out, salt, call, cost, usage));
     }
 
     /// Closes a call.
     pub(crate) fn settle(&self, call: u64, record: &SpendRecord) {
-        self.queue.append(false, |out, salt, next| {
+        self.queue.append(true, |out, salt, next| {
             codec::settle(out, salt, call, next.seq, record);
             next.seq += 1;
             next.backlog += 1;
@@ -175,12 +181,18 @@ impl Journal {
 
     /// Takes back a call that was never made.
     pub(crate) fn cancel(&self, call: u64) {
-        self.queue.append(false, |out, salt, _| codec::cancel(out, salt, call));
+        self.queue.append(true, |out, salt, _| codec::cancel(out, salt, call));
     }
 
     /// Appends a record that was read from an old segment, so that this can go.
     pub(crate) fn keep(&self, payload: &[u8]) {
-        self.queue.append(false, |out, salt, _| codec::copy(out, salt, payload));
+        self.queue.append(true, |out, salt, _| codec::copy(out, salt, payload));
+    }
+
+    /// Writes all that waits, if nobody does so already and it takes no time.
+    pub(crate) fn write_at_once(&self) -> bool {
+        !self.queue.is_ill()
+            && self.writer.try_lock().is_some_and(|mut writer| writer.write_at_once())
     }
 
     /// Waits until a record is written, and on the disk where the policy says so.

@@ -1,4 +1,4 @@
-//! Where records wait for the writer, and callers for their records.
+//! Where records wait to be written, and callers for their records.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -71,6 +71,15 @@ struct Waiter {
     waker: Waker,
 }
 
+/// A piece of the journal that is being written.
+#[derive(Clone, Copy)]
+pub(super) struct Batch {
+    /// Where it ends.
+    pub(super) end: u64,
+    /// The numbers that follow it.
+    pub(super) next: Next,
+}
+
 /// What is wrong with the disk.
 struct Trouble {
     text: String,
@@ -104,10 +113,10 @@ struct State {
     dirty: Vec<Arc<dyn Writing>>,
 }
 
-/// What the writer is to do.
+/// What the writer's thread is to do.
 pub(super) enum Order {
-    /// Write the batch, which ends here.
-    Write { end: u64, next: Next },
+    /// Write what waits.
+    Write,
     /// Make what is written safe.
     Sync,
     /// See whether the disk can be written again.
@@ -165,18 +174,23 @@ impl Queue {
 
     /// Why no call can be made at present.
     pub(super) fn refusal(&self) -> Option<&'static str> {
-        if self.in_trouble.load(Ordering::Relaxed) {
+        if self.is_ill() {
             return Some(UNWRITABLE);
         }
         let waits = self.state.lock().pending.len();
         (waits > WAITING_BYTES_MAX).then_some("the journal of spend cannot be written fast enough")
     }
 
-    /// Appends a record: what `write` returns, and where the record ends. Somebody waits for it if
-    /// it is `urgent`.
+    /// Something is wrong with the disk.
+    pub(super) fn is_ill(&self) -> bool {
+        self.in_trouble.load(Ordering::Relaxed)
+    }
+
+    /// Appends a record: what `write` returns, and where the record ends. The writer is woken unless
+    /// whoever appends sees to it that the record is written.
     pub(super) fn append<T>(
         &self,
-        urgent: bool,
+        wake: bool,
         write: impl FnOnce(&mut Vec<u8>, Salt, &mut Next) -> T,
     ) -> (T, u64) {
         let mut guard = self.state.lock();
@@ -185,12 +199,9 @@ impl Queue {
         let said = write(&mut state.pending, self.salt, &mut state.next);
         state.appended += (state.pending.len() - before) as u64;
         let at = state.appended;
-        let wake = state.parked == Parked::Asleep || (urgent && state.parked == Parked::Dozing);
-        if wake {
+        if wake && state.parked == Parked::Asleep {
             state.parked = Parked::No;
-        }
-        drop(guard);
-        if wake {
+            drop(guard);
             self.work.notify_one();
         }
         (said, at)
@@ -271,8 +282,20 @@ impl Queue {
         self.salt
     }
 
-    /// Waits for something to do. What is to be written is in `batch`, whose memory is used again.
-    pub(super) fn next(&self, batch: &mut Vec<u8>) -> Order {
+    /// Takes all that waits to be written into `batch`, whose memory is used again: where it ends,
+    /// and the numbers that follow it.
+    pub(super) fn take(&self, batch: &mut Vec<u8>) -> Option<Batch> {
+        let mut state = self.state.lock();
+        if state.pending.is_empty() {
+            return None;
+        }
+        batch.clear();
+        std::mem::swap(&mut state.pending, batch);
+        Some(Batch { end: state.appended, next: state.next })
+    }
+
+    /// Waits for something to do.
+    pub(super) fn next(&self) -> Order {
         let mut state = self.state.lock();
         let mut dozes = 0;
         let order = loop {
@@ -283,10 +306,8 @@ impl Queue {
                 }
                 break Order::Probe;
             }
-            if !state.pending.is_empty() {
-                batch.clear();
-                std::mem::swap(&mut state.pending, batch);
-                break Order::Write { end: state.appended, next: state.next };
+            if state.appended > state.written {
+                break Order::Write;
             }
             if state.wanted > state.synced.max(state.unwritable).max(state.unsafe_to) {
                 break Order::Sync;
@@ -323,7 +344,8 @@ impl Queue {
     }
 
     /// A batch is in the present segment, which has so many bytes now.
-    pub(super) fn wrote(&self, end: u64, next: Next, bytes: u64, file: &Arc<dyn Writing>) {
+    pub(super) fn wrote(&self, batch: Batch, bytes: u64, file: &Arc<dyn Writing>) {
+        let Batch { end, next } = batch;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         state.written = end;
@@ -472,6 +494,11 @@ impl Future for Written<'_> {
         }
         let (at, durable, waker) = (self.at, self.durable, context.waker().clone());
         state.waiters.push(Waiter { at, durable, waker });
+        if state.parked != Parked::No {
+            state.parked = Parked::No;
+            drop(state);
+            self.queue.work.notify_one();
+        }
         Poll::Pending
     }
 }

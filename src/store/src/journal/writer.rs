@@ -1,16 +1,25 @@
-//! The thread that writes.
+//! What writes the journal: calls themselves where that takes no time, else a thread.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::codec::{self, Head};
 use super::files::Writing;
-use super::queue::{Next, Order, Queue, Segment};
+use super::queue::{Batch, Next, Order, Queue, Segment};
 use super::{Fsync, JournalConfig};
 
 /// The reserve is filled in pieces of this.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+
+/// A disk that takes longer than this to take a batch is left to the thread (less is said of a
+/// processor with much to do) …
+const SLOW: Duration = Duration::from_millis(20);
+/// … for so long: no call may hold up the others of its runtime thread.
+const REST: Duration = Duration::from_secs(1);
 
 /// The segment that is written.
 struct Present {
@@ -20,6 +29,7 @@ struct Present {
     is_reserve: bool,
 }
 
+/// Whoever has the lock on it writes: a call that finds it free, and the thread otherwise.
 pub(super) struct Writer {
     queue: Arc<Queue>,
     config: JournalConfig,
@@ -28,35 +38,80 @@ pub(super) struct Writer {
     number: u64,
     /// What the next segment begins with.
     next: Next,
-    batch: Vec<u8>,
+    bytes: Vec<u8>,
+    /// `bytes` are not written yet.
+    unwritten: Option<Batch>,
+    /// Until then the disk is too slow for calls to write by themselves.
+    slow_until: Option<Instant>,
 }
 
 impl Writer {
     pub(super) fn new(queue: Arc<Queue>, config: JournalConfig) -> Writer {
         let number = queue.segments().last().map_or(1, |last| last.number + 1);
         let (next, _) = queue.end();
-        Writer { queue, config, present: None, number, next, batch: Vec::new() }
+        let (bytes, unwritten, slow_until) = (Vec::new(), None, None);
+        Writer { queue, config, present: None, number, next, bytes, unwritten, slow_until }
     }
 
-    pub(super) fn run(mut self) {
-        if let Err(error) = self.fill_reserve() {
-            self.queue.ill("keeping room for a full disk", &error);
+    /// What the thread does: everything that takes time, and what nobody else has written.
+    pub(super) fn run(writer: &Mutex<Writer>, queue: &Queue) {
+        if let Err(error) = writer.lock().fill_reserve() {
+            queue.ill("keeping room for a full disk", &error);
         }
         loop {
-            match self.queue.next(&mut self.batch) {
-                Order::Write { end, next } => self.write(end, next),
-                Order::Sync => self.queue.sync(),
-                Order::Probe => self.probe(),
+            match queue.next() {
+                Order::Write => {
+                    if !writer.lock().write() {
+                        break;
+                    }
+                }
+                Order::Sync => queue.sync(),
+                Order::Probe => writer.lock().probe(),
                 Order::Stop => break,
             }
         }
-        if self.config.fsync != Fsync::Always {
-            self.queue.sync();
+        if writer.lock().config.fsync != Fsync::Always {
+            queue.sync();
         }
     }
 
-    /// Writes the batch, however long it takes.
-    fn write(&mut self, end: u64, next: Next) {
+    /// Writes what waits, if that is a mere copy into the kernel's memory: the segment is begun and
+    /// has room, nobody waits for the disk, and the disk was not slow of late.
+    pub(super) fn write_at_once(&mut self) -> bool {
+        let is_ready =
+            |present: &Present| present.is_reserve || present.bytes < self.config.segment_bytes;
+        if self.config.fsync == Fsync::Always
+            || self.unwritten.is_some()
+            || !self.present.as_ref().is_some_and(is_ready)
+            || self.queue.must_rotate()
+        {
+            return false;
+        }
+        let since = Instant::now();
+        if self.slow_until.is_some_and(|until| since < until) {
+            return false;
+        }
+        self.slow_until = None;
+        self.unwritten = self.queue.take(&mut self.bytes);
+        let Some(batch) = self.unwritten else { return true };
+        // What went wrong is for the thread to find out again, and to deal with.
+        let is_written = self.try_write().is_ok();
+        if is_written {
+            self.wrote(batch);
+        }
+        let now = Instant::now();
+        if now.duration_since(since) > SLOW {
+            self.slow_until = Some(now + REST);
+        }
+        is_written
+    }
+
+    /// Writes what waits, however long it takes. False if the process ends before.
+    fn write(&mut self) -> bool {
+        if self.unwritten.is_none() {
+            self.unwritten = self.queue.take(&mut self.bytes);
+        }
+        let Some(batch) = self.unwritten else { return true };
         while let Err(error) = self.try_write() {
             self.queue.ill("writing", &error);
             self.present = None;
@@ -65,18 +120,24 @@ impl Writer {
             }
             if !self.queue.give_up_for_now() {
                 tracing::error!(
-                    bytes = self.batch.len(),
+                    bytes = self.bytes.len(),
                     "stopped with spend that is not in the journal: open calls are charged whole"
                 );
-                return;
+                return false;
             }
         }
-        self.next = next;
+        self.wrote(batch);
+        true
+    }
+
+    fn wrote(&mut self, batch: Batch) {
+        self.unwritten = None;
+        self.next = batch.next;
         if let Some(present) = &self.present {
-            self.queue.wrote(end, next, present.bytes, &present.file);
+            self.queue.wrote(batch, present.bytes, &present.file);
         }
-        if self.batch.capacity() > 1024 * 1024 {
-            self.batch = Vec::new();
+        if self.bytes.capacity() > 1024 * 1024 {
+            self.bytes = Vec::new();
         }
     }
 
@@ -87,11 +148,11 @@ impl Writer {
             self.present = Some(self.begin(false, false)?);
         }
         let Some(present) = &mut self.present else { return Ok(()) };
-        present.file.write_at(&self.batch, present.bytes)?;
+        present.file.write_at(&self.bytes, present.bytes)?;
         if self.config.fsync == Fsync::Always {
             present.file.sync()?;
         }
-        present.bytes += self.batch.len() as u64;
+        present.bytes += self.bytes.len() as u64;
         Ok(())
     }
 

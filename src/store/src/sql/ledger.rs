@@ -115,9 +115,9 @@ macro_rules! records {
 const RECORDS: Sql = records!("s.started_ms >= $8");
 const RECORDS_BY_REQUEST: Sql = records!("s.request_id = $1");
 const RECORDS_BY_KEY: Sql = records!("s.key_hash = $2");
-const RECORDS_BY_USER: Sql = records!("s.user_id = $3");
-const RECORDS_BY_TEAM: Sql = records!("s.team_id = $4");
-const RECORDS_BY_END_USER: Sql = records!("s.end_user = $5");
+const RECORDS_BY_USER: Sql = records!("s.user_id <> '' AND s.user_id = $3");
+const RECORDS_BY_TEAM: Sql = records!("s.team_id <> '' AND s.team_id = $4");
+const RECORDS_BY_END_USER: Sql = records!("s.end_user <> '' AND s.end_user = $5");
 const RECORDS_BY_TAG: Sql = records!(
     "tollway_spend_tags t JOIN tollway_spend s ON s.node = t.node AND s.seq = t.seq",
     "t.tag = $6 AND t.started_ms >= $8 AND t.started_ms < $9",

@@ -17,8 +17,6 @@ use crate::journal::{Segment, save_place};
 
 /// So many records go to the ledger at once.
 const BATCH: usize = 500;
-/// As often as this it is looked whether there are any.
-const EVERY: Duration = Duration::from_millis(200);
 /// How long is waited after a failure: twice as long each time, up to the other.
 const BACKOFF: Duration = Duration::from_millis(200);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -63,10 +61,11 @@ pub(super) struct Feed {
     brought: AtomicU64,
     /// The place that was last saved.
     saved: AtomicU64,
+    every: Duration,
 }
 
 impl Feed {
-    pub(super) fn new(place: u64, first: u64) -> Feed {
+    pub(super) fn new(place: u64, first: u64, every: Duration) -> Feed {
         // What earlier starts of this node have sent is in order, however far it came.
         let sent = first.saturating_sub(1);
         let at = place;
@@ -76,6 +75,7 @@ impl Feed {
             seen: Mutex::default(),
             brought: AtomicU64::new(at),
             saved: AtomicU64::new(0),
+            every,
         }
     }
 
@@ -102,7 +102,8 @@ impl Feed {
 impl Inner {
     pub(super) async fn run_feeder(self: &Arc<Self>, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = pin!(shutdown);
-        let mut wait = EVERY;
+        let every = self.feed.every;
+        let mut wait = every;
         let mut backoff = BACKOFF;
         loop {
             let stopping = tokio::select! {
@@ -111,7 +112,7 @@ impl Inner {
             };
             match self.feed_all().await {
                 Ok(()) => {
-                    (wait, backoff) = (EVERY, BACKOFF);
+                    (wait, backoff) = (every, BACKOFF);
                     self.feed.seen.lock().error = None;
                 }
                 Err(error) => {

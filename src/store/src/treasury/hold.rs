@@ -51,15 +51,18 @@ pub(super) enum HoldState {
 }
 
 impl LocalHold {
+    /// The journal has it.
+    pub(super) fn opened(mut self: Box<Self>) -> Box<Self> {
+        self.state = HoldState::Open;
+        self
+    }
+
     /// Waits until the journal has it.
-    pub(super) async fn journaled(mut self: Box<Self>, at: u64) -> Paid {
+    pub(super) async fn journaled(self: Box<Self>, at: u64) -> Paid {
         // If this future is dropped, so is the hold, which then takes everything back.
         let inner = Arc::clone(&self.inner);
         match inner.journal.written(at).await {
-            Ok(()) => {
-                self.state = HoldState::Open;
-                Ok(self)
-            }
+            Ok(()) => Ok(self.opened()),
             Err(why) => Err(Unpaid::Unavailable(why)),
         }
     }

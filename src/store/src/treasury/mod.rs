@@ -64,6 +64,8 @@ pub struct BooksConfig {
     pub reserve_bytes: u64,
     /// What becomes of calls that were open when the process died.
     pub on_restart: OnRestart,
+    /// As often as this it is looked whether there is something for the ledger.
+    pub feed_every: Duration,
     /// The disk; something else in tests.
     pub files: Arc<dyn Files>,
     /// How budgets are shared with other nodes. `None`: this node is the only one.
@@ -79,6 +81,7 @@ impl BooksConfig {
             segment_bytes: 16 * 1024 * 1024,
             reserve_bytes: 16 * 1024 * 1024,
             on_restart: OnRestart::default(),
+            feed_every: Duration::from_millis(200),
             files: Arc::new(Disk),
             leases: None,
         }
@@ -223,8 +226,17 @@ impl Books {
         clock: Clock,
     ) -> Result<(Books, RecoveryReport), IdentityError> {
         let since = Instant::now();
-        let BooksConfig { folder, fsync, segment_bytes, reserve_bytes, on_restart, files, leases } =
-            config;
+        let feed_every = config.feed_every;
+        let BooksConfig {
+            folder,
+            fsync,
+            segment_bytes,
+            reserve_bytes,
+            on_restart,
+            files,
+            leases,
+            ..
+        } = config;
         let config = JournalConfig { folder, fsync, segment_bytes, reserve_bytes, files };
         let failed = {
             let path = config.folder.clone();
@@ -286,7 +298,7 @@ impl Books {
         });
         let inner = Inner {
             state: Mutex::default(),
-            feed: Feed::new(place, journal.first()),
+            feed: Feed::new(place, journal.first(), feed_every),
             loading: Loading::default(),
             leases,
             journal,
@@ -424,7 +436,10 @@ enum Unopened {
 impl Treasury for Books {
     fn open(&self, opening: Opening<'_>) -> Opened {
         match self.inner.try_open(&opening, false) {
-            Ok((hold, at)) => Opened::Wait(Box::pin(hold.journaled(at))),
+            Ok((hold, at)) => match self.inner.journal.write_at_once() {
+                true => Opened::Ready(Ok(hold.opened())),
+                false => Opened::Wait(Box::pin(hold.journaled(at))),
+            },
             Err(Unopened::Unpaid(why)) => Opened::Ready(Err(why)),
             Err(why) => {
                 let inner = Arc::clone(&self.inner);

@@ -96,7 +96,9 @@ async fn what_a_call_cost_beyond_its_grant_is_recorded_and_reported() {
 #[tokio::test]
 async fn a_dropped_hold_is_charged_whole_and_one_that_was_never_made_is_not() {
     let (folder, ledger) = (Folder::fresh("dropped"), Arc::<MemoryLedger>::default());
-    let (books, _) = books(&folder, &ledger).await;
+    // Calls wait for the journal.
+    let config = BooksConfig { fsync: Fsync::Always, ..config(&folder) };
+    let (books, _) = books_with(config, &ledger).await;
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(100))];
     drop(must_open(&books, &team, "a", START, 60).await);
     assert_eq!(spent(&books, &team[0], START), (60, 0));

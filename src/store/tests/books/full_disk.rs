@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use crate::support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::Ledger;
-use tollway_filter_api::treasury::{BudgetScope, Unpaid};
+use tollway_filter_api::treasury::{BudgetScope, Opened, Opening, Treasury, Unpaid};
 use tollway_store::journal::files::{Disk, Files, Writing};
 use tollway_store::treasury::{Books, BooksConfig, Fsync};
+use tollway_wire::price::PicoDollars;
 
 const RESERVE: u64 = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,6 +22,7 @@ struct Small {
     folder: std::path::PathBuf,
     room: Arc<AtomicU64>,
     sync_fails: Arc<AtomicBool>,
+    is_slow: Arc<AtomicBool>,
 }
 
 struct SmallFile {
@@ -29,6 +31,7 @@ struct SmallFile {
     folder: std::path::PathBuf,
     room: Arc<AtomicU64>,
     sync_fails: Arc<AtomicBool>,
+    is_slow: Arc<AtomicBool>,
 }
 
 fn used(folder: &Path) -> u64 {
@@ -39,6 +42,9 @@ fn used(folder: &Path) -> u64 {
 impl Writing for SmallFile {
     /// Writes what fits and then fails, as disks do.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.is_slow.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(30));
+        }
         // The file can have been renamed since it was opened; then it is not asked about new room.
         let length = std::fs::metadata(&self.path).map_or(0, |file| file.len());
         let grows = (offset + bytes.len() as u64).saturating_sub(length);
@@ -67,6 +73,7 @@ impl Files for Small {
             folder: self.folder.clone(),
             room: Arc::clone(&self.room),
             sync_fails: Arc::clone(&self.sync_fails),
+            is_slow: Arc::clone(&self.is_slow),
         }))
     }
 
@@ -87,17 +94,20 @@ struct Setup {
     config: BooksConfig,
     room: Arc<AtomicU64>,
     sync_fails: Arc<AtomicBool>,
+    is_slow: Arc<AtomicBool>,
     ledger: Arc<MemoryLedger>,
     _folder: Folder,
 }
 
 fn setup(name: &str, room: u64, fsync: Fsync) -> Setup {
     let folder = Folder::fresh(name);
-    let (room, sync_fails) = (Arc::new(AtomicU64::new(room)), Arc::<AtomicBool>::default());
+    let room = Arc::new(AtomicU64::new(room));
+    let (sync_fails, is_slow) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let files = Small {
         folder: folder.0.clone(),
         room: Arc::clone(&room),
         sync_fails: Arc::clone(&sync_fails),
+        is_slow: Arc::clone(&is_slow),
     };
     let config = BooksConfig {
         reserve_bytes: RESERVE,
@@ -105,7 +115,7 @@ fn setup(name: &str, room: u64, fsync: Fsync) -> Setup {
         files: Arc::new(files),
         ..BooksConfig::new(&folder.0)
     };
-    Setup { config, room, sync_fails, ledger: Arc::default(), _folder: folder }
+    Setup { config, room, sync_fails, is_slow, ledger: Arc::default(), _folder: folder }
 }
 
 impl Setup {
@@ -234,4 +244,45 @@ async fn a_disk_that_cannot_sync_stops_new_calls() {
         books.run_feeder(std::future::ready(())).await;
         assert_eq!(setup.ledger.all().len(), calls + 1);
     }
+}
+
+/// Opens so many calls; how many of them had to wait.
+async fn waits(books: &Books, calls: usize) -> usize {
+    let mut waits = 0;
+    for call in 0..calls {
+        let name = format!("call-{call}");
+        let draft = crate::support::draft(&name, START);
+        let amount = PicoDollars(1);
+        let opening = Opening {
+            budgets: &[],
+            most: amount,
+            least: amount,
+            request_id: &draft.request_id,
+            draft: &draft,
+            now: START,
+        };
+        let hold = match books.open(opening) {
+            Opened::Ready(paid) => paid,
+            Opened::Wait(wait) => {
+                waits += 1;
+                wait.await
+            }
+        };
+        hold.unwrap_or_else(|why| panic!("{why}")).close(record(&name, START, 1));
+    }
+    waits
+}
+
+#[tokio::test]
+async fn calls_write_by_themselves_unless_the_disk_is_slow() {
+    const CALLS: usize = 100;
+    let setup = setup("slow", 10 * 1024 * 1024, Fsync::None);
+    let books = setup.books().await;
+    // The first one has to wait for a segment, and any one may meet the thread at work.
+    let quick = waits(&books, CALLS).await;
+    assert!(quick < CALLS / 2, "{quick} of {CALLS} wait for a thread");
+    // One finds out; the others leave it to the thread and do not hold anybody up.
+    setup.is_slow.store(true, Ordering::SeqCst);
+    let slow = waits(&books, 20).await;
+    assert!(slow >= 15, "{slow} of 20 wait");
 }

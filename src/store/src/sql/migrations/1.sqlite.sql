@@ -75,9 +75,9 @@ CREATE TABLE tollway_spend (
 CREATE INDEX tollway_spend_started ON tollway_spend (started_ms);
 CREATE INDEX tollway_spend_request ON tollway_spend (request_id);
 CREATE INDEX tollway_spend_key ON tollway_spend (key_hash, started_ms);
-CREATE INDEX tollway_spend_user ON tollway_spend (user_id, started_ms);
-CREATE INDEX tollway_spend_team ON tollway_spend (team_id, started_ms);
-CREATE INDEX tollway_spend_end_user ON tollway_spend (end_user, started_ms);
+CREATE INDEX tollway_spend_user ON tollway_spend (user_id, started_ms) WHERE user_id <> '';
+CREATE INDEX tollway_spend_team ON tollway_spend (team_id, started_ms) WHERE team_id <> '';
+CREATE INDEX tollway_spend_end_user ON tollway_spend (end_user, started_ms) WHERE end_user <> '';
 
 CREATE TABLE tollway_spend_tags (
     tag TEXT NOT NULL,

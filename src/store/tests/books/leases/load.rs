@@ -34,7 +34,6 @@ impl Dice {
 pub(super) struct Tally {
     pub(super) requests: AtomicU64,
     pub(super) unavailable: AtomicU64,
-    pub(super) cut: AtomicU64,
     pub(super) stop: AtomicBool,
 }
 
@@ -61,8 +60,9 @@ async fn client(books: Books, budgets: Arc<[Arc<Budget>]>, name: String, tally: 
         };
         let mut hold = hold;
         tokio::task::yield_now().await;
-        if is_stream && hold.extend(PicoDollars(bound / 2)).is_err() {
-            tally.cut.fetch_add(1, Ordering::Relaxed);
+        if is_stream {
+            // What is not there is not spent.
+            let _ = hold.extend(PicoDollars(bound / 2));
         }
         tokio::task::yield_now().await;
         // To the pico-dollar.
@@ -125,12 +125,7 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
     let requests = tally.requests.load(Ordering::Relaxed);
     let calls = redis.calls().await - before;
     let ratio = calls as f64 / requests as f64;
-    println!(
-        "{requests} requests, {calls} calls to Redis ({ratio:.3}), {} unavailable, {} cut",
-        tally.unavailable.load(Ordering::Relaxed),
-        tally.cut.load(Ordering::Relaxed),
-    );
-    assert!(ratio <= 0.15, "{ratio}");
+    assert!(ratio <= 0.15, "{calls} calls to Redis for {requests} requests");
 
     // Nothing is left but for what the dead node has claimed, and the others hold nothing back.
     // The user's budget is not used up: there, leases are larger than calls.
@@ -174,7 +169,6 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
         node.stop().await;
     }
     let (spent, limit) = (ledger.total(), u128::from(limit));
-    println!("spent {spent} of {limit}: {} unused", limit - spent);
     assert!(spent <= limit, "overspent by {}", spent - limit);
     assert!(limit - spent <= u128::from(BOUND), "{} unused", limit - spent);
 }
@@ -208,11 +202,7 @@ async fn nodes_never_overspend_when_redis_forgets_everything_under_load() {
         node.stop().await;
     }
     let (spent, limit) = (ledger.total(), u128::from(limit));
-    println!(
-        "spent {spent} of {limit}: {} unused, {} unavailable",
-        limit.saturating_sub(spent),
-        tally.unavailable.load(Ordering::Relaxed),
-    );
     assert!(spent <= limit, "overspent by {}", spent - limit);
-    assert!(spent > limit / 2, "{spent} only");
+    let unavailable = tally.unavailable.load(Ordering::Relaxed);
+    assert!(spent > limit / 2, "{spent} only, and {unavailable} were told to come again");
 }

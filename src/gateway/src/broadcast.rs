@@ -2,55 +2,52 @@
 //! wherever it wants to go on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use memchr::memmem;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tollway_wire::event_log::{Budget, EventLog, Reader};
 
-/// What the events of one response may take. Longer ones are made all the same, and not followed.
-const LOG_BYTES_MAX: usize = 16 << 20;
-/// And of all that are being made.
-const LOGS_BYTES_MAX: usize = 64 << 20;
+/// The events of one response may have so many bytes. Longer ones are made all the same, and not
+/// followed.
+const EVENTS_BYTES_MAX: usize = 16 << 20;
+/// What the events of all that are being made may take, as a log keeps them: a tenth of that.
+const LOGS_BYTES_MAX: usize = 16 << 20;
 
-/// How much all logs hold.
-#[derive(Clone, Default)]
-pub(crate) struct Room(Arc<AtomicUsize>);
+/// What all broadcasts share.
+pub(crate) fn budget() -> Arc<Budget> {
+    Budget::new(LOGS_BYTES_MAX)
+}
 
 /// What has been told so far.
-pub(crate) struct EventLog {
+pub(crate) struct Broadcast {
     state: Mutex<State>,
     changed: Notify,
-    room: Room,
     /// Events come one by one, and not all at the end.
     pub(crate) is_live: bool,
 }
 
-#[derive(Default)]
 struct State {
-    events: Vec<u8>,
-    /// They were too many.
-    lost: bool,
+    log: EventLog,
     ended: bool,
 }
 
-impl EventLog {
-    pub(crate) fn new(room: &Room, is_live: bool) -> EventLog {
-        EventLog { state: Mutex::default(), changed: Notify::new(), room: room.clone(), is_live }
+impl Broadcast {
+    pub(crate) fn new(budget: &Arc<Budget>, is_live: bool) -> Broadcast {
+        let state = State { log: EventLog::new(budget), ended: false };
+        Broadcast { state: Mutex::new(state), changed: Notify::new(), is_live }
     }
 
     /// Adds whole events.
     pub(crate) fn push(&self, events: &[u8]) {
         let mut state = self.state.lock();
-        if state.lost || events.is_empty() {
+        let log = &mut state.log;
+        if !log.is_whole() {
             return;
         }
-        let all = self.room.0.fetch_add(events.len(), Ordering::Relaxed) + events.len();
-        state.events.extend_from_slice(events);
-        if all > LOGS_BYTES_MAX || state.events.len() > LOG_BYTES_MAX {
-            self.room.0.fetch_sub(state.events.len(), Ordering::Relaxed);
-            *state = State { lost: true, ..State::default() };
+        if log.length() + events.len() > EVENTS_BYTES_MAX || log.push(events).is_err() {
+            log.clear();
         }
         drop(state);
         self.changed.notify_waiters();
@@ -64,7 +61,7 @@ impl EventLog {
 
     /// All of them; none where they were too many.
     pub(crate) fn events(&self) -> Bytes {
-        Bytes::copy_from_slice(&self.state.lock().events)
+        self.state.lock().log.read(&mut Reader::default())
     }
 
     /// Waits for the end.
@@ -79,19 +76,12 @@ impl EventLog {
     }
 }
 
-impl Drop for EventLog {
-    fn drop(&mut self) {
-        self.room.0.fetch_sub(self.state.get_mut().events.len(), Ordering::Relaxed);
-    }
-}
-
 /// One who follows a response.
 pub(crate) struct Follower {
-    log: Arc<EventLog>,
+    broadcast: Arc<Broadcast>,
     /// How many events it has had elsewhere.
     skips: u64,
-    /// How many bytes of the log are behind it.
-    at: usize,
+    reader: Reader,
 }
 
 /// What a follower gets next.
@@ -105,34 +95,33 @@ pub(crate) enum Next {
 
 impl Follower {
     /// Follows a response behind its first `skips` events.
-    pub(crate) fn new(log: Arc<EventLog>, skips: u64) -> Follower {
-        Follower { log, skips, at: 0 }
+    pub(crate) fn new(broadcast: Arc<Broadcast>, skips: u64) -> Follower {
+        Follower { broadcast, skips, reader: Reader::default() }
     }
 
     /// Whether events come one by one. Else the end is all that there is to wait for.
     pub(crate) fn is_live(&self) -> bool {
-        self.log.is_live
+        self.broadcast.is_live
     }
 
     /// Waits for what comes next.
     pub(crate) async fn next(&mut self) -> Next {
         loop {
-            let changed = self.log.changed.notified();
+            let changed = self.broadcast.changed.notified();
             {
-                let state = self.log.state.lock();
-                if state.lost {
+                let state = self.broadcast.state.lock();
+                if !state.log.is_whole() {
                     return Next::Lost;
                 }
-                let mut new = state.events.get(self.at..).unwrap_or_default();
+                let mut new = state.log.read(&mut self.reader);
                 while self.skips > 0
-                    && let Some(end) = memmem::find(new, b"\n\n")
+                    && let Some(end) = memmem::find(&new, b"\n\n")
                 {
-                    new = &new[end + 2..];
+                    new = new.slice(end + 2..);
                     self.skips -= 1;
                 }
-                self.at = state.events.len();
                 if !new.is_empty() {
-                    return Next::Events(Bytes::copy_from_slice(new));
+                    return Next::Events(new);
                 }
                 if state.ended {
                     return Next::Ended;
@@ -149,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn follower_gets_what_is_behind_the_events_it_had() {
-        let log = Arc::new(EventLog::new(&Room::default(), true));
+        let log = Arc::new(Broadcast::new(&budget(), true));
         let mut follower = Follower::new(Arc::clone(&log), 2);
         log.push(b"data: 0\n\n");
         log.push(b"data: 1\n\ndata: 2\n\n");
@@ -164,19 +153,19 @@ mod tests {
 
     #[tokio::test]
     async fn there_is_a_bound_for_each_and_for_all() {
-        let room = Room::default();
+        let budget = budget();
         let piece = vec![b'x'; 1 << 20];
-        let logs: Vec<_> = (0..8).map(|_| Arc::new(EventLog::new(&room, true))).collect();
-        for log in &logs {
-            (0..15).for_each(|_| log.push(&piece));
-            assert!(room.0.load(Ordering::Relaxed) <= LOGS_BYTES_MAX);
-        }
-        assert_eq!(logs[0].events().len(), 15 << 20);
-        assert_eq!(Follower::new(Arc::clone(&logs[4]), 0).next().await, Next::Lost);
-        assert!(logs[4].events().is_empty());
-        (0..2).for_each(|_| logs[0].push(&piece));
-        assert_eq!(Follower::new(Arc::clone(&logs[0]), 0).next().await, Next::Lost);
-        drop(logs);
-        assert_eq!(room.0.load(Ordering::Relaxed), 0);
+        let [first, second] = [(); 2].map(|()| Arc::new(Broadcast::new(&budget, true)));
+        (0..15).for_each(|_| first.push(&piece));
+        assert_eq!(first.events().len(), 15 << 20);
+        // What one takes is not there for the other.
+        (0..2).for_each(|_| second.push(&piece));
+        assert_eq!(Follower::new(Arc::clone(&second), 0).next().await, Next::Lost);
+        assert!(second.events().is_empty());
+        (0..2).for_each(|_| first.push(&piece));
+        assert_eq!(Follower::new(Arc::clone(&first), 0).next().await, Next::Lost);
+        let third = Broadcast::new(&budget, true);
+        (0..15).for_each(|_| third.push(&piece));
+        assert_eq!(third.events().len(), 15 << 20);
     }
 }
