@@ -116,6 +116,7 @@ impl BuildFilter for Metering {
                 Ok(meters)
             })
             .map_err(|error| ConfigError::new("", format!("metrics: {error}")))?;
+        meters.ask_names(Arc::clone(&deps.keys));
         for group in deps.models.groups() {
             meters.know_model(Arc::clone(&group.name));
         }
@@ -179,8 +180,8 @@ impl Metering {
         let target = ctx.plan.as_ref().zip(report.deployment.as_ref());
         let cost = known_cost(ctx, response);
 
-        let mut texts = Texts::with_capacity(128);
-        let mut names: SmallVec<[HeaderName; 4]> = SmallVec::new();
+        let mut texts = Texts::with_capacity(192);
+        let mut names: SmallVec<[HeaderName; 8]> = SmallVec::new();
         texts.add(|text| text.extend_from_slice(ctx.id.as_bytes()));
         names.push(headers::REQUEST_ID);
         if let Some(cost) = cost {
@@ -188,6 +189,12 @@ impl Metering {
             names.push(headers::COST);
         }
         if is_full {
+            if let Some(cost) = report.cost.filter(|_| response.status < 400) {
+                for (name, amount) in headers::parts(&cost) {
+                    texts.add(|text| push_dollars(text, amount));
+                    names.push(name);
+                }
+            }
             let times = Times::of(ctx, self.clock.now());
             texts.add(|text| push_millis(text, times.total));
             names.push(headers::DURATION);
@@ -236,6 +243,16 @@ impl Metering {
             series.requests.fetch_add(1, Relaxed);
             if !is_answered {
                 series.failures.fetch_add(1, Relaxed);
+                if report.deployment.is_some() {
+                    series.deployment_failures.fetch_add(1, Relaxed);
+                }
+            }
+            if report.fallbacks > 0 {
+                let counter = match is_answered {
+                    true => &series.fallbacks_answered,
+                    false => &series.fallbacks_failed,
+                };
+                counter.fetch_add(1, Relaxed);
             }
             // A call that broke off may have cost something, one that never began did not.
             if ctx.plan.is_some() && (is_answered || report.usage.is_some()) {
@@ -319,6 +336,8 @@ fn count_usage(report: &Report, is_answered: bool, calls: &Calls) {
         (&calls.cached, usage.cache_read_tokens),
         (&calls.cache_writes, cache_writes),
         (&calls.reasoning, usage.reasoning_tokens),
+        (&calls.audio_input, usage.audio_prompt_tokens),
+        (&calls.audio_output, usage.audio_completion_tokens),
     ] {
         if tokens > 0 {
             counter.fetch_add(tokens, Relaxed);
@@ -336,6 +355,13 @@ fn count_times(ctx: &RequestCtx, now: Instant, calls: &Calls) {
         calls.genai_duration.observe(&meters::GENAI_DURATION, nanos(times.total));
         calls.upstream_latency.observe(&meters::LATENCY, nanos(upstream));
         calls.overhead.observe(&meters::LATENCY, nanos(times.total.saturating_sub(upstream)));
+        let tokens = ctx.report.usage.map_or(0, |usage| usage.completion_tokens);
+        if let Some(each) = nanos(upstream).checked_div(tokens) {
+            calls.latency_per_token.observe(&meters::GENAI_PER_TOKEN, each);
+        }
+    }
+    if let Some(started) = ctx.report.upstream_started {
+        calls.queue_time.observe(&meters::LATENCY, nanos(ctx.elapsed(started)));
     }
     // The first byte of an answer in one piece says nothing of tokens.
     let is_stream = ctx.view.as_ref().is_some_and(|view| view.stream);
@@ -519,6 +545,9 @@ mod tests {
         let expect = [
             ("x-request-id", "call-1"),
             ("x-litellm-response-cost", "0.0000775"),
+            ("x-litellm-response-cost-original", "0.0000775"),
+            ("x-litellm-response-cost-input", "0.0000275"),
+            ("x-litellm-response-cost-output", "0.00005"),
             ("x-litellm-response-duration-ms", "143.000"),
             ("x-litellm-overhead-duration-ms", "3.000"),
             ("x-litellm-call-id", "call-1"),
@@ -603,6 +632,8 @@ mod tests {
             "gen_ai_server_time_per_output_token_count 1",
             "gen_ai_server_time_to_first_token_sum 0.102",
             "gen_ai_server_time_to_first_token_count 1",
+            "litellm_deployment_latency_per_output_token_sum 0.028",
+            "litellm_deployment_latency_per_output_token_count 1",
             "litellm_input_tokens_metric_total 11",
             "litellm_llm_api_latency_metric_sum 0.14",
             "litellm_llm_api_latency_metric_count 1",
@@ -612,6 +643,8 @@ mod tests {
             "litellm_overhead_latency_metric_sum 0.003",
             "litellm_overhead_latency_metric_count 1",
             "litellm_proxy_total_requests_metric_total 1",
+            "litellm_request_queue_time_seconds_sum 0.002",
+            "litellm_request_queue_time_seconds_count 1",
             "litellm_request_total_latency_metric_sum 0.143",
             "litellm_request_total_latency_metric_count 1",
             "litellm_requests_metric_total 1",

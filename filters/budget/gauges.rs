@@ -1,175 +1,176 @@
-//! LiteLLM's gauges of budgets: what is left of each, and how much it was.
-//!
-//! Requests only make their budgets known; the figures are asked for when Prometheus comes.
+//! The gauges of budgets: LiteLLM's, which know some of them, and our own of all.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use papaya::HashMap;
 use prometheus::core::{Collector, Desc};
 use prometheus::{GaugeVec, Opts, proto};
-use tollway_filter_api::Clock;
-use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope, Treasury};
+use tollway_filter_api::treasury::BudgetScope;
+use tollway_wire::price::PicoDollars;
 
-/// The budgets that were in use. The same for all generations of the config.
-#[derive(Clone)]
-pub(super) struct Known {
-    treasury: Arc<dyn Treasury>,
-    clock: Clock,
-    budgets: Arc<HashMap<BudgetId, Seen>>,
-}
+use super::known::{Known, Standing};
 
-struct Seen {
-    budget: Arc<Budget>,
-    alias: Option<Arc<str>>,
-    /// What was spent when operators were told of it; more may be spent in the same period only.
-    told_at: AtomicU64,
-}
+/// What stands where a label has no value, as LiteLLM writes it.
+const NONE: &str = "None";
 
-impl Known {
-    pub(super) fn new(treasury: Arc<dyn Treasury>, clock: Clock) -> Known {
-        Known { treasury, clock, budgets: Arc::default() }
-    }
-
-    /// Remembers a budget, unless there are `max` already.
-    pub(super) fn note(&self, budget: &Arc<Budget>, alias: Option<&Arc<str>>, max: usize) {
-        let budgets = self.budgets.pin();
-        if budgets.get(&budget.id).is_some_and(|seen| seen.budget == *budget) {
-            return;
-        }
-        if budgets.len() < max || budgets.contains_key(&budget.id) {
-            let seen = Seen {
-                budget: Arc::clone(budget),
-                alias: alias.cloned(),
-                told_at: AtomicU64::new(0),
-            };
-            budgets.insert(budget.id.clone(), seen);
-        }
-    }
-
-    /// Tells operators once in a period that a budget is past its soft limit.
-    pub(super) fn tell(&self, budget: &Budget) {
-        let Some(soft) = budget.soft else { return };
-        let budgets = self.budgets.pin();
-        let Some(seen) = budgets.get(&budget.id) else { return };
-        let (spent, _) = self.treasury.spent(&budget.id, self.clock.unix());
-        // What is spent grows until the period ends: less than before is another period.
-        let told_at = seen.told_at.load(Ordering::Relaxed);
-        let was_told = told_at > 0 && spent.0 >= told_at;
-        if spent < soft || was_told {
-            if spent < soft && told_at > 0 {
-                seen.told_at.store(0, Ordering::Relaxed);
-            }
-            return;
-        }
-        let swapped =
-            seen.told_at.compare_exchange(told_at, spent.0, Ordering::Relaxed, Ordering::Relaxed);
-        if swapped.is_ok() {
-            let limit = budget.limit.map(|limit| limit.to_string()).unwrap_or_default();
-            tracing::warn!(
-                scope = budget.id.scope.name(),
-                owner = %budget.owner,
-                spent = %spent,
-                soft_budget = %soft,
-                max_budget = limit,
-                "soft budget is exceeded"
-            );
-        }
-    }
-}
-
-/// A gauge: the scope it is for, its names, and its labels.
+/// LiteLLM's gauges of one scope, and their labels.
 struct Family {
     scope: BudgetScope,
     remaining: &'static str,
     max: Option<&'static str>,
+    hours: Option<&'static str>,
     labels: &'static [&'static str],
 }
 
+macro_rules! family {
+    ($scope:ident, $name:literal, $labels:expr) => {
+        Family {
+            scope: BudgetScope::$scope,
+            remaining: concat!("litellm_remaining_", $name, "_budget_metric"),
+            max: Some(concat!("litellm_", $name, "_max_budget_metric")),
+            hours: Some(concat!("litellm_", $name, "_budget_remaining_hours_metric")),
+            labels: $labels,
+        }
+    };
+}
+
 const FAMILIES: &[Family] = &[
-    Family {
-        scope: BudgetScope::Key,
-        remaining: "litellm_remaining_api_key_budget_metric",
-        max: Some("litellm_api_key_max_budget_metric"),
-        labels: &["hashed_api_key", "api_key_alias"],
-    },
-    Family {
-        scope: BudgetScope::Team,
-        remaining: "litellm_remaining_team_budget_metric",
-        max: Some("litellm_team_max_budget_metric"),
-        labels: &["team", "team_alias"],
-    },
-    Family {
-        scope: BudgetScope::User,
-        remaining: "litellm_remaining_user_budget_metric",
-        max: Some("litellm_user_max_budget_metric"),
-        labels: &["user"],
-    },
-    Family {
-        scope: BudgetScope::EndUser,
-        remaining: "litellm_remaining_customer_budget_metric",
-        max: Some("litellm_customer_max_budget_metric"),
-        labels: &["end_user"],
-    },
+    family!(Key, "api_key", &["hashed_api_key", "api_key_alias"]),
+    family!(Team, "team", &["team", "team_alias"]),
+    family!(User, "user", &["user"]),
+    family!(EndUser, "customer", &["end_user"]),
     Family {
         scope: BudgetScope::Provider,
         remaining: "litellm_provider_remaining_budget_metric",
         max: None,
+        hours: None,
         labels: &["api_provider"],
     },
 ];
 
+/// The labels of our own gauges. Those without a value are empty, which Prometheus takes for absent.
+const LABELS: &[&str] = &["scope", "id", "alias", "model", "period"];
+
+const LIMIT: &str = "tollway_budget_limit_dollars";
+const SPENT: &str = "tollway_budget_spent_dollars";
+const RESERVED: &str = "tollway_budget_reserved_dollars";
+const RESET: &str = "tollway_budget_reset_seconds";
+
+/// Every gauge, with what it says and its labels.
+fn names() -> impl Iterator<Item = (&'static str, &'static str, &'static [&'static str])> {
+    let of_litellm = FAMILIES.iter().flat_map(|family| {
+        let names = [Some(family.remaining), family.max, family.hours];
+        names.into_iter().flatten().map(|name| (name, help(name), family.labels))
+    });
+    of_litellm.chain([LIMIT, SPENT, RESERVED, RESET].map(|name| (name, help(name), LABELS)))
+}
+
+fn help(name: &str) -> &'static str {
+    match name {
+        LIMIT => "What may be spent of a budget in a period",
+        SPENT => "What was spent of a budget in the present period",
+        RESERVED => "What calls under way have reserved of a budget",
+        RESET => "Seconds until a budget is full again",
+        _ if name.contains("hours") => "Hours until the budget is full again",
+        _ if name.contains("max") => "What may be spent in a period, in dollars",
+        _ => "What is left of the budget in this period, in dollars",
+    }
+}
+
 /// Shows the budgets to Prometheus.
 pub(super) struct Exposition {
-    known: Known,
+    known: Arc<Known>,
     descriptions: Vec<Desc>,
 }
 
 impl Exposition {
-    pub(super) fn new(known: Known) -> prometheus::Result<Exposition> {
+    pub(super) fn new(known: Arc<Known>) -> prometheus::Result<Exposition> {
         let mut descriptions = Vec::new();
-        for family in FAMILIES {
-            for name in [Some(family.remaining), family.max].into_iter().flatten() {
-                let gauge = gauge(name, family.labels)?;
-                descriptions.extend(gauge.desc().into_iter().cloned());
-            }
+        for (name, help, labels) in names() {
+            let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
+            descriptions.extend(gauge.desc().into_iter().cloned());
         }
         Ok(Exposition { known, descriptions })
     }
 
-    fn family(&self, family: &Family) -> prometheus::Result<Vec<proto::MetricFamily>> {
-        let remaining = gauge(family.remaining, family.labels)?;
-        let max = family.max.map(|name| gauge(name, family.labels)).transpose()?;
-        let now = self.known.clock.unix();
-        let budgets = self.known.budgets.pin();
-        for (id, seen) in budgets.iter().filter(|(id, _)| id.scope == family.scope) {
-            let Some(limit) = seen.budget.limit else { continue };
-            let labels = [&*id.subject, seen.alias.as_deref().unwrap_or("None")];
-            let labels = &labels[..family.labels.len()];
-            let (spent, _) = self.known.treasury.spent(id, now);
-            // Of several periods of one owner, the tightest is shown.
-            let gauge = remaining.with_label_values(labels);
-            let left = limit.saturating_sub(spent).as_dollars();
-            let first = max.as_ref().is_none_or(|max| max.with_label_values(labels).get() == 0.0);
-            if first || left < gauge.get() {
-                gauge.set(left);
-                if let Some(max) = &max {
-                    max.with_label_values(labels).set(limit.as_dollars());
-                }
+    fn shown(&self) -> prometheus::Result<Vec<proto::MetricFamily>> {
+        let standings = self.known.standings();
+        let now = self.known.now();
+        let mut gauges = BTreeMap::new();
+        for (name, help, labels) in names() {
+            gauges.insert(name, GaugeVec::new(Opts::new(name, help), labels)?);
+        }
+        let set = |name: &str, labels: &[&str], value: f64| {
+            if let Some(gauge) = gauges.get(name) {
+                gauge.with_label_values(labels).set(value);
+            }
+        };
+        for standing in &standings {
+            let id = &standing.budget.id;
+            let period = id.period.map(|period| period.to_string());
+            let labels = [
+                id.scope.name(),
+                &id.subject,
+                standing.alias.as_deref().unwrap_or_else(|| short(&id.subject)),
+                id.part.as_deref().unwrap_or_default(),
+                period.as_deref().unwrap_or_default(),
+            ];
+            if let Some(limit) = standing.budget.limit {
+                set(LIMIT, &labels, limit.as_dollars());
+            }
+            set(SPENT, &labels, standing.spent.as_dollars());
+            set(RESERVED, &labels, standing.reserved.as_dollars());
+            if let Some(left) = left(standing, now) {
+                set(RESET, &labels, left.as_secs_f64());
             }
         }
-        let mut families = remaining.collect();
-        families.extend(max.iter().flat_map(Collector::collect));
-        Ok(families)
+        for (family, standing, limit, remaining) in tightest(&standings) {
+            let id = &standing.budget.id;
+            let labels = [&*id.subject, standing.alias.as_deref().unwrap_or(NONE)];
+            let labels = &labels[..family.labels.len()];
+            set(family.remaining, labels, remaining.as_dollars());
+            if let Some(name) = family.max {
+                set(name, labels, limit.as_dollars());
+            }
+            if let (Some(name), Some(left)) = (family.hours, left(standing, now)) {
+                set(name, labels, left.as_secs_f64() / 3_600.0);
+            }
+        }
+        Ok(gauges.values().flat_map(Collector::collect).collect())
     }
 }
 
-fn gauge(name: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-    let help = match name.contains("max") {
-        true => "What may be spent in a period, in dollars",
-        false => "What is left of the budget in this period, in dollars",
-    };
-    GaugeVec::new(Opts::new(name, help), labels)
+/// What is shown of those that nobody has given a name: enough of a hash to find the key by.
+fn short(subject: &str) -> &str {
+    match subject.len() {
+        64 => subject.get(..12).unwrap_or(subject),
+        _ => subject,
+    }
+}
+
+/// Until a budget is full again.
+fn left(standing: &Standing, now: Duration) -> Option<Duration> {
+    standing.period.map(|(_, end)| end.saturating_sub(now))
+}
+
+/// LiteLLM knows one budget of each owner: of several periods, the one of which least is left.
+fn tightest(
+    standings: &[Standing],
+) -> impl Iterator<Item = (&'static Family, &Standing, PicoDollars, PicoDollars)> {
+    let mut tightest = BTreeMap::new();
+    for standing in standings {
+        let id = &standing.budget.id;
+        let family = FAMILIES.iter().find(|family| family.scope == id.scope);
+        let (Some(family), Some(limit)) = (family, standing.budget.limit) else { continue };
+        let remaining = limit.saturating_sub(standing.spent);
+        let found = (family, standing, limit, remaining);
+        let kept = tightest.entry((id.scope, &*id.subject)).or_insert(found);
+        if remaining < kept.3 {
+            *kept = found;
+        }
+    }
+    tightest.into_values()
 }
 
 impl Collector for Exposition {
@@ -179,6 +180,6 @@ impl Collector for Exposition {
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
         // The names and labels were tried when it was made.
-        FAMILIES.iter().flat_map(|family| self.family(family).unwrap_or_default()).collect()
+        self.shown().unwrap_or_default()
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
-use tollway_filter_api::treasury::{Budget, BudgetScope};
+use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope};
 use tollway_filter_api::{Reject, Rejection, RequestCtx, RequestHead, RequestView, ResponseHead};
 use tollway_wire::price::PicoDollars;
 
@@ -77,12 +77,15 @@ impl Budgets {
         }
         let cost = ctx.report.cost.filter(|_| response.status < 400);
         let cost = cost.map(|cost| cost.total()).unwrap_or_default();
-        if let (Some(key), Some(treasury)) = (&ctx.identity, &self.treasury)
-            && let Some(budget) = key.budgets.iter().find(|b| b.id.scope == BudgetScope::Key)
-        {
-            let (spent, _) = treasury.spent(&budget.id, self.clock.unix());
+        if let (Some(key), Some(treasury)) = (&ctx.identity, &self.treasury) {
+            let budget = key.budgets.iter().find(|b| b.id.scope == BudgetScope::Key);
+            let (spent, _) = match budget {
+                Some(budget) => treasury.spent(&budget.id, self.clock.unix()),
+                // What keys spend altogether is counted in any case.
+                None => treasury.spent(&BudgetId::of_key(&key.hash_hex), self.clock.unix()),
+            };
             response.headers.push((KEY_SPEND.clone(), amount(spent.saturating_add(cost))));
-            if let Some(limit) = budget.limit {
+            if let Some(limit) = budget.and_then(|budget| budget.limit) {
                 response.headers.push((KEY_MAX_BUDGET.clone(), amount(limit)));
             }
         }

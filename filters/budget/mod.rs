@@ -27,20 +27,18 @@ mod config;
 mod fake;
 mod gauges;
 mod headers;
+mod known;
 mod record;
 mod refusal;
+mod rules;
 mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use smallvec::SmallVec;
-use tollway_filter_api::accounts::Kind;
-use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{
     Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Treasury, Unpaid,
@@ -55,27 +53,22 @@ use tollway_wire::usage::Usage;
 
 use self::bound::{Bound, Input, Output, Servers};
 pub use self::config::{Allowance, BudgetConfig, OnBudget, amount_mistake};
-use self::gauges::{Exposition, Known};
 use self::headers::Wishes;
+pub use self::known::{Known, Standing};
 use self::record::Begun;
+use self::rules::{Applying, Rules};
 use self::stream::Watch;
 use crate::settle::tier;
 
 /// Holds calls to their budgets, and records them.
 pub struct Budgets {
     clock: Clock,
-    keys: Arc<dyn KeyStore>,
     directory: Arc<dyn ModelDirectory>,
     treasury: Option<Arc<dyn Treasury>>,
     known: Option<Arc<Known>>,
     slot: Slot,
     policy: Policy,
-    global: Option<Arc<Budget>>,
-    providers: HashMap<String, Arc<Budget>>,
-    models: HashMap<String, Arc<Budget>>,
-    tags: HashMap<String, Arc<Budget>>,
-    per_user: Option<Allowance>,
-    per_end_user: Option<Allowance>,
+    rules: Arc<Rules>,
 }
 
 /// What the config decides.
@@ -88,8 +81,6 @@ struct Policy {
     final_cost: bool,
     series_max: usize,
 }
-
-type Applying = SmallVec<[Arc<Budget>; 6]>;
 
 /// What is to be opened for a call.
 struct Account {
@@ -130,52 +121,33 @@ impl BuildFilter for Budgets {
 
     fn build(config: BudgetConfig, deps: &Deps, slot: Slot) -> Result<Self, ConfigError> {
         config.check()?;
+        let policy = Policy {
+            clamps: config.on_budget == OnBudget::Clamp,
+            status: config.status,
+            output_default: config.output_tokens_default.get(),
+            output_min: config.output_tokens_min.get(),
+            running_cost: config.running_cost,
+            final_cost: config.final_cost,
+            series_max: config.series_max,
+        };
+        let rules = Arc::new(Rules::new(config, Arc::clone(&deps.keys)));
         let known = match &deps.treasury {
             Some(treasury) => {
-                let known = deps.metrics.get_or_make(|registry| {
-                    let known = Known::new(Arc::clone(treasury), deps.clock.clone());
-                    registry.register(Box::new(Exposition::new(known.clone())?))?;
-                    Ok(known)
-                });
-                let known =
-                    known.map_err(|error| ConfigError::new("", format!("metrics: {error}")))?;
+                let known = Known::of(&deps.metrics, treasury, &deps.clock)
+                    .map_err(|error| ConfigError::new("", format!("metrics: {error}")))?;
+                known.follow(Arc::clone(&rules));
                 Some(known)
             }
             None => None,
         };
-        let each = |scope, owner: &str, entries: std::collections::BTreeMap<String, Allowance>| {
-            let budget = |(name, allowance): (String, Allowance)| {
-                let budget =
-                    allowance.budget(scope, name.as_str().into(), format!("{owner}={name}"));
-                (name, Arc::new(budget))
-            };
-            entries.into_iter().map(budget).collect::<HashMap<_, _>>()
-        };
-        let global = config
-            .global
-            .map(|allowance| allowance.budget(BudgetScope::Global, "".into(), String::new()));
         Ok(Budgets {
             clock: deps.clock.clone(),
-            keys: Arc::clone(&deps.keys),
             directory: Arc::clone(&deps.models),
             treasury: deps.treasury.clone(),
             known,
             slot,
-            policy: Policy {
-                clamps: config.on_budget == OnBudget::Clamp,
-                status: config.status,
-                output_default: config.output_tokens_default.get(),
-                output_min: config.output_tokens_min.get(),
-                running_cost: config.running_cost,
-                final_cost: config.final_cost,
-                series_max: config.series_max,
-            },
-            global: global.map(Arc::new),
-            providers: each(BudgetScope::Provider, "Provider", config.providers),
-            models: each(BudgetScope::Model, "Model", config.models),
-            tags: each(BudgetScope::Tag, "Tag", config.tags),
-            per_user: config.per_user,
-            per_end_user: config.per_end_user,
+            policy,
+            rules,
         })
     }
 }
@@ -307,12 +279,10 @@ impl Filter for Budgets {
     fn end(&self, ctx: &mut RequestCtx, outcome: Outcome) {
         let Some(open) = ctx.take_slot::<Open>(self.slot) else { return };
         let Open { account, hold, .. } = *open;
-        let Account { budgets, servers, mut bound, begun, .. } = account;
+        let Account { servers, mut bound, begun, .. } = account;
         let record = record::of(ctx, outcome, &mut bound, &servers, begun, self.clock.now());
-        let Some(hold) = hold else { return };
-        hold.close(record);
-        if let Some(known) = &self.known {
-            budgets.iter().filter(|budget| budget.soft.is_some()).for_each(|b| known.tell(b));
+        if let Some(hold) = hold {
+            hold.close(record);
         }
     }
 }
@@ -340,7 +310,10 @@ impl Budgets {
         wishes.running_cost |= self.policy.running_cost;
         wishes.final_cost |= self.policy.final_cost;
         let servers = self.servers(group, view);
-        let budgets = self.applying(ctx, &servers);
+        let budgets = self.rules.applying(ctx, &servers);
+        if let Some(known) = &self.known {
+            budgets.iter().for_each(|budget| known.note(&budget.id, self.policy.series_max));
+        }
         let cap = wishes.cap;
         let is_limited = cap.is_some() || budgets.iter().any(|budget| budget.limit.is_some());
         if is_limited && let Some(deployment) = servers.unpriced() {
@@ -416,99 +389,14 @@ impl Budgets {
         servers
     }
 
-    /// The budgets that apply to a call.
-    fn applying(&self, ctx: &RequestCtx, servers: &Servers) -> Applying {
-        let mut budgets = Applying::new();
-        let mut alias_of = SmallVec::<[Option<Arc<str>>; 6]>::new();
-        let mut add = |budget: &Arc<Budget>, alias: Option<&Arc<str>>| {
-            if !budgets.iter().any(|have: &Arc<Budget>| have.id == budget.id) {
-                budgets.push(Arc::clone(budget));
-                alias_of.push(alias.cloned());
-            }
-        };
-        if let Some(global) = &self.global {
-            add(global, None);
-        }
-        if !self.providers.is_empty() {
-            for deployment in servers.deployments() {
-                if let Some(budget) = self.providers.get(deployment.provider) {
-                    add(budget, None);
-                }
-            }
-        }
-        if !self.models.is_empty() {
-            for group in &servers.groups {
-                if let Some(budget) = self.models.get(&*group.name) {
-                    add(budget, None);
-                }
-            }
-        }
-        if let Some(key) = &ctx.identity {
-            if let Some(team) = key.team.as_ref().and_then(|id| self.keys.account(Kind::Team, id)) {
-                team.budgets.iter().for_each(|budget| add(budget, team.alias.as_ref()));
-            }
-            if let Some(id) = &key.user {
-                self.of_person(Kind::User, id, self.per_user, &mut |budget| add(budget, None));
-            }
-            for budget in &key.budgets {
-                let applies = budget.id.scope != BudgetScope::KeyModel
-                    || servers
-                        .groups
-                        .iter()
-                        .any(|group| budget.id.part.as_ref() == Some(&group.name));
-                if applies {
-                    add(budget, key.alias.as_ref());
-                }
-            }
-        }
-        if let Some(id) = &ctx.end_user {
-            self.of_person(Kind::EndUser, id, self.per_end_user, &mut |budget| add(budget, None));
-        }
-        for tag in &ctx.tags {
-            match self.keys.account(Kind::Tag, tag) {
-                Some(account) if !account.budgets.is_empty() => {
-                    account.budgets.iter().for_each(|budget| add(budget, None));
-                }
-                _ => {
-                    if let Some(budget) = self.tags.get(&**tag) {
-                        add(budget, None);
-                    }
-                }
-            }
-        }
-        if let Some(known) = &self.known {
-            for (budget, alias) in budgets.iter().zip(&alias_of) {
-                known.note(budget, alias.as_ref(), self.policy.series_max);
-            }
-        }
-        budgets
-    }
-
-    /// The budgets of a user or end user: their own, else what each may spend.
-    fn of_person(
-        &self,
-        kind: Kind,
-        id: &Arc<str>,
-        each: Option<Allowance>,
-        add: &mut dyn FnMut(&Arc<Budget>),
-    ) {
-        let account = self.keys.account(kind, id);
-        let own = account.as_ref().map_or(&[][..], |account| &account.budgets);
-        own.iter().for_each(&mut *add);
-        if let (true, Some(each)) = (own.is_empty(), each) {
-            let (scope, word) = match kind {
-                Kind::User => (BudgetScope::User, "User"),
-                _ => (BudgetScope::EndUser, "End User"),
-            };
-            add(&Arc::new(each.budget(scope, Arc::clone(id), format!("{word}={id}"))));
-        }
-    }
-
     /// What becomes of a call that has been opened, or not.
     fn concluded(&self, ctx: &mut RequestCtx, account: Account, paid: Paid) -> Flow {
         match paid {
             Ok(hold) => self.begin(ctx, account, Some(hold)),
             Err(unpaid) => {
+                if let (Some(known), Unpaid::OverBudget(over)) = (&self.known, &unpaid) {
+                    known.refused(&over.budget.id);
+                }
                 let (most, status) = (account.most, self.policy.status);
                 Flow::Reject(refusal::unpaid(&unpaid, most, status))
             }

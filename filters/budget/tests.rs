@@ -4,7 +4,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::Account as Somebody;
+use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::identity::Role;
 use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::treasury::Unpaid;
@@ -77,8 +79,13 @@ impl ModelDirectory for Models {
 struct People;
 
 impl KeyStore for People {
-    fn find(&self, _: &KeyHash) -> Option<Arc<VirtualKey>> {
-        None
+    fn find(&self, hash: &KeyHash) -> Option<Arc<VirtualKey>> {
+        let mut key = key(4_000_000_000_000);
+        // One that was taken away has no key any more.
+        (*hash == key.hash).then(|| {
+            key.team = Some("dev".into());
+            Arc::new(key)
+        })
     }
     fn account(&self, kind: Kind, id: &str) -> Option<Arc<Somebody>> {
         let budget = budget(BudgetScope::Team, id, 1_000, "Team=dev");
@@ -624,12 +631,21 @@ async fn treasury_that_has_to_ask_is_asked_once_and_waited_for() {
 
 #[test]
 fn gauges_show_what_is_left() {
-    let setup = setup(json!({"providers": {"openai": {"max_budget": 2}}, "series_max": 3}));
+    let setup = setup(
+        json!({"providers": {"openai": {"max_budget": 2, "budget_duration": "1d"}}, "series_max": 3}),
+    );
     let mut ctx = chat("plain", json!({}));
     let mut key = key(4_000_000_000_000);
     key.team = Some("dev".into());
     setup.open(&mut ctx, key).expect("it fits");
     setup.close(ctx, 0, 50_000_000_000);
+    // A budget that was taken away meanwhile.
+    let mut ctx = chat("plain", json!({}));
+    let mut gone = VirtualKey::new(KeyHash([2; 32]));
+    gone.alias = Some("gone".into());
+    gone.budgets = vec![budget(BudgetScope::Key, &gone.hash_hex, 1_000_000, "Key=gone")];
+    setup.open(&mut ctx, gone).expect("it fits");
+    setup.close(ctx, 0, 0);
     let mut text = String::new();
     for family in setup.deps.metrics.registry.gather() {
         for metric in family.get_metric() {
@@ -638,11 +654,19 @@ fn gauges_show_what_is_left() {
         }
     }
     let hash = VirtualKey::new(KeyHash([1; 32])).hash_hex;
+    assert!(!text.contains("gone"), "{text}");
     for line in [
         "litellm_provider_remaining_budget_metric [\"openai\"] 1.5\n".to_owned(),
         format!("litellm_remaining_api_key_budget_metric [\"ci\", \"{hash}\"] 3.5\n"),
         format!("litellm_api_key_max_budget_metric [\"ci\", \"{hash}\"] 4\n"),
         "litellm_team_max_budget_metric [\"dev\", \"developers\"] 0.000000001\n".to_owned(),
+        "tollway_budget_limit_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 2\n"
+            .to_owned(),
+        "tollway_budget_spent_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 0.5\n"
+            .to_owned(),
+        // The clock of tests stands at midnight.
+        "tollway_budget_reset_seconds [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 86400\n"
+            .to_owned(),
     ] {
         assert!(text.contains(&line), "{line}{text}");
     }

@@ -4,10 +4,13 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use papaya::{Equivalent, HashMap};
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec, Opts, Registry};
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::{KeyHash, RequestCtx};
+use tollway_wire::price::{PicoDollars, cost};
 use tollway_wire::usage::Usage;
+
+use crate::settle::tier;
 
 /// `model` is the name of the group: no deployment has been chosen when a cache is asked.
 const LABELS: [&str; 3] = ["model", "hashed_api_key", "api_key_alias"];
@@ -25,6 +28,7 @@ struct Vectors {
     hits: IntCounterVec,
     misses: IntCounterVec,
     tokens: IntCounterVec,
+    saved: CounterVec,
 }
 
 impl Vectors {
@@ -34,7 +38,16 @@ impl Vectors {
             registry.register(Box::new(vector.clone()))?;
             Ok::<_, prometheus::Error>(vector)
         };
+        let saved = CounterVec::new(
+            Opts::new(
+                "tollway_cache_saved_dollars_total",
+                "What the answers given out of the response cache would have cost",
+            ),
+            &LABELS,
+        )?;
+        registry.register(Box::new(saved.clone()))?;
         Ok(Vectors {
+            saved,
             hits: register(
                 "litellm_cache_hits_metric_total",
                 "Requests answered out of the response cache",
@@ -57,6 +70,7 @@ struct Counters {
     hits: IntCounter,
     misses: IntCounter,
     tokens: IntCounter,
+    saved: Counter,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -93,6 +107,9 @@ impl Meters {
         self.count(ctx, |counters| {
             counters.hits.inc();
             counters.tokens.inc_by(usage.map_or(0, Usage::total_tokens));
+            if let Some(saved) = usage.and_then(|usage| worth(ctx, usage)) {
+                counters.saved.inc_by(saved.as_dollars());
+            }
         });
     }
 
@@ -117,6 +134,14 @@ impl Meters {
             hits: self.vectors.hits.with_label_values(&values),
             misses: self.vectors.misses.with_label_values(&values),
             tokens: self.vectors.tokens.with_label_values(&values),
+            saved: self.vectors.saved.with_label_values(&values),
         }));
     }
+}
+
+/// What a call would cost at the first deployment of its group whose price is known.
+fn worth(ctx: &RequestCtx, usage: &Usage) -> Option<PicoDollars> {
+    let group = &ctx.plan.as_ref()?.group;
+    let price = group.deployments.iter().find_map(|deployment| deployment.price.as_deref())?;
+    Some(cost(usage, price, tier(ctx)).total())
 }

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue};
 use papaya::{Equivalent, HashMap};
 use smallvec::SmallVec;
 use tollway_filter_api::{Deployment, ResponseHead};
+use tollway_wire::price::{Cost, PicoDollars};
 
 pub(super) const CALL_ID: HeaderName = HeaderName::from_static("x-litellm-call-id");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,6 +19,14 @@ pub(super) const OVERHEAD: HeaderName = HeaderName::from_static("x-litellm-overh
 pub(super) const COST: HeaderName = HeaderName::from_static("x-litellm-response-cost");
 pub(super) const KEY_RPM: HeaderName = HeaderName::from_static("x-litellm-key-rpm-limit");
 pub(super) const KEY_TPM: HeaderName = HeaderName::from_static("x-litellm-key-tpm-limit");
+const COST_ORIGINAL: HeaderName = HeaderName::from_static("x-litellm-response-cost-original");
+const COST_INPUT: HeaderName = HeaderName::from_static("x-litellm-response-cost-input");
+const COST_OUTPUT: HeaderName = HeaderName::from_static("x-litellm-response-cost-output");
+const COST_CACHE_READ: HeaderName = HeaderName::from_static("x-litellm-response-cost-cache-read");
+const COST_CACHE_CREATION: HeaderName =
+    HeaderName::from_static("x-litellm-response-cost-cache-creation");
+const COST_REASONING: HeaderName = HeaderName::from_static("x-litellm-response-cost-reasoning");
+const COST_TOOLS: HeaderName = HeaderName::from_static("x-litellm-response-cost-tool-usage");
 const MODEL_ID: HeaderName = HeaderName::from_static("x-litellm-model-id");
 const MODEL_NAME: HeaderName = HeaderName::from_static("x-litellm-model-name");
 const MODEL_GROUP: HeaderName = HeaderName::from_static("x-litellm-model-group");
@@ -33,6 +42,13 @@ pub(super) fn is_ours(name: &HeaderName) -> bool {
         &DURATION,
         &OVERHEAD,
         &COST,
+        &COST_ORIGINAL,
+        &COST_INPUT,
+        &COST_OUTPUT,
+        &COST_CACHE_READ,
+        &COST_CACHE_CREATION,
+        &COST_REASONING,
+        &COST_TOOLS,
         &KEY_RPM,
         &KEY_TPM,
         &MODEL_ID,
@@ -41,6 +57,25 @@ pub(super) fn is_ours(name: &HeaderName) -> bool {
         &API_BASE,
     ];
     *name == REQUEST_ID || (name.as_str().starts_with("x-litellm-") && own.contains(&name))
+}
+
+/// What a cost consists of. Discounts and margins there are none; the prompt and the answer are told
+/// in any case, the rest where it cost anything.
+pub(super) fn parts(cost: &Cost) -> impl Iterator<Item = (HeaderName, PicoDollars)> {
+    let writes = cost.cache_write.saturating_add(cost.cache_write_1h);
+    let always = [
+        (COST_ORIGINAL, cost.total()),
+        (COST_INPUT, cost.prompt()),
+        (COST_OUTPUT, cost.completion()),
+    ];
+    let others = [
+        (COST_CACHE_READ, cost.cache_read),
+        (COST_CACHE_CREATION, writes),
+        (COST_REASONING, cost.reasoning),
+        (COST_TOOLS, cost.web_search),
+    ];
+    let others = others.into_iter().filter(|(_, amount)| *amount > PicoDollars::ZERO);
+    always.into_iter().chain(others)
 }
 
 /// How many deployments' headers are kept. A wildcard can make more, which are made each time.

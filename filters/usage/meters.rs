@@ -12,9 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use papaya::{Equivalent, HashMap};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
+use tollway_filter_api::accounts::Kind;
+use tollway_filter_api::identity::KeyStore;
 use tollway_wire::price::PicoDollars;
 
 /// What stands where a label has no value, as LiteLLM writes it.
@@ -149,12 +151,20 @@ pub(super) struct Meters {
     /// The model names that have figures of their own: those of the config, and those that a
     /// wildcard led to and that answered.
     models: Mutex<HashSet<Arc<str>>>,
+    /// Who knows what teams and users are called.
+    keys: RwLock<Option<Arc<dyn KeyStore>>>,
 }
 
 impl Meters {
     /// Gives a model of the config a place that invented names cannot take.
     pub(super) fn know_model(&self, name: Arc<str>) {
         self.models.lock().insert(name);
+    }
+
+    /// Asks these from now on what teams and users are called. It is asked when somebody reads, so
+    /// that a new name makes no second series.
+    pub(super) fn ask_names(&self, keys: Arc<dyn KeyStore>) {
+        *self.keys.write() = Some(keys);
     }
 
     /// Lets `record` count under these labels.
@@ -221,6 +231,12 @@ pub(super) struct Series {
     pub(super) requests: AtomicU64,
     /// Requests that failed.
     pub(super) failures: AtomicU64,
+    /// Requests that failed at a deployment.
+    pub(super) deployment_failures: AtomicU64,
+    /// Requests that a fallback has answered.
+    pub(super) fallbacks_answered: AtomicU64,
+    /// Requests that no fallback could answer.
+    pub(super) fallbacks_failed: AtomicU64,
     calls: OnceLock<Box<Calls>>,
 }
 
@@ -244,11 +260,15 @@ pub(super) struct Calls {
     pub(super) cached: AtomicU64,
     pub(super) cache_writes: AtomicU64,
     pub(super) reasoning: AtomicU64,
+    pub(super) audio_input: AtomicU64,
+    pub(super) audio_output: AtomicU64,
     spend: Spend,
     pub(super) total_latency: Histogram,
     pub(super) upstream_latency: Histogram,
     pub(super) first_token: Histogram,
     pub(super) overhead: Histogram,
+    pub(super) queue_time: Histogram,
+    pub(super) latency_per_token: Histogram,
     pub(super) genai_duration: Histogram,
     pub(super) genai_first_token: Histogram,
     pub(super) genai_per_token: Histogram,
@@ -357,6 +377,9 @@ enum Source {
     Operation,
     Tier,
     Status,
+    /// What the team is called, and the user's address.
+    TeamAlias,
+    UserEmail,
     Always(&'static str),
 }
 
@@ -386,9 +409,9 @@ const CALLER: &[Label] = &[
     ("hashed_api_key", From(Value::KeyHash)),
     ("api_key_alias", From(Value::KeyAlias)),
     ("team", From(Value::Team)),
-    ("team_alias", Always(NONE)),
+    ("team_alias", Source::TeamAlias),
     ("user", From(Value::User)),
-    ("user_email", Always(NONE)),
+    ("user_email", Source::UserEmail),
     ("org_id", Always(NONE)),
     ("org_alias", Always(NONE)),
 ];
@@ -416,6 +439,24 @@ const OVERHEAD: &[Label] = &[
     ("hashed_api_key", From(Value::KeyHash)),
     ("api_key_alias", From(Value::KeyAlias)),
     ("model_id", From(Value::ModelId)),
+];
+const DEPLOYMENT: &[Label] = &[
+    ("litellm_model_name", From(Value::LitellmModel)),
+    ("model_id", From(Value::ModelId)),
+    ("api_base", From(Value::ApiBase)),
+    ("api_provider", From(Value::Provider)),
+    ("hashed_api_key", From(Value::KeyHash)),
+    ("api_key_alias", From(Value::KeyAlias)),
+    ("team", From(Value::Team)),
+    ("team_alias", Source::TeamAlias),
+];
+const FALLBACK: &[Label] = &[
+    ("requested_model", From(Value::RequestedModel)),
+    ("fallback_model", From(Value::LitellmModel)),
+    ("hashed_api_key", From(Value::KeyHash)),
+    ("api_key_alias", From(Value::KeyAlias)),
+    ("team", From(Value::Team)),
+    ("team_alias", Source::TeamAlias),
 ];
 const GENAI: &[Label] = &[
     ("gen_ai_operation_name", Source::Operation),
@@ -491,6 +532,48 @@ static METRICS: &[Metric] = &[
         figure: Figure::Calls(|calls| calls.reasoning.load(Relaxed)),
     },
     Metric {
+        name: "litellm_provider_cache_read_input_tokens_metric_total",
+        help: "Input tokens read from the provider's prompt cache",
+        labels: &[CALLER, TARGET, MODEL],
+        figure: Figure::Calls(|calls| calls.cached.load(Relaxed)),
+    },
+    Metric {
+        name: "litellm_provider_cache_creation_input_tokens_metric_total",
+        help: "Input tokens written to the provider's prompt cache",
+        labels: &[CALLER, TARGET, MODEL],
+        figure: Figure::Calls(|calls| calls.cache_writes.load(Relaxed)),
+    },
+    Metric {
+        name: "litellm_input_audio_tokens_metric_total",
+        help: "Input tokens of audio",
+        labels: &[CALLER, TARGET, MODEL],
+        figure: Figure::Calls(|calls| calls.audio_input.load(Relaxed)),
+    },
+    Metric {
+        name: "litellm_output_audio_tokens_metric_total",
+        help: "Output tokens of audio",
+        labels: &[CALLER, TARGET, MODEL],
+        figure: Figure::Calls(|calls| calls.audio_output.load(Relaxed)),
+    },
+    Metric {
+        name: "litellm_llm_api_failed_requests_metric_total",
+        help: "Requests that failed at a deployment",
+        labels: &[CALLER, MODEL],
+        figure: Figure::Requests(|series| series.deployment_failures.load(Relaxed)),
+    },
+    Metric {
+        name: "litellm_deployment_successful_fallbacks_total",
+        help: "Requests that a fallback has answered",
+        labels: &[FALLBACK],
+        figure: Figure::Requests(|series| series.fallbacks_answered.load(Relaxed)),
+    },
+    Metric {
+        name: "litellm_deployment_failed_fallbacks_total",
+        help: "Requests that no fallback could answer",
+        labels: &[FALLBACK],
+        figure: Figure::Requests(|series| series.fallbacks_failed.load(Relaxed)),
+    },
+    Metric {
         name: "tollway_unpriced_requests_total",
         help: "Calls of models that a wildcard led to and whose price is not known",
         labels: &[TARGET, MODEL],
@@ -525,6 +608,18 @@ static METRICS: &[Metric] = &[
         help: "Seconds that the gateway itself took",
         labels: &[OVERHEAD],
         figure: Figure::Histogram(&LATENCY, |calls| &calls.overhead),
+    },
+    Metric {
+        name: "litellm_request_queue_time_seconds",
+        help: "Seconds from the request's head to the first attempt",
+        labels: &[CALLER, TARGET, MODEL],
+        figure: Figure::Histogram(&LATENCY, |calls| &calls.queue_time),
+    },
+    Metric {
+        name: "litellm_deployment_latency_per_output_token",
+        help: "Seconds that the provider took for each output token",
+        labels: &[DEPLOYMENT],
+        figure: Figure::Histogram(&GENAI_PER_TOKEN, |calls| &calls.latency_per_token),
     },
     Metric {
         name: "gen_ai_client_token_usage",
@@ -588,7 +683,8 @@ impl Collector for Exposition {
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let series = self.meters.series.pin();
-        METRICS.iter().map(|metric| metric.collect(series.iter())).collect()
+        let keys = self.meters.keys.read().clone();
+        METRICS.iter().map(|metric| metric.collect(series.iter(), keys.as_deref())).collect()
     }
 }
 
@@ -609,6 +705,7 @@ impl Metric {
     fn collect<'a>(
         &self,
         series: impl Iterator<Item = (&'a OwnedLabels, &'a Arc<Series>)>,
+        keys: Option<&dyn KeyStore>,
     ) -> proto::MetricFamily {
         let mut sums: std::collections::HashMap<Vec<Cow<'a, str>>, Sum> = Default::default();
         for (labels, series) in series {
@@ -628,7 +725,7 @@ impl Metric {
             if amount == 0 && counts.is_none_or(|counts| counts.iter().all(|count| *count == 0)) {
                 continue;
             }
-            let values = self.labels().map(|(_, source)| source.read(labels)).collect();
+            let values = self.labels().map(|(_, source)| source.read(labels, keys)).collect();
             let sum = sums.entry(values).or_default();
             sum.amount += amount;
             for (sum, count) in sum.counts.iter_mut().zip(counts.unwrap_or_default()) {
@@ -659,9 +756,20 @@ impl Metric {
 }
 
 impl Source {
-    fn read(self, labels: &OwnedLabels) -> Cow<'_, str> {
+    fn read<'a>(self, labels: &'a OwnedLabels, keys: Option<&dyn KeyStore>) -> Cow<'a, str> {
+        let account = |kind, value| keys?.account(kind, labels.values[value as usize].as_deref()?);
+        let said = |name: Option<Arc<str>>| match name {
+            Some(name) => Cow::Owned(name.to_string()),
+            None => Cow::Borrowed(NONE),
+        };
         let text = match self {
             Source::From(value) => labels.values[value as usize].as_deref().unwrap_or(NONE),
+            Source::TeamAlias => {
+                return said(account(Kind::Team, Value::Team).and_then(|team| team.alias.clone()));
+            }
+            Source::UserEmail => {
+                return said(account(Kind::User, Value::User).and_then(|user| user.email.clone()));
+            }
             Source::Route => labels.route,
             Source::Operation => labels.operation,
             Source::Tier => labels.tier,

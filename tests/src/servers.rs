@@ -180,6 +180,41 @@ impl Refusing {
     }
 }
 
+/// A port that was free a moment ago. Nobody else is given it so soon: the kernel goes round.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// A Prometheus of the test's own, in a folder of its own.
+pub struct Prometheus {
+    _server: Server,
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+}
+
+impl Prometheus {
+    /// Starts Debian's `prometheus` with this config file.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub async fn start(config: &std::path::Path) -> Prometheus {
+        let program = std::path::Path::new("/usr/bin/prometheus");
+        assert!(program.exists(), "prometheus is missing: install the Debian package `prometheus`");
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+        // It speaks on stderr.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "exec \"$0\" \"$@\" 2>&1"])
+            .arg(program)
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--web.listen-address={address}"))
+            .arg(format!("--storage.tsdb.path={}", config.with_extension("data").display()));
+        let ready = |line: &str| line.contains("Server is ready to receive web requests");
+        Prometheus { _server: start(command, ready).await, address }
+    }
+}
+
 /// A Redis of the test's own, in a folder of its own.
 pub struct Redis {
     _server: Server,
@@ -199,11 +234,7 @@ impl Redis {
             .find(|path| std::path::Path::new(path).exists())
             .expect("redis-server is missing: install the Debian package `redis-server`");
         let folder = crate::gateway::Folder::fresh();
-        // Free a moment ago. Nobody else is given it so soon: the kernel goes round.
-        let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-            listener.local_addr().expect("it is bound").port()
-        };
+        let port = free_port();
         let mut command = Command::new(program);
         command
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])

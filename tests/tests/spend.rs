@@ -1,7 +1,10 @@
 //! `tollway spend`: what the ledger has, as a table, CSV and JSON.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tollway_tests::gateway::{Folder, Printed, run};
+use tollway_tests::setup::within;
 use tollway_tests::{Response, Setup, chat};
 
 const KEYS: &str = "
@@ -141,13 +144,17 @@ async fn single_calls_are_forgotten_in_time_and_their_sums_are_not() {
     .await;
     let told = cost(&setup.chat(&chat("gpt-4o-mini", "Hi")).await);
     let get = async |path: &str| setup.get(path).await.json();
-    let sum = loop {
-        let keys = get("/spend/keys").await;
-        if let Some(spend) = keys[0]["spend"].as_f64().filter(|spend| *spend > 0.0) {
-            break spend;
-        }
+    let report = "/global/spend/report?start_date=2020-01-01&end_date=2100-01-01&group_by=api_key";
+    let forgotten = async {
+        let sum = loop {
+            let rows = get(report).await;
+            if let Some(spend) = rows[0]["total_cost"].as_f64().filter(|spend| *spend > 0.0) {
+                break spend;
+            }
+        };
+        assert_eq!((sum * 1e12).round() as u64, told);
+        while get("/spend/logs").await != json!([]) {}
+        assert_eq!(get(report).await[0]["total_cost"], sum);
     };
-    assert_eq!((sum * 1e12).round() as u64, told);
-    while get("/spend/logs").await != json!([]) {}
-    assert_eq!(get("/spend/keys").await[0]["spend"], sum);
+    within(Duration::from_secs(30), "calls are forgotten", forgotten).await;
 }

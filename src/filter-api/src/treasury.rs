@@ -73,6 +73,14 @@ pub struct BudgetId {
     pub period: Option<Period>,
 }
 
+impl BudgetId {
+    /// What a key spends for as long as it is there, whether or not that has a limit.
+    pub fn of_key(hash_hex: &Arc<str>) -> BudgetId {
+        let subject = Arc::clone(hash_hex);
+        BudgetId { scope: BudgetScope::Key, subject, part: None, period: None }
+    }
+}
+
 /// What may be spent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {

@@ -91,14 +91,9 @@ impl Health {
         self.known.lock().retain(|id, _| entries.iter().any(|entry| entry.id == *id));
     }
 
-    /// What `litellm_deployment_state` says of each deployment that was checked: 0 works, 2 does
-    /// not.
-    pub(crate) fn states(&self, generation: &Generation) -> Vec<(Arc<Deployment>, i64)> {
-        let states = subjects(generation, |_| true).into_iter().filter_map(|subject| {
-            let last = self.last(&subject.deployment.id)?;
-            Some((subject.deployment, if last.condition.error.is_some() { 2 } else { 0 }))
-        });
-        states.collect()
+    /// Whether the last check of a deployment has found it bad.
+    pub(crate) fn is_bad(&self, id: &str) -> bool {
+        self.last(id).is_some_and(|last| last.condition.error.is_some())
     }
 }
 

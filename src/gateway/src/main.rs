@@ -4,6 +4,7 @@
 //! request, in order.
 
 mod admin;
+mod alerts;
 mod background;
 mod body;
 mod broadcast;

@@ -5,11 +5,12 @@ use tollway_filter_api::{Answer, AnswerBody, Reject, Rejection, RequestCtx};
 
 use crate::state::Gateway;
 
+mod deployments;
+
 /// Instruments of the gateway itself; filters register their own.
 pub(crate) struct GatewayMetrics {
     in_flight: prometheus::IntGauge,
     resident: prometheus::IntGauge,
-    deployments: prometheus::IntGaugeVec,
 }
 
 impl GatewayMetrics {
@@ -22,17 +23,9 @@ impl GatewayMetrics {
             "process_resident_memory_bytes",
             "Resident memory size in bytes.",
         )?;
-        let deployments = prometheus::IntGaugeVec::new(
-            prometheus::Opts::new(
-                "litellm_deployment_state",
-                "What the last health check of a deployment found: 0 it works, 2 it does not",
-            ),
-            &["litellm_model_name", "model_id", "api_base", "api_provider"],
-        )?;
-        registry.register(Box::new(deployments.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
         registry.register(Box::new(resident.clone()))?;
-        Ok(GatewayMetrics { in_flight, resident, deployments })
+        Ok(GatewayMetrics { in_flight, resident })
     }
 }
 
@@ -44,15 +37,10 @@ pub(crate) fn metrics(gateway: &Gateway) -> Result<Answer, Rejection> {
     if let Some(bytes) = resident_bytes() {
         own.resident.set(bytes);
     }
-    // Anew, because deployments come and go with the config.
-    own.deployments.reset();
-    for (deployment, state) in gateway.health.states(&gateway.live.load()) {
-        let (model, provider) = (&deployment.litellm_model, deployment.provider);
-        let labels = [&**model, &*deployment.id, &*deployment.api_base, provider];
-        own.deployments.with_label_values(&labels).set(state);
-    }
+    let mut families = gateway.metrics.registry.gather();
+    families.extend(deployments::families(gateway).map_err(failed)?);
     let mut text = Vec::with_capacity(16 * 1024);
-    TextEncoder::new().encode(&gateway.metrics.registry.gather(), &mut text).map_err(failed)?;
+    TextEncoder::new().encode(&families, &mut text).map_err(failed)?;
     Ok(Answer {
         status: 200,
         headers: Vec::new(),

@@ -21,6 +21,7 @@ use tollway_store::limits::MemoryLimits;
 use tollway_store::responses_memory::MemoryResponses;
 
 use crate::admin::Admin;
+use crate::alerts;
 use crate::background::Background;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
@@ -29,7 +30,7 @@ use crate::config::{
     CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
 };
 use crate::directory::{Directory, Joined};
-use crate::exchange::{Endpoint, Exchange, Pool};
+use crate::exchange::{Endpoint, Exchange, Pool, Tallies};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
 use crate::money::Money;
@@ -108,6 +109,7 @@ async fn serve_on(
             metrics: Arc::clone(&metrics),
             log: Arc::clone(&log) as Arc<dyn LogSink>,
             runtime,
+            tallies: Tallies::default(),
             cache: None,
             directory: None,
             treasury: None,
@@ -150,9 +152,11 @@ async fn serve_on(
         wake_waiting: Notify::new(),
     });
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
+    let alerting = tokio::spawn(alerts::watch(Arc::clone(&gateway)));
     let following = tokio::spawn(directory.follow(money.store().changes()));
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
+    alerting.abort();
     following.abort();
     money.close().await;
     log.flush();
@@ -180,6 +184,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             metrics: Arc::new(Metrics::default()),
             log: Arc::new(Silent),
             runtime: runtime.handle().clone(),
+            tallies: Tallies::default(),
             cache: None,
             directory: None,
             treasury: None,
@@ -235,6 +240,8 @@ struct Stores {
     metrics: Arc<Metrics>,
     log: Arc<dyn LogSink>,
     runtime: tokio::runtime::Handle,
+    /// What became of the attempts at deployments.
+    tallies: Tallies,
     /// The cache of the last generation, and what it was made from.
     cache: Option<(String, Arc<dyn CacheStore>)>,
     /// The stored keys; none where nothing is served.
@@ -339,7 +346,9 @@ impl Loader {
         let endpoints = config
             .entries
             .iter()
-            .map(|entry| Endpoint::new(entry, &config.router, now).map(Arc::new))
+            .map(|entry| {
+                Endpoint::new(entry, &config.router, &self.stores.tallies, now).map(Arc::new)
+            })
             .collect::<Result<_, _>>()
             .map_err(not_ready)?;
         let pass_through = config

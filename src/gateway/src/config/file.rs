@@ -1,8 +1,8 @@
 //! What was written: the config file, typed, with references to the environment followed.
 //!
 //! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
-//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `filters`, `keys`,
-//! `teams`, `users` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `alerts`, `filters`,
+//! `keys`, `teams`, `users` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -25,11 +25,14 @@ use super::redis::{self, FileRedis};
 use super::yaml::{Node, Value};
 use super::{litellm, yaml};
 
+mod alerts;
 mod journal;
 mod money;
 mod people;
 mod router;
 
+pub(crate) use alerts::{FileAlerting, FileAlerts};
+use alerts::{read_alerting, read_alerts};
 pub(crate) use journal::{FileJournal, FileLedger};
 use journal::{read_journal, read_ledger};
 use money::Words;
@@ -57,6 +60,8 @@ pub(crate) struct FileConfig {
     pub(crate) general: FileGeneral,
     /// `listen`: where clients connect.
     pub(crate) listen: FileListen,
+    /// `alerts`: when operators are told of budgets and spend.
+    pub(crate) alerts: FileAlerts,
     /// `data`: the folder of the generated master key. Default `./tollway-data`.
     pub(crate) data: Option<PathBuf>,
     /// `server`: what a request may be, and how long anything may take.
@@ -257,6 +262,8 @@ pub(crate) struct FileGeneral {
     pub(crate) background_health_checks: bool,
     /// `health_check_interval`: how often. Default 5 minutes.
     pub(crate) health_check_interval: Option<Duration>,
+    /// `alerting`, `alert_types`, `alert_to_webhook_url`: who is told.
+    pub(crate) alerting: FileAlerting,
     /// `pass_through_endpoints`
     pub(crate) pass_through: Vec<FilePassThrough>,
 }
@@ -403,6 +410,7 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.general =
         fields.section("general_settings", litellm::GENERAL, read_general).unwrap_or_default();
     file.listen = read_listen(fields);
+    file.alerts = fields.section("alerts", &[], read_alerts).unwrap_or_default();
     file.data = fields.text("data").map(PathBuf::from);
     file.server = fields.section("server", &[], read_server).unwrap_or_default();
     file.journal = fields.section("journal", &[], read_journal).unwrap_or_default();
@@ -591,6 +599,7 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         max_request_size_mb: fields.count("max_request_size_mb"),
         background_health_checks: fields.flag("background_health_checks").unwrap_or_default(),
         health_check_interval: fields.timeout("health_check_interval"),
+        alerting: read_alerting(fields),
         pass_through: fields.sections("pass_through_endpoints", litellm::PASS_THROUGH, |fields| {
             if fields.flag("include_subpath") == Some(false) {
                 let path = fields.path("include_subpath");

@@ -80,7 +80,14 @@ fn check(filters: &[FilterEntry], known: &[&str], report: &mut Report) {
         report.warning("filters", "does not list `auth`: everybody may call everything");
     }
     let at = |name: &str| filters.iter().position(|filter| filter.name == name);
-    let Some(budget) = at("budget") else { return };
+    let Some(budget) = at("budget") else {
+        if !filters.is_empty() {
+            let message = "does not list `budget`: what calls cost is not recorded, so the ledger, \
+                           /spend and the spend of keys stay empty";
+            report.warning("filters", message);
+        }
+        return;
+    };
     for before in ["auth", "model_alias"] {
         if at(before).is_some_and(|before| before > budget) {
             let message = format!("must come after `{before}`, which says who pays for what");

@@ -426,9 +426,6 @@ pub(super) const CACHE: &[&str] = &[
 /// `general_settings`.
 pub(super) const GENERAL: &[&str] = &[
     "admin_only_routes",
-    "alert_to_webhook_url",
-    "alert_types",
-    "alerting",
     "alerting_args",
     "alerting_threshold",
     "allow_client_side_credentials",

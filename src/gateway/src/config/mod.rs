@@ -8,6 +8,7 @@
 //! ```
 //! A LiteLLM `config.yaml` is accepted as it stands; `litellm.rs` lists what has no effect yet.
 
+mod alerts;
 mod base;
 mod budgets;
 mod cache;
@@ -44,6 +45,7 @@ use secrecy::SecretString;
 use tollway_filter_api::{ConfigError, VirtualKey};
 use tollway_store::redis_link::RedisServer;
 
+pub(crate) use alerts::{AlertFormat, AlertKind, AlertSettings, AlertTarget};
 pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
 pub(crate) use data::DataFolder;
@@ -84,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) filters: Vec<FilterEntry>,
     /// How often deployments are checked in the background, if they are.
     pub(crate) health_check_interval: Option<Duration>,
+    /// When operators are told of budgets and spend, and where.
+    pub(crate) alerts: AlertSettings,
     /// Paths that are handed to other servers as they are.
     pub(crate) pass_through: Vec<PassThroughSettings>,
     /// The Postgres that keeps keys and the ledger; SQLite in the data folder without it.

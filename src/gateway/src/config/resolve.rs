@@ -20,8 +20,8 @@ use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, budgets, cache, data,
-    fallbacks, filters, people, price, redis,
+    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, alerts, budgets,
+    cache, data, fallbacks, filters, people, price, redis,
 };
 use crate::respond::ErrorCodes;
 
@@ -74,6 +74,9 @@ impl Config {
             false => None,
         };
         let redis = redis::shared(&mut file, &mut report);
+        let alerting = std::mem::take(&mut file.general.alerting);
+        let alerts = std::mem::take(&mut file.alerts);
+        let alerts = alerts::resolve(alerting, alerts, &file.environment, &mut report);
         let warnings = report.finish()?;
         let config = Config {
             listen,
@@ -93,6 +96,7 @@ impl Config {
                 .general
                 .background_health_checks
                 .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
+            alerts,
             pass_through,
             database_url: file.general.database_url,
             redis,

@@ -173,7 +173,7 @@ impl AnswerStream {
                 let is_callers = fault.cause == Cause::Timeout
                     && self.patience.is_some_and(|patience| now >= patience);
                 if !is_callers {
-                    self.endpoint.cooldown.failed(&fault, now);
+                    self.endpoint.cooldown.broke_off(&fault, now);
                 }
                 self.stop();
                 return Some(Err(fault.into_reject()));

@@ -602,6 +602,7 @@ pub(super) fn passed_headers(
             && value.len() <= VALUE_BYTES_MAX
             && !endpoint.echoes_secret(value.as_bytes())
         {
+            endpoint.cooldown.tally().note(name.as_str(), value.to_str().unwrap_or_default());
             passed.push((prefixed.clone(), value.clone()));
         }
     }

@@ -1,9 +1,11 @@
 //! Rest for deployments that fail by their own fault.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::fault::Fault;
+use super::tally::Tally;
 
 /// Failures older than this are forgotten.
 const MEMORY: Duration = Duration::from_secs(60);
@@ -18,12 +20,18 @@ pub(crate) struct Cooldown {
     /// Milliseconds after `start`.
     last_fail: AtomicU64,
     until: AtomicU64,
+    tally: Arc<Tally>,
 }
 
 impl Cooldown {
     /// Rests for `time` after more than `allowed_fails` failures within a minute. A `time` of zero
     /// switches it off.
-    pub(crate) fn new(allowed_fails: u32, time: Duration, now: Instant) -> Cooldown {
+    pub(crate) fn new(
+        allowed_fails: u32,
+        time: Duration,
+        now: Instant,
+        tally: Arc<Tally>,
+    ) -> Cooldown {
         Cooldown {
             start: now,
             allowed_fails,
@@ -31,6 +39,7 @@ impl Cooldown {
             fails: AtomicU32::new(0),
             last_fail: AtomicU64::new(0),
             until: AtomicU64::new(0),
+            tally,
         }
     }
 
@@ -44,6 +53,17 @@ impl Cooldown {
     /// Counts a failure. Only faults of the deployment count: what one caller did wrong must not
     /// take it from the others.
     pub(crate) fn failed(&self, fault: &Fault, now: Instant) {
+        self.tally.count_failure(fault, false);
+        self.consider(fault, now);
+    }
+
+    /// Counts an answer that broke off.
+    pub(crate) fn broke_off(&self, fault: &Fault, now: Instant) {
+        self.tally.count_failure(fault, true);
+        self.consider(fault, now);
+    }
+
+    fn consider(&self, fault: &Fault, now: Instant) {
         if !fault.is_the_deployments() || self.time.is_zero() {
             return;
         }
@@ -58,14 +78,26 @@ impl Cooldown {
             let rest = fault.retry_after.unwrap_or(self.time).max(self.time);
             self.until.fetch_max(at + rest.as_millis() as u64, Ordering::Relaxed);
             self.fails.store(0, Ordering::Relaxed);
+            self.tally.count_rest();
         }
     }
 
     /// Forgets failures: it has answered.
     pub(crate) fn succeeded(&self) {
+        self.tally.count_answer();
         if self.fails.load(Ordering::Relaxed) != 0 {
             self.fails.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// What became of the attempts.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// How many failures in a row are not enough for a rest.
+    pub(crate) fn allowed_fails(&self) -> u32 {
+        self.allowed_fails
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -79,7 +111,7 @@ mod tests {
 
     fn check(faults: &[Fault], rests: bool) {
         let now = Instant::now();
-        let cooldown = Cooldown::new(1, Duration::from_secs(5), now);
+        let cooldown = Cooldown::new(1, Duration::from_secs(5), now, Arc::default());
         faults.iter().for_each(|fault| cooldown.failed(fault, now));
         assert_eq!(cooldown.remaining(now).is_some(), rests);
         assert_eq!(cooldown.remaining(now + Duration::from_secs(6)), None);
@@ -105,7 +137,7 @@ mod tests {
     #[test]
     fn an_answer_forgets_failures() {
         let now = Instant::now();
-        let cooldown = Cooldown::new(1, Duration::from_secs(5), now);
+        let cooldown = Cooldown::new(1, Duration::from_secs(5), now, Arc::default());
         cooldown.failed(&Fault::for_test(500), now);
         cooldown.succeeded();
         cooldown.failed(&Fault::for_test(500), now);

@@ -24,6 +24,7 @@ use super::cooldown::Cooldown;
 use super::fault::Fault;
 use super::pool::Address;
 use super::routing::Traffic;
+use super::tally::Tallies;
 use super::token::TokenCache;
 use super::upstream::Prepared;
 use crate::config::{Entry, EntryAccess, RouterSettings};
@@ -119,7 +120,12 @@ struct Resolved {
 
 impl Endpoint {
     /// Prepares an entry.
-    pub(crate) fn new(entry: &Entry, router: &RouterSettings, now: Instant) -> Result<Endpoint> {
+    pub(crate) fn new(
+        entry: &Entry,
+        router: &RouterSettings,
+        tallies: &Tallies,
+        now: Instant,
+    ) -> Result<Endpoint> {
         let base = &entry.base;
         let access = entry.access.expose();
         let needs_token = entry.provider.token_request(&access, Duration::ZERO);
@@ -132,7 +138,12 @@ impl Endpoint {
                 idle: entry.idle_timeout,
                 total: entry.timeout,
             },
-            cooldown: Cooldown::new(router.allowed_fails, router.cooldown_time, now),
+            cooldown: Cooldown::new(
+                router.allowed_fails,
+                router.cooldown_time,
+                now,
+                tallies.of(&entry.id),
+            ),
             retries: entry.max_retries,
             order: entry.order,
             tags: entry.tags.clone(),
@@ -162,6 +173,9 @@ impl Endpoint {
     /// What a check has found: routing avoids what does not work.
     pub(super) fn set_healthy(&self, healthy: bool) {
         self.healthy.store(healthy, Ordering::Relaxed);
+        if healthy {
+            self.cooldown.tally().works();
+        }
     }
 
     /// The head of every request, but for its method, path and length.

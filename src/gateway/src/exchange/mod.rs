@@ -26,6 +26,7 @@ mod parts;
 mod pool;
 mod retry_budget;
 mod routing;
+mod tally;
 mod token;
 mod upstream;
 
@@ -49,6 +50,7 @@ use lane::Translated;
 pub(crate) use line::{Line, Upgraded, final_head, no_answer};
 pub(crate) use pool::Pool;
 use retry_budget::RetryBudget;
+pub(crate) use tally::Tallies;
 
 use tollway_wire::scan::Object;
 

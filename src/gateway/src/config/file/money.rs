@@ -53,7 +53,7 @@ impl Words {
 }
 
 impl Fields<'_> {
-    fn dollars(&mut self, name: &'static str) -> Option<PicoDollars> {
+    pub(super) fn dollars(&mut self, name: &'static str) -> Option<PicoDollars> {
         let text = self.text(name)?;
         match text.trim().parse() {
             Ok(amount) => Some(amount),
