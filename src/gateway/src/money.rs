@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use secrecy::SecretString;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::Ledger;
 use tollway_filter_api::treasury::BudgetId;
+use tollway_store::redis_link::{RedisLink, RedisServer};
 use tollway_store::sql::SqlStore;
-use tollway_store::treasury::{Books, BooksConfig};
+use tollway_store::treasury::{Books, BooksConfig, LeaseSettings};
 
 use crate::config::{FileJournal, FileLedger};
 
@@ -23,6 +26,9 @@ pub(crate) const DATABASE: &str = "tollway.db";
 /// How long the last records may take to the database when the process ends. They are in the journal
 /// in any case, and come with the next start.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long the start waits until the other gateways can be asked for a part of a budget. Without
+/// them, calls with budgets are refused.
+const OTHERS_WAIT: Duration = Duration::from_secs(3);
 /// How often old calls are deleted unless the config says so.
 const FORGET_EVERY: Duration = Duration::from_secs(86_400);
 
@@ -36,6 +42,8 @@ pub(crate) struct Money {
     /// Keys, people, and what was spent.
     store: SqlStore,
     feeder: Mutex<Option<Feeder>>,
+    /// The task that shares budgets with other gateways.
+    sharing: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
 
 /// The thread that brings the journal to the database: a thread of its own, so that no request
@@ -92,13 +100,15 @@ async fn forgetting(store: SqlStore, ledger: FileLedger, clock: Clock) {
 }
 
 impl Money {
-    /// Opens what is in the data folder, or the database of this URL, and begins to feed it.
+    /// Opens what is in the data folder, or the database of this URL, and begins to feed it. Budgets
+    /// are shared with the gateways that use the same Redis.
     ///
     /// # Errors
     /// When one of them cannot be used, as a sentence.
     pub(crate) async fn open(
         data: &Path,
         url: Option<SecretString>,
+        redis: Option<&RedisServer>,
         journal: FileJournal,
         ledger: FileLedger,
         clock: Clock,
@@ -113,6 +123,11 @@ impl Money {
             None => SqlStore::sqlite(data.join(DATABASE)).await,
         };
         let store = store.map_err(|error| format!("the database: {error}"))?;
+        let redis = redis
+            .map(|server| RedisLink::connect(server, "gateways share budgets", &Handle::current()))
+            .transpose()
+            .map_err(|error| error.to_string())?;
+        let is_shared = redis.is_some();
         let usual = BooksConfig::new(data.join(JOURNAL));
         let config = BooksConfig {
             fsync: journal.fsync.unwrap_or(usual.fsync),
@@ -120,6 +135,7 @@ impl Money {
             segment_bytes: journal.segment_bytes.unwrap_or(usual.segment_bytes),
             reserve_bytes: journal.reserve_bytes.unwrap_or(usual.reserve_bytes),
             feed_every: ledger.write_every.unwrap_or(usual.feed_every),
+            leases: redis.map(LeaseSettings::new),
             ..usual
         };
         let (books, _) = Books::open(config, Arc::new(store.clone()), clock.clone())
@@ -128,7 +144,18 @@ impl Money {
         let feeder = Feeder::start(books.clone(), forgetting(store.clone(), ledger, clock))
             .map_err(|error| format!("the thread of the ledger: {error}"))?;
         tokio::spawn(count_keys(books.clone()));
-        Ok(Money { books, store, feeder: Mutex::new(Some(feeder)) })
+        let mut sharing = None;
+        if is_shared {
+            let (stop, stopped) = oneshot::channel::<()>();
+            let leasing = books.clone();
+            let task = async move { leasing.run_leases(async { drop(stopped.await) }).await };
+            sharing = Some((stop, tokio::spawn(task)));
+            if !books.leases_ready(OTHERS_WAIT).await {
+                tracing::warn!("Redis is away: calls with budgets are refused until it is there");
+            }
+        }
+        let (feeder, sharing) = (Mutex::new(Some(feeder)), Mutex::new(sharing));
+        Ok(Money { books, store, feeder, sharing })
     }
 
     /// The database.
@@ -146,6 +173,13 @@ impl Money {
     pub(crate) async fn close(&self) {
         if let Err(error) = self.books.flush().await {
             tracing::error!(%error, "the journal cannot be written: the last records are lost");
+        }
+        let sharing = self.sharing.lock().take();
+        if let Some((stop, mut task)) = sharing {
+            let _ = stop.send(());
+            if tokio::time::timeout(LAST_WORDS, &mut task).await.is_err() {
+                task.abort();
+            }
         }
         let feeder = self.feeder.lock().take();
         if let Some(Feeder { stop, give_up, ended }) = feeder {

@@ -313,8 +313,8 @@ impl Loader {
         let data = self.data.as_ref().unwrap_or(&config.data);
         DataFolder::open(data).map_err(|error| StartError::new(error.to_string()))?;
         let clock = self.stores.clock.clone();
-        let Config { database_url, journal, ledger, .. } = config;
-        let money = Money::open(data, database_url, journal, ledger, clock)
+        let Config { database_url, redis, journal, ledger, .. } = config;
+        let money = Money::open(data, database_url, redis.as_ref(), journal, ledger, clock)
             .await
             .map_err(StartError::new)?;
         self.stores.treasury = Some(Arc::new(money.books.clone()));

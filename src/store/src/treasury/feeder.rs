@@ -57,6 +57,8 @@ impl Place {
 pub(super) struct Feed {
     place: tokio::sync::Mutex<Place>,
     seen: Mutex<Seen>,
+    /// Up to here, the ledger has everything.
+    brought: AtomicU64,
     /// The place that was last saved.
     saved: AtomicU64,
     every: Duration,
@@ -66,10 +68,12 @@ impl Feed {
     pub(super) fn new(place: u64, first: u64, every: Duration) -> Feed {
         // What earlier starts of this node have sent is in order, however far it came.
         let sent = first.saturating_sub(1);
+        let at = place;
         let place = Place { place, sent, segment: 0, at: 0, read: VecDeque::new() };
         Feed {
             place: tokio::sync::Mutex::new(place),
             seen: Mutex::default(),
+            brought: AtomicU64::new(at),
             saved: AtomicU64::new(0),
             every,
         }
@@ -77,6 +81,11 @@ impl Feed {
 
     pub(super) async fn lock(&self) -> tokio::sync::MutexGuard<'_, Place> {
         self.place.lock().await
+    }
+
+    /// Up to where the ledger is known to have everything.
+    pub(super) fn brought(&self) -> u64 {
+        self.brought.load(Ordering::Acquire)
     }
 
     pub(super) fn failed(&self, error: String) {
@@ -189,6 +198,7 @@ impl Inner {
             return Ok(());
         }
         place.place = last;
+        self.feed.brought.store(last, Ordering::Release);
         let before = place.read.len();
         while place.read.front().is_some_and(|entry| entry.seq <= last) {
             place.read.pop_front();
@@ -262,7 +272,8 @@ impl Inner {
             let place = self.feed.lock().await;
             let is_read = place.segment > segment.number && place.read.is_empty();
             drop(place);
-            if !is_read || segments < 2 {
+            let is_kept = self.leases.as_ref().is_some_and(|leases| leases.keeps(segment.next_seq));
+            if !is_read || segments < 2 || is_kept {
                 return Ok(());
             }
             let has_open = {

@@ -9,6 +9,7 @@ use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
 
 use super::Inner;
+use super::leases::{Lease, Use};
 use super::windows::{SubjectRef, is_charged};
 
 /// What had streamed is written at most so often.
@@ -21,6 +22,8 @@ pub(super) struct Held {
     pub(super) window: usize,
     /// In which of the window's periods.
     pub(super) era: u32,
+    /// This node's part of it, where several share it.
+    pub(super) lease: Option<Arc<Lease>>,
 }
 
 /// A [`Hold`] of this node's.
@@ -87,7 +90,13 @@ impl LocalHold {
         }
         for held in &self.held {
             let window = &mut state.windows.list[held.window];
-            window.release(held.era, SubjectRef::of(&held.budget.id), self.granted);
+            let subject = SubjectRef::of(&held.budget.id);
+            window.release(held.era, subject, self.granted);
+            if let Some(lease) = &held.lease
+                && let Some(counter) = window.get_in(held.era, subject)
+            {
+                inner.touched(lease, &counter, Use::End);
+            }
         }
     }
 }
@@ -104,7 +113,11 @@ impl Hold for LocalHold {
             let Some(limit) = held.budget.limit else { continue };
             let counter = window.get_in(held.era, SubjectRef::of(&held.budget.id));
             // What a period had that is long over is not known any more: nothing more of it.
-            if counter.is_none_or(|counter| counter.left(limit) < more) {
+            let left = counter.map(|counter| self.inner.left(held, &counter, limit));
+            if left.is_none_or(|left| left < more) {
+                if let (Some(lease), Some(counter)) = (&held.lease, &counter) {
+                    self.inner.touched(lease, counter, Use::Extend(more.0.into()));
+                }
                 return Err(self.inner.over(held, &counter.unwrap_or_default(), window));
             }
         }
@@ -112,7 +125,13 @@ impl Hold for LocalHold {
         let more = PicoDollars(total.0 - self.granted.0);
         for held in &self.held {
             let window = &mut state.windows.list[held.window];
-            window.reserve(held.era, SubjectRef::of(&held.budget.id), more, self.opened_ms);
+            let subject = SubjectRef::of(&held.budget.id);
+            window.reserve(held.era, subject, more, self.opened_ms);
+            if let Some(lease) = &held.lease
+                && let Some(counter) = window.get_in(held.era, subject)
+            {
+                self.inner.touched(lease, &counter, Use::Extend(more.0.into()));
+            }
         }
         self.granted = total;
         self.inner.journal.extend(self.call, total);
@@ -136,7 +155,7 @@ impl Hold for LocalHold {
             .filter_map(|held| {
                 let window = &state.windows.list[held.window];
                 let counter = window.get_in(held.era, SubjectRef::of(&held.budget.id));
-                let left = counter?.left(held.budget.limit?);
+                let (left, _) = self.inner.left_for_all(held, &counter?, held.budget.limit?);
                 Some((Arc::clone(&held.budget), left))
             })
             .collect();

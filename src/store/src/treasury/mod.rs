@@ -7,6 +7,7 @@
 
 mod feeder;
 mod hold;
+mod leases;
 mod load;
 mod windows;
 
@@ -27,6 +28,8 @@ use tollway_wire::price::PicoDollars;
 
 use self::feeder::Feed;
 use self::hold::{Held, HoldState, LocalHold};
+pub use self::leases::{LeaseSettings, Timings, WAIT_MAX};
+use self::leases::{Leases, Short, Use};
 use self::load::{Loading, Missing};
 use self::windows::{Counter, SubjectRef, Window, Windows};
 use crate::journal::files::{Disk, Files};
@@ -65,6 +68,8 @@ pub struct BooksConfig {
     pub feed_every: Duration,
     /// The disk; something else in tests.
     pub files: Arc<dyn Files>,
+    /// How budgets are shared with other nodes. `None`: this node is the only one.
+    pub leases: Option<LeaseSettings>,
 }
 
 impl BooksConfig {
@@ -78,6 +83,7 @@ impl BooksConfig {
             on_restart: OnRestart::default(),
             feed_every: Duration::from_millis(200),
             files: Arc::new(Disk),
+            leases: None,
         }
     }
 }
@@ -196,6 +202,7 @@ struct Inner {
     clock: Clock,
     feed: Feed,
     loading: Loading,
+    leases: Option<Leases>,
     /// The subject of everybody's budget.
     global: Arc<str>,
     dropped: AtomicU64,
@@ -220,8 +227,16 @@ impl Books {
     ) -> Result<(Books, RecoveryReport), IdentityError> {
         let since = Instant::now();
         let feed_every = config.feed_every;
-        let BooksConfig { folder, fsync, segment_bytes, reserve_bytes, on_restart, files, .. } =
-            config;
+        let BooksConfig {
+            folder,
+            fsync,
+            segment_bytes,
+            reserve_bytes,
+            on_restart,
+            files,
+            leases,
+            ..
+        } = config;
         let config = JournalConfig { folder, fsync, segment_bytes, reserve_bytes, files };
         let failed = {
             let path = config.folder.clone();
@@ -277,10 +292,15 @@ impl Books {
         }
         report.took = since.elapsed();
         report.log();
+        let leases = leases.map(|settings| {
+            let next = journal.queue().end().0.seq;
+            Leases::new(settings, journal.node(), journal.first(), next)
+        });
         let inner = Inner {
             state: Mutex::default(),
             feed: Feed::new(place, journal.first(), feed_every),
             loading: Loading::default(),
+            leases,
             journal,
             ledger,
             clock,
@@ -313,6 +333,17 @@ impl Books {
     /// the ledger is not. To be run once, as a task of its own.
     pub async fn run_feeder(&self, shutdown: impl Future<Output = ()> + Send) {
         self.inner.run_feeder(shutdown).await;
+    }
+
+    /// Shares budgets with other nodes, until `shutdown` resolves; then gives back what is not used.
+    /// To be run once, as a task of its own. Without [`BooksConfig::leases`] there is nothing to do.
+    pub async fn run_leases(&self, shutdown: impl Future<Output = ()> + Send) {
+        self.inner.run_leases(shutdown).await;
+    }
+
+    /// Waits until the other nodes can be asked, but not longer than so. Whether they can.
+    pub async fn leases_ready(&self, within: Duration) -> bool {
+        self.inner.leases_ready(within).await
     }
 
     /// Waits until everything is in the journal and would survive a power failure.
@@ -398,17 +429,19 @@ enum Unopened {
     Unpaid(Unpaid),
     /// What was spent is not known yet.
     Missing(Missing),
+    /// Other nodes have to be asked.
+    Short(Vec<Short>),
 }
 
 impl Treasury for Books {
     fn open(&self, opening: Opening<'_>) -> Opened {
-        match self.inner.try_open(&opening) {
+        match self.inner.try_open(&opening, false) {
             Ok((hold, at)) => match self.inner.journal.write_at_once() {
                 true => Opened::Ready(Ok(hold.opened())),
                 false => Opened::Wait(Box::pin(hold.journaled(at))),
             },
             Err(Unopened::Unpaid(why)) => Opened::Ready(Err(why)),
-            Err(Unopened::Missing(missing)) => {
+            Err(why) => {
                 let inner = Arc::clone(&self.inner);
                 let (budgets, draft) = (opening.budgets.to_vec(), opening.draft.clone());
                 let request_id = Arc::clone(opening.request_id);
@@ -416,7 +449,7 @@ impl Treasury for Books {
                 Opened::Wait(Box::pin(async move {
                     let (budgets, request_id, draft) = (&budgets[..], &request_id, &draft);
                     let opening = Opening { budgets, most, least, request_id, draft, now };
-                    inner.load_and_open(opening, missing).await
+                    inner.wait_and_open(opening, why).await
                 }))
             }
         }
@@ -430,6 +463,12 @@ impl Treasury for Books {
             return Default::default();
         }
         let counter = window.get(SubjectRef::of(budget));
+        if let Some(leases) = &self.inner.leases
+            && let Some(lease) = window.lease_of(SubjectRef::of(budget))
+        {
+            let seen = leases.seen(lease, &counter);
+            return (amount(seen.spent), amount(seen.reserved));
+        }
         (amount(counter.spent), amount(counter.reserved))
     }
 }
@@ -443,6 +482,7 @@ impl Inner {
     fn try_open(
         self: &Arc<Self>,
         opening: &Opening<'_>,
+        asked: bool,
     ) -> Result<(Box<LocalHold>, u64), Unopened> {
         if let Some(why) = self.journal.refusal() {
             return Err(Unopened::Unpaid(Unpaid::Unavailable(why)));
@@ -460,21 +500,45 @@ impl Inner {
         let (mut granted, mut tightest, mut floor_ms) = (opening.most, None, 0);
         let mut guard = self.state.lock();
         let state = &mut *guard;
+        let mut shorts = Vec::new();
         for budget in opening.budgets {
             let at = state.windows.of(&budget.id, now_ms);
-            let window = &state.windows.list[at];
+            let window = &mut state.windows.list[at];
             if !window.ready {
                 return Err(Unopened::Missing(Missing { window: at }));
             }
             floor_ms = floor_ms.max(window.start_ms);
+            let is_shared = self.leases.is_some() && budget.limit.is_some();
+            let lease = if is_shared { window.lease(at, &budget.id) } else { None };
+            let one = Held { budget: Arc::clone(budget), window: at, era: window.era, lease };
             if let Some(limit) = budget.limit {
-                let left = window.get(SubjectRef::of(&budget.id)).left(limit);
+                let counter = window.get(SubjectRef::of(&budget.id));
+                let left = self.left(&one, &counter, limit);
+                if let Some(lease) = one.lease.as_ref().filter(|_| left < opening.most) {
+                    let (all, unspent) = self.left_for_all(&one, &counter, limit);
+                    let may_have_more = match asked {
+                        // What is spent does not come back: nobody has to be asked.
+                        false => unspent >= opening.least,
+                        // What is there is taken, if it is enough.
+                        true => left < opening.least && all >= opening.least,
+                    };
+                    if may_have_more {
+                        shorts.push(Short {
+                            lease: Arc::clone(lease),
+                            least: opening.least.0.saturating_sub(left.0).into(),
+                            most: (opening.most.0 - left.0).into(),
+                        });
+                    }
+                }
                 if left < granted {
                     granted = left;
                     tightest = Some(held.len());
                 }
             }
-            held.push(Held { budget: Arc::clone(budget), window: at, era: window.era });
+            held.push(one);
+        }
+        if !shorts.is_empty() {
+            return Err(Unopened::Short(shorts));
         }
         if let Some(at) = tightest.filter(|_| granted < opening.least) {
             let held: &Held = &held[at];
@@ -485,7 +549,11 @@ impl Inner {
         }
         for held in &held {
             let window = &mut state.windows.list[held.window];
-            window.reserve(held.era, SubjectRef::of(&held.budget.id), granted, now_ms);
+            let subject = SubjectRef::of(&held.budget.id);
+            window.reserve(held.era, subject, granted, now_ms);
+            if let Some(lease) = &held.lease {
+                self.touched(lease, &window.get(subject), Use::Open(opening.most.0.into()));
+            }
         }
         // The record of a call says when it began, and its period pays for it.
         draft.started_ms = draft.started_ms.min(now_ms).max(floor_ms);
@@ -506,18 +574,63 @@ impl Inner {
         Ok((Box::new(hold), at))
     }
 
-    async fn load_and_open(self: &Arc<Self>, opening: Opening<'_>, first: Missing) -> Paid {
-        let mut missing = first;
-        // Once for each budget is enough: what is known stays known.
-        for _ in 0..=opening.budgets.len() {
-            self.load(missing, ms(opening.now)).await?;
-            match self.try_open(&opening) {
+    /// Waits for what is missing, and opens.
+    async fn wait_and_open(self: &Arc<Self>, opening: Opening<'_>, first: Unopened) -> Paid {
+        let (mut why, mut patience) = (first, WAIT_MAX);
+        let mut loads = 0;
+        loop {
+            let asked = match why {
+                Unopened::Unpaid(why) => return Err(why),
+                Unopened::Missing(missing) => {
+                    // Once for each budget is enough: what is known stays known.
+                    loads += 1;
+                    if loads > opening.budgets.len() + 1 {
+                        return Err(Unpaid::Unavailable("what was spent is not known"));
+                    }
+                    self.load(missing, ms(opening.now)).await?;
+                    false
+                }
+                Unopened::Short(shorts) => {
+                    let mut asked = true;
+                    for short in &shorts {
+                        asked &= self.ask_room(short, &mut patience).await?;
+                    }
+                    asked
+                }
+            };
+            match self.try_open(&opening, asked) {
                 Ok((hold, at)) => return hold.journaled(at).await,
-                Err(Unopened::Unpaid(why)) => return Err(why),
-                Err(Unopened::Missing(next)) => missing = next,
+                Err(next) => why = next,
             }
         }
-        Err(Unpaid::Unavailable("what was spent is not known"))
+    }
+
+    /// What a call can have of a budget at once.
+    fn left(&self, held: &Held, counter: &Counter, limit: PicoDollars) -> PicoDollars {
+        let left = counter.left(limit);
+        match (&self.leases, &held.lease) {
+            (Some(leases), Some(lease)) => left.min(leases.room(lease, counter, limit)),
+            _ => left,
+        }
+    }
+
+    /// What a budget has left for all nodes together, as far as this one knows; and what it would
+    /// have if nothing were reserved.
+    fn left_for_all(
+        &self,
+        held: &Held,
+        counter: &Counter,
+        limit: PicoDollars,
+    ) -> (PicoDollars, PicoDollars) {
+        let left = counter.left(limit);
+        match (&self.leases, &held.lease) {
+            (Some(leases), Some(lease)) => {
+                let seen = leases.seen(lease, counter);
+                let unspent = u128::from(limit.0).saturating_sub(seen.spent);
+                (left.min(amount(seen.left)), amount(unspent))
+            }
+            _ => (left, left),
+        }
     }
 
     fn over(&self, held: &Held, counter: &Counter, window: &Window) -> OverBudget {
@@ -527,10 +640,17 @@ impl Inner {
     fn over_at(&self, held: &Held, counter: &Counter, window: &Window, now_ms: u64) -> OverBudget {
         let budget: &Arc<Budget> = &held.budget;
         let ends = budget.id.period.map(|_| window.end_ms.saturating_sub(now_ms));
+        let (spent, reserved) = match (&self.leases, &held.lease) {
+            (Some(leases), Some(lease)) => {
+                let seen = leases.seen(lease, counter);
+                (seen.spent, seen.reserved)
+            }
+            _ => (counter.spent, counter.reserved),
+        };
         OverBudget {
             budget: Arc::clone(budget),
-            spent: amount(counter.spent),
-            reserved: amount(counter.reserved),
+            spent: amount(spent),
+            reserved: amount(reserved),
             resets_in: ends.map(Duration::from_millis),
         }
     }

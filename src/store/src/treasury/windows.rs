@@ -14,6 +14,8 @@ use tollway_filter_api::ledger::{Dimension, SpendRecord};
 use tollway_filter_api::treasury::{BudgetId, BudgetScope, Period};
 use tollway_wire::price::PicoDollars;
 
+use super::leases::Lease;
+
 /// Counters of budgets that no dimension of the ledger knows, those of single requests, are dropped
 /// when nobody has used them for so long.
 const REQUEST_KEPT_MS: u64 = 60 * 60 * 1000;
@@ -109,6 +111,8 @@ pub(super) struct Window {
     /// It knows what was spent before it was there.
     pub(super) ready: bool,
     table: Table,
+    /// What this node has of budgets that several nodes share.
+    leases: HashMap<Subject, Arc<Lease>>,
     /// What is still reserved in the period before, until those calls are over.
     before: Table,
     /// Idle counters of requests are looked for when there are more than this.
@@ -127,6 +131,7 @@ impl Window {
             // Nobody else knows about requests.
             ready: dimension.is_none(),
             table: Table::new(),
+            leases: HashMap::new(),
             before: Table::new(),
             sweep_at: 1024,
         }
@@ -143,6 +148,8 @@ impl Window {
             (self.start_ms, self.end_ms) = bounds(self.period, now_ms);
             self.era = self.era.wrapping_add(1);
             self.before = std::mem::take(&mut self.table);
+            // Calls of the period before have theirs.
+            self.leases.clear();
             self.before.retain(|_, counter| counter.reserved > 0);
             self.before.shrink_to_fit();
             // From its beginning on, everything has been seen.
@@ -152,6 +159,35 @@ impl Window {
             if end < self.start_ms {
                 (self.start_ms, self.end_ms) = (start, end);
             }
+        }
+    }
+
+    /// The lease of a budget, whose window is the `at`th. `None` where no other node knows of it.
+    pub(super) fn lease(&mut self, at: usize, budget: &BudgetId) -> Option<Arc<Lease>> {
+        let dimension = self.dimension?;
+        let subject = SubjectRef::of(budget);
+        if let Some(lease) = self.leases.get(&subject) {
+            return Some(Arc::clone(lease));
+        }
+        let lease = Arc::new(Lease::new(budget, at, self, dimension));
+        self.leases.insert(subject.owned(), Arc::clone(&lease));
+        Some(lease)
+    }
+
+    /// The leases of the present period.
+    pub(super) fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
+        self.leases.values()
+    }
+
+    /// The lease of a subject, if there is one.
+    pub(super) fn lease_of(&self, subject: SubjectRef<'_>) -> Option<&Arc<Lease>> {
+        self.leases.get(&subject)
+    }
+
+    /// Forgets a lease.
+    pub(super) fn drop_lease(&mut self, lease: &Arc<Lease>) {
+        if self.leases.get(&lease.subject()).is_some_and(|have| Arc::ptr_eq(have, lease)) {
+            self.leases.remove(&lease.subject());
         }
     }
 

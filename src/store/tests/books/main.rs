@@ -3,5 +3,6 @@
 mod budgets;
 mod crash;
 mod full_disk;
+mod leases;
 mod properties;
 mod support;

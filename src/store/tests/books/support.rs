@@ -100,6 +100,13 @@ impl MemoryLedger {
         self.records.lock().values().cloned().collect()
     }
 
+    /// What those of one node cost.
+    pub(crate) fn of(&self, node: &str) -> u128 {
+        let records = self.records.lock();
+        let of_node = records.iter().filter(|((name, _), _)| name == node);
+        of_node.map(|(_, record)| u128::from(record.cost.0)).sum()
+    }
+
     /// What they cost.
     pub(crate) fn total(&self) -> u128 {
         self.records.lock().values().map(|record| u128::from(record.cost.0)).sum()
