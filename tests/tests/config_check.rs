@@ -169,7 +169,7 @@ model_list:
     model_info: { health_check_voice: x }
 router_settings: { enable_weighted_failover: true, debug_level: INFO }
 litellm_settings: { max_user_budget: 100, success_callback: [langfuse] }
-general_settings: { custom_auth: a.b, alerting: [slack] }
+general_settings: { custom_auth: a.b, proxy_budget_rescheduler_min_time: 5 }
 ";
     let printed = check(text).await;
     assert!(printed.success, "{}", printed.stderr);
@@ -182,7 +182,7 @@ general_settings: { custom_auth: a.b, alerting: [slack] }
         "litellm_settings.max_user_budget",
         "litellm_settings.success_callback[0]",
         "general_settings.custom_auth",
-        "general_settings.alerting",
+        "general_settings.proxy_budget_rescheduler_min_time",
     ] {
         let line = printed.stdout.lines().find(|line| line.contains(path));
         let line = line.unwrap_or_else(|| panic!("{path} is not in\n{}", printed.stdout));
