@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::families::{ANTHROPIC, FAMILIES, Family, Form, OPENAI, Reply};
 use crate::instructions::{per_chunk as chunks, per_request as requests};
 use crate::load::{Load, Target, streams_at_once};
-use crate::process::{Cpu, Launch, Proxy, Side};
+use crate::process::{Cpu, Launch, Proxy, Side, Spent};
 use crate::report::Target as Goal;
 use crate::report::{COUNT, KILOBYTES, MEGABYTES, MICROS, MILLIS, Row, percentile};
 use crate::upstream::{Pace, Upstream};
@@ -178,7 +178,7 @@ impl Ask {
 /// What some requests took.
 struct Cost {
     requests: u64,
-    cpu: Cpu,
+    cpu: Spent,
     time: Duration,
 }
 
@@ -198,7 +198,7 @@ impl Cost {
     }
 
     fn since(start: Instant, before: Cpu, proxy: &Proxy, requests: u64) -> Result<Cost, Failure> {
-        let cpu = proxy.cpu()?.since(before).ok_or("a thread of the proxy ended")?;
+        let cpu = proxy.cpu()?.since(&before);
         Ok(Cost { requests, cpu, time: start.elapsed() })
     }
 

@@ -1,5 +1,7 @@
 //! The proxies under test: started, waited for, watched through `/proc`, stopped.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -63,20 +65,37 @@ pub struct Launch {
     pub profiles: PathBuf,
 }
 
-/// Processor time of a proxy.
-#[derive(Clone, Copy, Debug, Default)]
+/// Processor time of a proxy, thread by thread: some end while it is measured.
+#[derive(Clone, Debug, Default)]
 pub struct Cpu {
-    /// Of what serves requests, the journal included.
+    threads: HashMap<OsString, Thread>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Thread {
+    time: Duration,
+    is_ledger: bool,
+}
+
+/// What has been added to it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spent {
+    /// By what serves requests, the journal included.
     pub requests: Duration,
-    /// Of the threads that bring the journal to the database, and of the database itself.
+    /// By the threads that bring the journal to the database, and by the database itself.
     pub ledger: Duration,
 }
 
 impl Cpu {
-    /// What has been added since.
-    pub fn since(self, before: Cpu) -> Option<Cpu> {
-        let requests = self.requests.checked_sub(before.requests)?;
-        Some(Cpu { requests, ledger: self.ledger.checked_sub(before.ledger)? })
+    /// What has been added since. What a thread took that has ended is not known: those are idle.
+    pub fn since(&self, before: &Cpu) -> Spent {
+        let mut spent = Spent::default();
+        for (id, thread) in &self.threads {
+            let had = before.threads.get(id).map_or(Duration::ZERO, |thread| thread.time);
+            let sum = if thread.is_ledger { &mut spent.ledger } else { &mut spent.requests };
+            *sum += thread.time.saturating_sub(had);
+        }
+        spent
     }
 }
 
@@ -173,13 +192,13 @@ impl Proxy {
     pub fn cpu(&self) -> Result<Cpu, Failure> {
         let mut cpu = Cpu::default();
         for thread in fs::read_dir(self.proc("task"))? {
-            let thread = thread?.path();
-            let stat = fs::read_to_string(thread.join("schedstat"))?;
-            let nanos = stat.split(' ').next().unwrap_or_default().parse()?;
-            let name = fs::read_to_string(thread.join("comm"))?;
+            let thread = thread?;
+            let read = |name| fs::read_to_string(thread.path().join(name));
+            // It may have ended since its name was read.
+            let (Ok(stat), Ok(name)) = (read("schedstat"), read("comm")) else { continue };
+            let time = Duration::from_nanos(stat.split(' ').next().unwrap_or_default().parse()?);
             let is_ledger = ["ledger", "sqlx-"].iter().any(|start| name.starts_with(start));
-            let sum = if is_ledger { &mut cpu.ledger } else { &mut cpu.requests };
-            *sum += Duration::from_nanos(nanos);
+            cpu.threads.insert(thread.file_name(), Thread { time, is_ledger });
         }
         Ok(cpu)
     }
