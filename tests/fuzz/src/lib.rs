@@ -8,6 +8,19 @@ use tollway_wire::sse::{Parser, TooLong};
 pub mod decoders;
 pub mod dialects;
 
+/// What is sent to a provider, if a `Value` can hold it: a number of the client's that is too large
+/// for that (`5E5555555`) is passed on as it is, and is JSON all the same.
+pub fn sent(bytes: &[u8]) -> Option<serde_json::Value> {
+    match serde_json::from_slice(bytes) {
+        Ok(sent) => Some(sent),
+        Err(error) => {
+            let is_json = serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok();
+            assert!(is_json, "{error}: {}", String::from_utf8_lossy(bytes));
+            None
+        }
+    }
+}
+
 /// Where a stream is cut into reads: the lengths of the pieces, over and over. Without any, every
 /// byte comes alone.
 #[derive(arbitrary::Arbitrary, Clone, Debug)]
