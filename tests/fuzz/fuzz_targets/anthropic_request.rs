@@ -5,7 +5,6 @@
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
 use tollway_fuzz::{pick, sent, steer};
 use tollway_providers::anthropic::Anthropic;
 use tollway_providers::{Call, Provider, Target, presets};
@@ -41,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
     };
     match Anthropic.request(&call, &target) {
         Ok(written) => {
-            let Some(sent) = sent(&written.bytes) else { continue };
+            let Some(sent) = sent(&written.bytes) else { return };
             assert_eq!(sent["model"], target.model.as_str());
             assert!(sent["max_tokens"].is_u64(), "Anthropic demands max_tokens: {sent}");
             assert_eq!(sent["stream"].as_bool().unwrap_or(false), steering.stream);

@@ -6,7 +6,6 @@
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
 use tollway_fuzz::{pick, sent, steer};
 use tollway_providers::{Call, Target, presets};
 use tollway_wire::operation::{Dialect, Operation};
@@ -40,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
     };
     match provider.request(&call, &target) {
         Ok(written) => {
-            let Some(sent) = sent(&written.bytes) else { continue };
+            let Some(sent) = sent(&written.bytes) else { return };
             assert_eq!(sent["model"], target.model.as_str());
             for turn in sent["messages"].as_array().into_iter().flatten() {
                 assert_eq!(turn.get("thinking_blocks"), None);
