@@ -81,7 +81,7 @@ pub(super) fn unpaid(unpaid: &Unpaid, most: PicoDollars, status: u16) -> Rejecti
         Unpaid::OverBudget(over) => over_budget(over, most, status),
         Unpaid::Unavailable(why) => {
             let message =
-                "Spend cannot be written down at the moment, so that nothing can be spent.";
+                "What is spent cannot be counted at the moment, so that nothing can be spent.";
             let mut reject =
                 Reject::new(503, "internal_server_error", message).with_code("spend_not_recorded");
             reject.retry_after = Some(Duration::from_secs(1));

@@ -321,6 +321,11 @@ impl Counter {
     ) -> Result<(), Short> {
         self.forget(tick);
         if self.is_places() {
+            // What others have leased since Redis was last heard is not known: they may use it for as
+            // long as places are leased.
+            if now.saturating_duration_since(away_since) < PLACES_LIFE {
+                return Err(Short::Wait(Duration::ZERO));
+            }
             // Nothing is known of when the others' calls end; a minute is what they are given.
             let (others, mine) = self.places_known(now);
             let allowed = match others {

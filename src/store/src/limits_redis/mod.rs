@@ -14,8 +14,8 @@
 //! so a busy node makes few calls however many keys it serves. Whoever is refused makes the others
 //! give back what they do not need, within a beat.
 //!
-//! Redis away: leases run out. Then each node grants its share of what nobody had used when Redis
-//! was last heard, which grows to limit ÷ nodes as the past minute goes by. No request waits any more. When
+//! Redis away: leases run out; of places nothing else is granted until all have. Then each node
+//! grants its share of what nobody had used when Redis was last heard, which grows to limit ÷ nodes as the past minute goes by. No request waits any more. When
 //! Redis is back, perhaps emptied, each node first says what it used, and nothing is granted until
 //! all have. A node that is silent while the others are heard may be cut off and serve on: its
 //! share is kept for it, for five minutes. What cannot be known then: what others took between the last word

@@ -53,6 +53,10 @@ async fn without_redis_each_node_has_its_share() {
     let mut nodes = Nodes::start(&server, 3).await;
     server.kill();
     all_down(&nodes).await;
+    // Who has leased places may use them on: nobody knows of all that were.
+    let early = exhaust(&mut nodes, &key("early", LimitUnit::Parallel), 7).await;
+    assert_eq!(early.iter().sum::<u64>(), 0);
+    nodes.advance(10_000 * MS).await;
     for (limit, shares) in [(100, [34, 33, 33]), (1, [1, 0, 0]), (2, [1, 1, 0]), (0, [0, 0, 0])] {
         for unit in [LimitUnit::Requests, LimitUnit::Parallel] {
             let mut got = exhaust(&mut nodes, &key(&limit.to_string(), unit), limit).await;
