@@ -4,7 +4,7 @@
 //! it. What Redis counts of a limit is what all nodes have used in the last minute and what their
 //! leases still hold; a lease is granted only where that leaves room, so that no 60 seconds, wherever
 //! they start and whoever is asked, hold more than the limit. A node reports what it used by ticks of
-//! its own clock, next time it calls or after [`DUE`] at the latest; a lease may therefore be long
+//! its own clock, next time it calls or after `DUE` at the latest; a lease may therefore be long
 //! without making what was used count for longer.
 //!
 //! A hundredth of each rate is for those who do not ask, in equal parts: a node needs no call for a
