@@ -290,6 +290,16 @@ enum Wish {
     Fold,
 }
 
+/// What Redis is asked.
+struct Question {
+    asked: Vec<Vec<u8>>,
+    number: u64,
+    /// Nothing is granted at present.
+    frozen: bool,
+    /// What is asked for in fact.
+    wish: Wish,
+}
+
 impl Lease {
     pub(super) fn new(id: &BudgetId, at: usize, window: &Window, dimension: Dimension) -> Lease {
         let period = id.period.map(|period| period.to_string()).unwrap_or_default();
@@ -422,7 +432,9 @@ impl Inner {
         // New, then in another epoch, then once more: more often is a Redis that loses everything
         // again and again.
         for _ in 0..4 {
-            let Some((asked, number, frozen)) = self.question(leases, lease, wish, base) else {
+            let Some(Question { asked, number, frozen, wish }) =
+                self.question(leases, lease, wish, base)
+            else {
                 return Err(Unpaid::Unavailable(AWAY));
             };
             let since = Instant::now();
@@ -462,17 +474,22 @@ impl Inner {
         Err(Unpaid::Unavailable(REBUILDING))
     }
 
-    /// The question to Redis, its number, and whether nothing is granted at present.
+    /// The question to Redis.
     fn question(
         &self,
         leases: &Leases,
         lease: &Lease,
         wish: Wish,
         base: Option<u64>,
-    ) -> Option<(Vec<Vec<u8>>, u64, bool)> {
+    ) -> Option<Question> {
         let state = self.state.lock();
         let counter = state.windows.list[lease.window].get_in(lease.era, lease.subject());
         let counter = counter.unwrap_or_default();
+        // Somebody has begun to use it since it was found idle: what they hold must stay claimed.
+        let wish = match wish {
+            Wish::Fold if counter.reserved > 0 => Wish::Renew,
+            wish => wish,
+        };
         // With the lock held: what is counted is what has been settled up to here.
         let seq = self.journal.queue().end().0.seq.saturating_sub(1);
         let mut terms = lease.terms.lock();
@@ -539,7 +556,7 @@ impl Inner {
             base,
             fold: matches!(wish, Wish::Fold),
         };
-        Some((share.args(), number, frozen))
+        Some(Question { asked: share.args(), number, frozen, wish })
     }
 
     /// How long Redis is to keep a budget: a day longer than its period.
