@@ -1,7 +1,7 @@
 //! Limits of several gateways that share a Redis: together never more than N.
 
 use tokio::task::JoinSet;
-use tollway_simulator::Reply;
+use tollway_simulator::{Received, Reply};
 use tollway_tests::gateway::PATIENCE;
 use tollway_tests::postgres::Postgres;
 use tollway_tests::servers::Redis;
@@ -84,10 +84,12 @@ async fn two_gateways_share_a_keys_parallel_requests() {
     let (postgres, redis) = (Postgres::start().await, Redis::start().await);
     let gateways = two(&postgres, &redis).await;
     let mut running = Vec::new();
-    for at in [0, 1, 0] {
+    for (at, said) in [(0, "the first"), (1, "the second"), (0, "the third")] {
         gateways[at].simulator.enqueue(Reply::hang());
-        running.push(gateways[at].send_chat("sk-places-000001", &chat("claude", "Hi")).await);
-        gateways[at].simulator.next_request().await;
+        running.push(gateways[at].send_chat("sk-places-000001", &chat("claude", said)).await);
+        // By its words: the simulator has been asked other things before.
+        let holds_a_place = |asked: &Received| String::from_utf8_lossy(&asked.body).contains(said);
+        gateways[at].simulator.wait_for(holds_a_place).await;
     }
     assert_eq!(burst(&gateways, 3, "sk-places-000001").await, [0, 0]);
     drop(running);
