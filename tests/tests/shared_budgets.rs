@@ -40,7 +40,7 @@ async fn ask(address: std::net::SocketAddr, body: &Value) -> Response {
 #[tokio::test]
 async fn two_gateways_never_spend_more_than_one_key_may() {
     let (simulator, postgres, redis) =
-        (simulator().await, Postgres::start().await, Redis::start().await);
+        (simulator().await, Postgres::start().await, Redis::on_port().await);
     let text = format!(
         "
 general_settings:

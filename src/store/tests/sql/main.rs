@@ -10,7 +10,8 @@ mod faults;
 mod ledger;
 mod place;
 
-use place::{Case, Place, Postgres};
+use place::{Case, Place};
+use tollway_tests::postgres::Postgres;
 
 /// One test per case for SQLite, and all cases for Postgres in one, because a server takes a while
 /// to start. Each has a database of its own.
