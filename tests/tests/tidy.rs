@@ -38,7 +38,7 @@ const IO: &[&str] = &["async-std", "hyper", "mio", "redis", "reqwest", "socket2"
 /// More lines of code than this are two files. Comments, empty lines and tests do not count.
 const CODE_LINES_MAX: usize = 700;
 
-/// Folders that are not ours, or not in the repository.
+/// What is not ours, or not in the repository. In a worktree, `.git` is a file.
 const SKIPPED: &[&str] =
     &[".git", ".tools", "artifacts", "corpus", "node_modules", "target", "tollway-data"];
 
@@ -359,9 +359,12 @@ fn files() -> Vec<PathBuf> {
             let entry = entry.expect("a folder can be read");
             let kind = entry.file_type().expect("a file has a kind");
             let path = entry.path();
+            if SKIPPED.iter().any(|name| entry.file_name() == *name) {
+                continue;
+            }
             if kind.is_file() {
                 found.push(path);
-            } else if kind.is_dir() && !SKIPPED.iter().any(|name| entry.file_name() == *name) {
+            } else if kind.is_dir() {
                 walk(&path, found);
             }
         }
