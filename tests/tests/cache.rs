@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tollway_simulator::{Reply, Simulator};
 use tollway_tests::servers::Redis;
+use tollway_tests::setup::eventually;
 use tollway_tests::{Response, Setup, chat, post, stream};
 
 const CACHE: &str = "
@@ -336,8 +337,7 @@ litellm_settings:
 /// Waits until Redis holds so many answers: they are put there beside the request.
 async fn kept(redis: &Redis, count: usize) {
     let wanted = format!(":{count}");
-    let wait = async { while redis.command("DBSIZE").await != wanted {} };
-    tollway_tests::setup::within(tollway_tests::gateway::PATIENCE, "it is kept", wait).await;
+    eventually("it is kept", async || redis.command("DBSIZE").await == wanted).await;
 }
 
 #[tokio::test]

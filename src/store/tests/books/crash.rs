@@ -149,7 +149,8 @@ fn nothing_acknowledged_is_lost_and_nothing_counted_twice() {
         let (books, report) =
             Books::open(config, shared, Clock::manual()).await.expect("the books open");
         assert!(report.damaged.is_empty() && report.unreadable == 0, "{report:?}");
-        assert!(report.took < Duration::from_secs(1), "{:?}", report.took);
+        // Long before anybody would give up on the start, on a busy machine as well.
+        assert!(report.took < Duration::from_secs(10), "{:?}", report.took);
         // What the budget knows is what the ledger will say.
         let team = budget(BudgetScope::Team, "dev", DAY, None);
         let probe = open(&books, &[Arc::clone(&team)], "probe", START, 0, 0).await;

@@ -12,12 +12,11 @@ use tollway_filter_api::ledger::Ledger;
 use tollway_filter_api::treasury::{BudgetScope, Opened, Opening, Treasury, Unpaid};
 use tollway_store::journal::files::{Disk, Files, Writing};
 use tollway_store::treasury::{Books, BooksConfig, Fsync};
-use tollway_tests::gateway::Folder;
+use tollway_tests::gateway::{Folder, PATIENCE};
+use tollway_tests::setup::eventually;
 use tollway_wire::price::PicoDollars;
 
 const RESERVE: u64 = 64 * 1024;
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// The machine's disk with room for so many bytes.
 struct Small {
     folder: std::path::PathBuf,
@@ -129,11 +128,7 @@ impl Setup {
 
 /// Waits until the books take calls again.
 async fn well(books: &Books) {
-    let since = Instant::now();
-    while books.status().refusing.is_some() {
-        assert!(since.elapsed() < PATIENCE, "{:?}", books.status());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("calls are taken", async || books.status().refusing.is_none()).await;
 }
 
 #[tokio::test]

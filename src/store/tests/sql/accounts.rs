@@ -222,6 +222,7 @@ pub(crate) async fn changes_are_told_in_their_order(place: Place) {
     loop {
         let page = changed(&store, at, 1).await;
         let Some(last) = page.last() else { break };
+        assert!(last.version > at, "the next page goes on");
         at = last.version;
         seen.extend(told(&page));
     }

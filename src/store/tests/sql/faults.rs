@@ -165,6 +165,7 @@ async fn a_hundred_thousand_keys_are_read_at_once_or_in_pages() {
     loop {
         let page = store.changed_since(at, 10_000).await.expect("a page");
         let Some(last) = page.last() else { break };
+        assert!(last.version > at, "the next page goes on");
         (at, seen) = (last.version, seen + page.len());
     }
     assert_eq!(seen, keys.len());
