@@ -20,7 +20,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("filter-api", &["wire"]),
     ("filters", &["filter-api", "wire"]),
     ("store", &["filter-api", "wire"]),
-    ("gateway", &["filter-api", "filters", "providers", "simulator", "store", "wire"]),
+    ("agent", &["filter-api", "wire"]),
+    ("gateway", &["agent", "filter-api", "filters", "providers", "simulator", "store", "wire"]),
     ("tests", &["simulator"]),
     ("bench", &["filter-api", "simulator", "store", "tests"]),
 ];
