@@ -11,7 +11,7 @@ use serde_json::Value;
 use tollway_tests::examples::examples;
 use tollway_tests::gateway::{Folder, repository, run};
 
-/// The crates of the workspace, and which of the others each may name: DESIGN.md's floor plan.
+/// The crates of the workspace, and which of the others each may name: the code map of ARCHITECTURE.md.
 /// There are no other arrows, in tests neither, but for [`TEST_ARROWS`].
 const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &[]),

@@ -22,10 +22,10 @@ use crate::place::{Place, connection, file};
 /// than any of the system.
 const IN_TIME: Duration = Duration::from_secs(45);
 
-/// Tells the helper process where to write.
-const HELPER: &str = "TOLLWAY_TEST_SQLITE";
+/// Tells the writing process where to write.
+const WRITER: &str = "TOLLWAY_TEST_SQLITE";
 
-/// How many records the helper writes at once.
+/// How many records are written at once.
 const BATCH: u64 = 37;
 
 #[track_caller]
@@ -55,30 +55,30 @@ async fn write_until_killed(path: String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_sqlite_said_is_written_survives_kill_9_and_counts_once() {
-    if let Ok(path) = std::env::var(HELPER) {
+    if let Ok(path) = std::env::var(WRITER) {
         return write_until_killed(path).await;
     }
     let folder = Folder::fresh();
     for batches in [1, 5, 2, 12, 7] {
-        let mut helper = Command::new(std::env::current_exe().expect("this program"))
+        let mut writer = Command::new(std::env::current_exe().expect("this program"))
             .args([
                 "--exact",
                 "faults::what_sqlite_said_is_written_survives_kill_9_and_counts_once",
             ])
             .arg("--nocapture")
-            .env(HELPER, file(&folder))
+            .env(WRITER, file(&folder))
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the helper starts");
-        let lines = BufReader::new(helper.stdout.take().expect("a pipe")).lines();
+            .expect("the writer starts");
+        let lines = BufReader::new(writer.stdout.take().expect("a pipe")).lines();
         let written = lines
             .map_while(Result::ok)
             .filter_map(|line| line.strip_prefix("written ")?.parse::<u64>().ok())
             .nth(batches - 1)
-            .expect("the helper writes");
+            .expect("the writer writes");
         // In the middle of the next one.
-        helper.kill().expect("it still runs");
-        helper.wait().expect("it is gone");
+        writer.kill().expect("it still runs");
+        writer.wait().expect("it is gone");
 
         let store = SqlStore::sqlite(file(&folder)).await.expect("the file is whole");
         let last = store.last_seq("node").await.expect("it answers").expect("it knows the node");

@@ -17,7 +17,7 @@ fn the_full_config_loads_without_a_warning() {
     assert_eq!(config.directory.resolve("gpt-4").unwrap().deployments.len(), 2);
 }
 
-/// What the mission asks for, as it stands; LiteLLM drops these models silently.
+/// LiteLLM drops these models silently, because Anthropic has retired them.
 #[test]
 fn the_litellm_config_loads_with_its_retired_models_priced() {
     let (config, warnings) = load(include_str!("../../../../../conf/litellm.yaml"))
