@@ -15,7 +15,7 @@ use crate::place::Place;
 /// More than any log of a test has.
 const ALL: u64 = 1 << 40;
 
-fn run(id: &str) -> Document {
+pub(crate) fn run(id: &str) -> Document {
     Document {
         collection: Collection::Run,
         id: id.into(),
@@ -40,7 +40,7 @@ fn entries(count: usize) -> Vec<Entry> {
     (0..count).map(|n| entry(format!(r#"{{"n": {n}}}"#))).collect()
 }
 
-fn put(documents: impl IntoIterator<Item = Document>) -> Batch {
+pub(crate) fn put(documents: impl IntoIterator<Item = Document>) -> Batch {
     Batch { put: documents.into_iter().collect(), ..Batch::default() }
 }
 
@@ -236,6 +236,57 @@ pub(crate) async fn batches_at_once_are_each_made_whole_or_not_at_all(place: Pla
         assert_eq!(get(&stores[0], &format!("r{id}")).await.is_some(), by.len() == 1);
         // Half of them have nothing in their way.
         assert!(by.len() == 1 || id % 5 == 0, "{id}");
+    }
+}
+
+pub(crate) async fn a_thousand_runs_write_their_steps_at_once(place: Place) {
+    let store = place.open().await;
+    let runs = (0..1_000).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let id = format!("r{n}");
+            let mut version = 0;
+            for step in 0..3 {
+                let mut batch = put([Document { version, size: step, ..run(&id) }]);
+                batch.append = append(&id, 2 * step, entries(2)).append;
+                version = write(&store, batch).await[0];
+            }
+            log(&store, &id).await.len()
+        })
+    });
+    for length in join_all(runs).await {
+        assert_eq!(length.expect("no panic"), 6);
+    }
+    let total = store.total(Collection::Run, "ann").await.expect("it answers");
+    assert_eq!(total, (1_000, 2_000));
+}
+
+pub(crate) async fn a_batch_that_the_database_refuses_stops_no_other(place: Place) {
+    let store = place.open().await;
+    // Nothing is known that it would refuse, so it is told to.
+    place
+        .execute(
+            "CREATE TRIGGER refuses BEFORE INSERT ON tollway_documents WHEN NEW.state = 'poison' \
+             BEGIN SELECT RAISE(ABORT, 'refused'); END",
+            "ALTER TABLE tollway_documents ADD CHECK (state <> 'poison')",
+        )
+        .await;
+    let is_poisoned = |n: usize| [6, 7, 40].contains(&n);
+    let made = join_all((0..50).map(|n| {
+        let state = if is_poisoned(n) { "poison" } else { "queued" };
+        let mut batch = put([Document { state: state.into(), ..run(&format!("r{n}")) }]);
+        batch.append = append(&format!("r{n}"), 0, entries(1)).append;
+        store.write(batch)
+    }))
+    .await;
+    for (n, made) in made.into_iter().enumerate() {
+        let id = format!("r{n}");
+        assert_eq!(get(&store, &id).await.is_some(), !is_poisoned(n), "{n}: {made:?}");
+        assert_eq!(log(&store, &id).await.len(), usize::from(!is_poisoned(n)));
+        match is_poisoned(n) {
+            true => is_invalid(made, ""),
+            false => assert!(made.is_ok(), "{made:?}"),
+        }
     }
 }
 

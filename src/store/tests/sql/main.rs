@@ -56,6 +56,8 @@ cases! {
     documents::a_log_has_no_gaps_and_nothing_twice,
     documents::a_batch_is_made_whole_or_not_at_all,
     documents::batches_at_once_are_each_made_whole_or_not_at_all,
+    documents::a_thousand_runs_write_their_steps_at_once,
+    documents::a_batch_that_the_database_refuses_stops_no_other,
     documents::a_document_goes_with_its_log,
     documents::documents_are_listed_by_all_that_is_asked,
     documents::what_nobody_holds_is_taken_over_by_one,

@@ -119,8 +119,6 @@ async fn write_all(database: Database, mut waiting: mpsc::Receiver<Waiting>) {
             bytes += next.bytes;
             group.push(next);
         }
-        // Who has gone has not been told that it is written: it need not be.
-        group.retain(|one| !one.answer.is_closed());
         write_group(&database, group).await;
     }
 }
@@ -130,6 +128,11 @@ async fn write_all(database: Database, mut waiting: mpsc::Receiver<Waiting>) {
 async fn write_group(database: &Database, group: Vec<Waiting>) {
     let mut todo = vec![group];
     while let Some(mut group) = todo.pop() {
+        // Who has gone was not told that it is written: it need not be.
+        group.retain(|one| !one.answer.is_closed());
+        if group.is_empty() {
+            continue;
+        }
         let batches: Vec<&Batch> = group.iter().map(|one| &one.batch).collect();
         match transact(database, &batches).await {
             Ok(outcomes) => {
