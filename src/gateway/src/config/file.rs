@@ -2,7 +2,7 @@
 //!
 //! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
 //! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `alerts`, `filters`,
-//! `keys`, `teams`, `users` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+//! `keys`, `teams`, `users`, `agents`, `agent_settings`, `tools` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::fs::File;
 use std::io::Read;
@@ -19,6 +19,7 @@ use super::reader::{Fields, Reader};
 use super::redis;
 use super::{litellm, yaml};
 
+mod agents;
 mod alerts;
 mod cache;
 mod filters;
@@ -30,6 +31,8 @@ mod people;
 mod router;
 mod server;
 
+pub(crate) use agents::FileAgentSettings;
+use agents::read_agent_settings;
 pub(crate) use alerts::{FileAlerting, FileAlerts};
 use alerts::{read_alerting, read_alerts};
 use cache::read_cache;
@@ -86,6 +89,13 @@ pub(crate) struct FileConfig {
     pub(crate) teams: Vec<FileAccount>,
     /// `users`: who keys belong to.
     pub(crate) users: Vec<FileAccount>,
+    /// `agents`: agents by name: `name`, `model`, `instructions`, `tools`, `max_steps`,
+    /// `max_cost_usd`, `deadline_s`, `approval`.
+    pub(crate) agents: Vec<serde_json::Value>,
+    /// `agent_settings`
+    pub(crate) agent_settings: FileAgentSettings,
+    /// `tools`: the tools that agents may use.
+    pub(crate) tools: Option<serde_json::Value>,
     /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
     /// instead of OpenAI's machine-readable codes.
     pub(crate) compat_litellm: bool,
@@ -238,6 +248,13 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.keys = fields.sections("keys", &[], read_key);
     file.teams = fields.sections("teams", &[], read_team);
     file.users = fields.sections("users", &[], read_user);
+    for (node, path) in fields.items("agents") {
+        let agent = fields.reader.json(node, &path, true);
+        file.agents.push(agent);
+    }
+    file.agent_settings =
+        fields.section("agent_settings", &[], read_agent_settings).unwrap_or_default();
+    file.tools = fields.json("tools");
     file.compat_litellm =
         fields.choice("compat", &[("litellm", true), ("openai", false)]).unwrap_or_default();
 }
