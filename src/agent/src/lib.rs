@@ -4,5 +4,6 @@
 //! limits and budgets as any other call, and [`tool::Tool`] is what a tool is. What must be remembered
 //! goes to [`tollway_filter_api::documents::Documents`]. Nothing here knows a socket of a client.
 
+pub mod outgoing;
 pub mod tool;
 pub mod tools;
