@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, LOCATION};
 use http::header::PROXY_AUTHORIZATION;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use rustls::RootCertStore;
 use tokio::time::Sleep;
@@ -280,7 +280,8 @@ impl Client {
         if !is_redirect || !looks || !is_guarded {
             return Ok(None);
         }
-        let url = std::str::from_utf8(location.as_bytes()).ok().filter(|l| l.len() <= URL_BYTES_MAX);
+        let url =
+            std::str::from_utf8(location.as_bytes()).ok().filter(|l| l.len() <= URL_BYTES_MAX);
         match url.map(|url| request.url.join(url)) {
             Some(Ok(url)) => Ok(Some(url)),
             _ => Err(OutgoingError::Failed("redirected to what is no URL".to_owned())),
@@ -370,8 +371,7 @@ impl Answer {
             () = &mut self.end => return Err(OutgoingError::TimedOut(self.within)),
         };
         let length = chunk.as_ref().map_or(0, Bytes::len);
-        self.left =
-            self.left.checked_sub(length).ok_or(OutgoingError::TooLarge(self.limit))?;
+        self.left = self.left.checked_sub(length).ok_or(OutgoingError::TooLarge(self.limit))?;
         Ok(chunk)
     }
 

@@ -217,7 +217,8 @@ mod tests {
         let addresses = |texts: &[&str]| -> Vec<IpAddr> {
             texts.iter().map(|text| text.parse().unwrap()).collect()
         };
-        let check_all = |host: &str, texts: &[&str]| policy.check_addresses(host, &addresses(texts));
+        let check_all =
+            |host: &str, texts: &[&str]| policy.check_addresses(host, &addresses(texts));
         assert_eq!(check_all("wiki.internal", &["10.2.0.1", "127.0.0.1"]), Ok(()));
         assert_eq!(check_all("wiki.internal.", &["10.2.0.1"]), Ok(()));
         assert_eq!(check_all("other.internal", &["10.1.0.1", "8.8.8.8", "::1"]), Ok(()));
