@@ -98,7 +98,8 @@ impl Agents {
             body: serde_json::to_vec(&agent).unwrap_or_default().into(),
             version: known.map_or(0, |known| known.version),
         };
-        match self.shared().documents.write(Batch { put: vec![document], ..Batch::default() }).await {
+        match self.shared().documents.write(Batch { put: vec![document], ..Batch::default() }).await
+        {
             Ok(_) => Ok(view(&agent)),
             Err(StoreError::Conflict(_)) => {
                 let message = format!("There is an agent '{}' already.", agent.name);
@@ -142,7 +143,8 @@ impl Agents {
 
     /// Opens a thread.
     pub async fn open_thread(&self, caller: &Caller, body: &[u8]) -> Result<Value, Rejection> {
-        let body: ThreadBody = if body.is_empty() { ThreadBody::default() } else { read_json(body)? };
+        let body: ThreadBody =
+            if body.is_empty() { ThreadBody::default() } else { read_json(body)? };
         let mut document = threads::document(self.shared(), &caller.owner, body.metadata);
         let mut batch = Batch::default();
         if !body.messages.is_empty() {
@@ -206,8 +208,7 @@ impl Agents {
             return Err(Reject::invalid_request(message).with_param("messages"));
         }
         let append = threads::append(&mut found, &body.messages);
-        let batch =
-            Batch { put: vec![found.clone()], append: vec![append], ..Batch::default() };
+        let batch = Batch { put: vec![found.clone()], append: vec![append], ..Batch::default() };
         self.shared().documents.write(batch).await.map_err(unavailable)?;
         Ok(threads::view(&found))
     }

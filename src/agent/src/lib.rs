@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod definitions;
 pub mod metrics;
+pub mod outgoing;
 pub mod ports;
 pub mod request;
 pub mod run;

@@ -99,7 +99,10 @@ pub trait ModelStream: Send {
 /// Makes model calls, through the same filters, limits and budgets as any other.
 pub trait Completions: Send + Sync {
     /// Begins a call.
-    fn open<'a>(&'a self, call: ModelCall<'a>) -> Asking<'a, Result<Box<dyn ModelStream>, Rejection>>;
+    fn open<'a>(
+        &'a self,
+        call: ModelCall<'a>,
+    ) -> Asking<'a, Result<Box<dyn ModelStream>, Rejection>>;
 
     /// How many tokens the model reads, where that is known.
     fn window(&self, model: &str) -> Option<u64>;

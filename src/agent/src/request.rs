@@ -154,8 +154,9 @@ impl RunRequest {
             return wrong("deadline_s", "'deadline_s' must be at least 1.");
         }
         let large = |map: &Option<Map<String, Value>>| {
-            map.as_ref()
-                .is_some_and(|map| serde_json::to_vec(map).is_ok_and(|b| b.len() > METADATA_BYTES_MAX))
+            map.as_ref().is_some_and(|map| {
+                serde_json::to_vec(map).is_ok_and(|b| b.len() > METADATA_BYTES_MAX)
+            })
         };
         if large(&self.metadata) {
             return wrong("metadata", "'metadata' is larger than 16 KiB.");
@@ -164,7 +165,10 @@ impl RunRequest {
             return wrong("user_context", "'user_context' is larger than 16 KiB.");
         }
         if self.background && self.store == Some(false) {
-            return wrong("store", "Background runs require store=true: there would be nothing to ask for later.");
+            return wrong(
+                "store",
+                "Background runs require store=true: there would be nothing to ask for later.",
+            );
         }
         Ok(self)
     }

@@ -273,7 +273,8 @@ impl Shared {
 impl Agents {
     /// Begins. Nothing is taken up before [`Agents::watch`].
     pub fn new(parts: Parts, live: Live) -> Agents {
-        let Parts { completions, documents, metrics, clock, node, running_max, waiting_max } = parts;
+        let Parts { completions, documents, metrics, clock, node, running_max, waiting_max } =
+            parts;
         let shared = Shared {
             completions,
             documents,
@@ -490,8 +491,7 @@ impl Agents {
         let toolbox = Toolbox::of(tools, &allowed);
         let document = Arc::new(tokio::sync::Mutex::new(document));
         let (cancel, mut cancelled) = watch::channel(false);
-        let working =
-            Working { feed: Arc::clone(&feed), cancel, document: Arc::clone(&document) };
+        let working = Working { feed: Arc::clone(&feed), cancel, document: Arc::clone(&document) };
         shared.working.lock().insert(Arc::clone(&id), working);
         let deadline = Instant::now() + Duration::from_secs(plan.deadline_s);
         let engine = Engine {
@@ -547,11 +547,7 @@ impl Agents {
     ///
     /// # Errors
     /// Where the request makes no sense, asks for what the caller may not have, or there is no room.
-    pub async fn begin(
-        &self,
-        caller: Caller,
-        request: RunRequest,
-    ) -> Result<Begun, Rejection> {
+    pub async fn begin(&self, caller: Caller, request: RunRequest) -> Result<Begun, Rejection> {
         let shared = &self.shared;
         let id: Arc<str> = new_id("run_").into();
         let (mut plan, thread) = self.plan(&caller, request, &id).await?;
@@ -734,7 +730,9 @@ impl Agents {
             tool_choice: request.tool_choice,
             parallel_tool_calls: request.parallel_tool_calls.unwrap_or(true),
             sampling,
-            max_steps: max_steps.map_or(steps, |n| u32::try_from(n).unwrap_or(u32::MAX)).min(steps_max),
+            max_steps: max_steps
+                .map_or(steps, |n| u32::try_from(n).unwrap_or(u32::MAX))
+                .min(steps_max),
             max_cost: max_cost.map(PicoDollars),
             deadline_s: deadline.unwrap_or(seconds).min(seconds_max),
             approval,
@@ -836,7 +834,9 @@ impl Agents {
         let missing: Map<String, Value> = live
             .tools
             .missing()
-            .map(|(name, why)| (name.to_string(), json!({"code": why.code, "message": why.message})))
+            .map(|(name, why)| {
+                (name.to_string(), json!({"code": why.code, "message": why.message}))
+            })
             .collect();
         let working = self.working();
         let running = usize::try_from(self.shared.metrics.running.get()).unwrap_or(0);
@@ -941,12 +941,7 @@ impl Agents {
     }
 
     /// Takes what somebody has decided about a run that waits, and lets it go on.
-    pub async fn resume(
-        &self,
-        caller: Caller,
-        id: &str,
-        body: Resume,
-    ) -> Result<Begun, Rejection> {
+    pub async fn resume(&self, caller: Caller, id: &str, body: Resume) -> Result<Begun, Rejection> {
         let mut document = self.ruled(&caller, Collection::Run, "run", id).await?;
         if *document.state != *Status::RequiresAction.name() {
             let message = format!("The run is {}: nothing is to be decided.", document.state);
@@ -975,8 +970,7 @@ impl Agents {
             from: state.entries,
             entries: steps.iter().map(Step::entry).collect(),
         };
-        let batch =
-            Batch { put: vec![document.clone()], append: vec![append], ..Batch::default() };
+        let batch = Batch { put: vec![document.clone()], append: vec![append], ..Batch::default() };
         let versions = match self.shared.documents.write(batch).await {
             Ok(versions) => versions,
             // Two have decided at once: one of them was first.
@@ -1069,11 +1063,7 @@ impl Agents {
     }
 
     /// Calls a tool for a caller, without a run.
-    pub async fn call_tool(
-        &self,
-        tool: &dyn Tool,
-        call: Call<'_>,
-    ) -> Result<Output, ToolError> {
+    pub async fn call_tool(&self, tool: &dyn Tool, call: Call<'_>) -> Result<Output, ToolError> {
         call_tool(&self.shared, tool, call).await
     }
 
@@ -1097,7 +1087,8 @@ fn messages_until(state: &State, step: usize) -> Vec<Value> {
         messages.push(message.clone());
     }
     // An answer whose tools have not all come back cannot be gone on from.
-    let open = |message: &Value| message["role"] == "assistant" && message.get("tool_calls").is_some();
+    let open =
+        |message: &Value| message["role"] == "assistant" && message.get("tool_calls").is_some();
     if messages.last().is_some_and(open) {
         messages.pop();
     }
@@ -1105,12 +1096,7 @@ fn messages_until(state: &State, step: usize) -> Vec<Value> {
 }
 
 /// What all parties demand, for the tools that were chosen.
-fn joined(
-    parties: &[&Approval],
-    tools: &Tools,
-    chosen: &[Arc<str>],
-    by_request: bool,
-) -> Approval {
+fn joined(parties: &[&Approval], tools: &Tools, chosen: &[Arc<str>], by_request: bool) -> Approval {
     // What the request says counts only where it has said something.
     let parties = if by_request { parties } else { &parties[..parties.len() - 1] };
     let (mut always, mut never) = (BTreeSet::new(), BTreeSet::new());
@@ -1153,7 +1139,11 @@ fn split_tools(tools: Option<Vec<Value>>) -> Result<(Option<Vec<String>>, Vec<Va
                         ),
                         None => names.push(format!("mcp.{label}")),
                     },
-                    None => return wrong("An MCP server needs a 'server_label' that the gateway knows."),
+                    None => {
+                        return wrong(
+                            "An MCP server needs a 'server_label' that the gateway knows.",
+                        );
+                    }
                 },
                 Some("code_interpreter") => names.push("code.python".to_owned()),
                 Some("web_search" | "web_search_preview") => names.push("web_search".to_owned()),
@@ -1316,7 +1306,10 @@ impl Resume {
             }));
         }
         if steps.is_empty() {
-            return wrong("decisions", "'decisions' or 'tool_outputs' must say something.".to_owned());
+            return wrong(
+                "decisions",
+                "'decisions' or 'tool_outputs' must say something.".to_owned(),
+            );
         }
         Ok(steps)
     }

@@ -51,7 +51,11 @@ pub(crate) struct Opened {
 }
 
 /// A new thread's document.
-pub(crate) fn document(shared: &Shared, owner: &Arc<str>, metadata: Map<String, Value>) -> Document {
+pub(crate) fn document(
+    shared: &Shared,
+    owner: &Arc<str>,
+    metadata: Map<String, Value>,
+) -> Document {
     let about = About { metadata, ..About::default() };
     Document {
         collection: Collection::Thread,
@@ -133,7 +137,11 @@ pub(crate) fn note(document: &mut Document, metadata: Map<String, Value>) {
 }
 
 /// Takes a thread for a run. Only one run works on it at a time.
-pub(crate) async fn open(shared: &Shared, found: Document, run: &Arc<str>) -> Result<Opened, Rejection> {
+pub(crate) async fn open(
+    shared: &Shared,
+    found: Document,
+    run: &Arc<str>,
+) -> Result<Opened, Rejection> {
     let mut document = found;
     let mut about = about(&document);
     if *document.state != *IDLE {

@@ -45,9 +45,7 @@ fn named(list: &BTreeSet<String>, tool: &str) -> bool {
     let covers = |entry: &String| {
         let entry = entry.strip_suffix(".*").unwrap_or(entry);
         entry == "*"
-            || tool
-                .strip_prefix(entry)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            || tool.strip_prefix(entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
     list.iter().any(covers)
 }
@@ -92,7 +90,10 @@ impl Tools {
     }
 
     /// The tools that all lists allow.
-    pub fn allowed_by<'a>(&'a self, lists: &'a [Allowed]) -> impl Iterator<Item = &'a Arc<dyn Tool>> {
+    pub fn allowed_by<'a>(
+        &'a self,
+        lists: &'a [Allowed],
+    ) -> impl Iterator<Item = &'a Arc<dyn Tool>> {
         self.iter().filter(move |tool| lists.iter().all(|list| list.allows(&tool.spec().name)))
     }
 
@@ -121,7 +122,8 @@ impl Tools {
         for name in wanted {
             let own = [Allowed(BTreeSet::from([name.clone()]))];
             let group: Vec<_> = self.allowed_by(&own).map(|tool| &tool.spec().name).collect();
-            if group.len() <= 1 && group.first().is_none_or(|only| ***only == **name) && name != "*" {
+            if group.len() <= 1 && group.first().is_none_or(|only| ***only == **name) && name != "*"
+            {
                 // One tool, or none: then why there is none is told.
                 let is_group = || self.missing.keys().find(|missing| own[0].allows(missing));
                 let name = match (group.first(), is_group()) {
@@ -266,7 +268,10 @@ mod tests {
     #[test]
     fn tool_is_there_where_every_list_names_it() {
         let all = list(&["*"]);
-        assert_eq!(selected(&["code"], &[all.clone()]), Ok(vec!["code.python".into(), "code.shell".into()]));
+        assert_eq!(
+            selected(&["code"], &[all.clone()]),
+            Ok(vec!["code.python".into(), "code.shell".into()])
+        );
         assert_eq!(
             selected(&["code"], &[all.clone(), list(&["code.python"])]),
             Ok(vec!["code.python".into()])
@@ -299,7 +304,8 @@ mod tests {
 
     #[test]
     fn request_cannot_take_back_what_the_config_demands() {
-        let demands = Approval { always: BTreeSet::from(["mail".to_owned()]), ..Approval::default() };
+        let demands =
+            Approval { always: BTreeSet::from(["mail".to_owned()]), ..Approval::default() };
         let forgoes = Approval { never: BTreeSet::from(["*".to_owned()]), ..Approval::default() };
         assert!(needs_approval(&[&demands, &forgoes], "mail.send", Risk::Write));
         assert!(needs_approval(&[&Approval::default()], "files.write", Risk::Write));

@@ -117,9 +117,7 @@ pub(crate) fn find(path: &str) -> Match {
             _ => match admin::find(path) {
                 Some(found) => of_admin(found),
                 None => match agents::find(bare) {
-                    Some((route, pattern, methods)) => {
-                        found(Route::Agent(route), pattern, methods)
-                    }
+                    Some((route, pattern, methods)) => found(Route::Agent(route), pattern, methods),
                     None => with_names(path, bare),
                 },
             },

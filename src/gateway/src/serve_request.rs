@@ -17,8 +17,8 @@ use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
 use crate::{
-    admin, agents, background, health, model_call, models, observe, random, realtime, responses, stored,
-    tunnel,
+    admin, agents, background, health, model_call, models, observe, random, realtime, responses,
+    stored, tunnel,
 };
 
 /// The longest id of a caller's that is taken over.

@@ -144,11 +144,7 @@ impl Engine {
     }
 
     /// Makes a model call, again where that can help. Whoever follows hears it where `is_told`.
-    pub(crate) async fn ask(
-        &mut self,
-        body: bytes::Bytes,
-        is_told: bool,
-    ) -> Result<Answer, Stop> {
+    pub(crate) async fn ask(&mut self, body: bytes::Bytes, is_told: bool) -> Result<Answer, Stop> {
         let mut tries = 0;
         let mut paid = PicoDollars::ZERO;
         loop {
@@ -171,7 +167,11 @@ impl Engine {
                     }
                     let until = Instant::now() + pause.max(Duration::from_millis(50));
                     if until >= self.deadline {
-                        return Err(if must_wait { why } else { Stop::incomplete(Reason::Deadline) });
+                        return Err(if must_wait {
+                            why
+                        } else {
+                            Stop::incomplete(Reason::Deadline)
+                        });
                     }
                     self.tell("step.retried", json!({"after_s": pause.as_secs_f64()}));
                     tokio::time::sleep_until(until.into()).await;
@@ -405,7 +405,8 @@ impl Engine {
             }
         }
         let written = write(&self.shared, &batch).await?;
-        if let (Some(version), Some(mut changed)) = (written.first(), batch.put.into_iter().next()) {
+        if let (Some(version), Some(mut changed)) = (written.first(), batch.put.into_iter().next())
+        {
             changed.version = *version;
             *document = changed;
         }

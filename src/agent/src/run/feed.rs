@@ -59,7 +59,8 @@ impl Feed {
         state.unsaved.extend_from_slice(event.as_bytes());
         let log = &mut state.log;
         if log.is_whole()
-            && (log.length() + event.len() > EVENTS_BYTES_MAX || log.push(event.as_bytes()).is_err())
+            && (log.length() + event.len() > EVENTS_BYTES_MAX
+                || log.push(event.as_bytes()).is_err())
         {
             log.clear();
         }

@@ -249,7 +249,8 @@ fn asked_calls(
             arguments = "{}".to_owned();
         }
         let is_taken = |id: &str| {
-            asked.iter().any(|call| call.id == id) || known.done.iter().any(|(call, _)| call.id == id)
+            asked.iter().any(|call| call.id == id)
+                || known.done.iter().any(|(call, _)| call.id == id)
         };
         if id.is_empty() || id.len() > 256 || is_taken(&id) {
             id = format!("call_{}_{at}", known.answers.len());
@@ -264,8 +265,8 @@ fn asked_calls(
             }
             None => (function.as_str().into(), CalledBy::Nobody, Risk::Read),
         };
-        let needs_approval = by == CalledBy::Us
-            && toolbox::needs_approval(&[&plan.approval], &tool, risk);
+        let needs_approval =
+            by == CalledBy::Us && toolbox::needs_approval(&[&plan.approval], &tool, risk);
         call["id"] = id.as_str().into();
         call["type"] = "function".into();
         call["function"]["arguments"] = arguments.as_str().into();
@@ -278,8 +279,7 @@ fn asked_calls(
 }
 
 fn has_function(plan: &Plan, name: &str) -> bool {
-    let is_it = |function: &Value| {
-        function.pointer("/function/name").and_then(Value::as_str) == Some(name)
-    };
+    let is_it =
+        |function: &Value| function.pointer("/function/name").and_then(Value::as_str) == Some(name);
     plan.functions.iter().any(is_it)
 }

@@ -8,7 +8,8 @@ use tollway_agent::ports::{Asking, Caller, Completions, ModelCall, ModelStream, 
 use tollway_agent::run::CallerMark;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::{
-    AnswerBody, Flow, KeyHash, Outcome, Reject, Rejection, RequestCtx, RequestHead, ResponseHead,
+    AnswerBody, Flow, KeyHash, ModelDirectory, Outcome, Reject, Rejection, RequestCtx, RequestHead,
+    ResponseHead,
 };
 use tollway_wire::openai::replay;
 use tollway_wire::operation::{Dialect, Operation};

@@ -16,9 +16,7 @@ use tollway_agent::service::{Begun, Fork, ListQuery, Resume};
 use tollway_agent::toolbox::Allowed;
 use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::{KeyStore, Role};
-use tollway_filter_api::{
-    Answer, AnswerBody, Outcome, Reject, Rejection, RequestCtx, VirtualKey,
-};
+use tollway_filter_api::{Answer, AnswerBody, Outcome, Reject, Rejection, RequestCtx, VirtualKey};
 
 use crate::body::{self, BodyError};
 use crate::early::{finish, refuse};
@@ -67,8 +65,7 @@ pub(crate) fn caller(
                 let own = listed(&key.metadata);
                 let of_team = team.as_ref().and_then(|team| listed(&team.metadata));
                 let of_user = user.as_ref().and_then(|user| listed(&user.metadata));
-                let lists: Vec<Allowed> =
-                    [own, of_team, of_user].into_iter().flatten().collect();
+                let lists: Vec<Allowed> = [own, of_team, of_user].into_iter().flatten().collect();
                 tools = if lists.is_empty() { vec![usual()] } else { lists };
             }
             match &key.user {
@@ -100,7 +97,11 @@ struct Ask<'a> {
 enum Reply {
     Json(Value),
     /// A run that is at work: its events, or its end.
-    Run { begun: Box<Begun>, is_stream: bool, goes_on: bool },
+    Run {
+        begun: Box<Begun>,
+        is_stream: bool,
+        goes_on: bool,
+    },
     /// Events of a run, the stored ones and those to come.
     Events(Vec<u8>, Option<Follower>),
 }
@@ -222,7 +223,8 @@ async fn pass_on(session: &mut ServerSession, follower: &mut Follower) -> Result
             Next::Events(events) => session.write_response_body(events, false).await?,
             Next::Ended => return Ok(()),
             Next::Lost => {
-                let event = b"event: error\ndata: {\"error\":{\"code\":\"events_lost\",\"message\":\
+                let event =
+                    b"event: error\ndata: {\"error\":{\"code\":\"events_lost\",\"message\":\
                     \"There are too many events to be kept: ask for the run.\"}}\n\n";
                 return session.write_response_body(Bytes::from_static(event), false).await;
             }
@@ -278,9 +280,7 @@ impl Ask<'_> {
                 let begun = agents.fork(self.caller, &id, body).await?;
                 reply(agents, caller, begun, is_stream, in_background, in_background).await
             }
-            AgentRoute::Agents if by_get => {
-                agents.definitions(&self.caller).await.map(Reply::Json)
-            }
+            AgentRoute::Agents if by_get => agents.definitions(&self.caller).await.map(Reply::Json),
             AgentRoute::Agents => {
                 agents.define(&self.caller, None, &self.body).await.map(Reply::Json)
             }

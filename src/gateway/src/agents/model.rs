@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use memchr::memmem;
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use serde_json::{Value, json};
@@ -261,13 +260,7 @@ impl Telling {
         Ok(())
     }
 
-    fn chunk(
-        &self,
-        delta: Value,
-        finish: Option<&str>,
-        event: Option<Value>,
-        out: &mut Vec<u8>,
-    ) {
+    fn chunk(&self, delta: Value, finish: Option<&str>, event: Option<Value>, out: &mut Vec<u8>) {
         let mut chunk = json!({
             "id": format!("chatcmpl-{}", self.id),
             "object": "chat.completion.chunk",
@@ -365,8 +358,10 @@ fn failure(error: &Value) -> Rejection {
     let text = |name: &str| error[name].as_str().map(str::to_owned);
     let status = error["status"].as_u64().and_then(|status| u16::try_from(status).ok());
     let message = text("message").unwrap_or_else(|| "The run has failed.".to_owned());
-    let kind = text("type").unwrap_or_else(|| "api_error".to_owned());
-    let mut reject = Reject::new(status.unwrap_or(502), kind, message);
+    let mut reject = Reject::new(status.unwrap_or(502), "api_error", message);
+    if let Some(kind) = text("type") {
+        reject.kind = kind.into();
+    }
     if let Some(code) = text("code") {
         reject = reject.with_code(code);
     }
@@ -404,7 +399,8 @@ async fn stream(
             Ok(events) => {
                 if !has_begun {
                     has_begun = true;
-                    respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
+                    respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None)
+                        .await?;
                 }
                 telling.keep(gateway, None);
                 ctx.report.bytes_sent += events.len() as u64;
@@ -506,7 +502,8 @@ mod tests {
     #[test]
     fn answer_to_an_approval_leads_to_its_run() {
         let mut messages = asked("run_1:call_1", APPROVE, "abc");
-        messages.push(json!({"role": "tool", "tool_call_id": "run_1:call_1", "content": "approve"}));
+        messages
+            .push(json!({"role": "tool", "tool_call_id": "run_1:call_1", "content": "approve"}));
         let (run, resume) = resumed(&messages).expect("it is one");
         assert_eq!(run, "run_1");
         assert_eq!(resume.decisions[0].call_id, "call_1");

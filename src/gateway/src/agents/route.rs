@@ -102,9 +102,16 @@ mod tests {
         assert_eq!(route("/agent/runs/run_1/resume"), Some(AgentRoute::Resume("run_1".into())));
         assert_eq!(route("/threads/t/messages"), Some(AgentRoute::Messages("t".into())));
         assert_eq!(route("/tools/code.python"), Some(AgentRoute::Tool("code.python".into())));
-        for path in
-            ["/", "/chat", "/agent", "/agents/", "/agent/runs/", "/agent/runs//cancel", "/tools/a/b", "/agent/runs/a/b/c"]
-        {
+        for path in [
+            "/",
+            "/chat",
+            "/agent",
+            "/agents/",
+            "/agent/runs/",
+            "/agent/runs//cancel",
+            "/tools/a/b",
+            "/agent/runs/a/b/c",
+        ] {
             assert_eq!(route(path), None, "{path}");
         }
     }

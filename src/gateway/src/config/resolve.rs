@@ -20,8 +20,8 @@ use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, agents, alerts, budgets,
-    cache, data, fallbacks, filters, jwt, people, price, redis,
+    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, agents, alerts,
+    budgets, cache, data, fallbacks, filters, jwt, people, price, redis,
 };
 use crate::respond::ErrorCodes;
 
