@@ -27,6 +27,7 @@ use crate::run::{Approval, Plan, Status, view};
 use crate::threads;
 use crate::tool::{Call, Output, Tool, ToolError};
 use crate::toolbox::{NoTool, Toolbox, Tools, needs_approval};
+use crate::tools::Services;
 
 /// For how long a run is held by the node that works on it, unless it says so again.
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
@@ -80,6 +81,8 @@ pub struct Live {
     pub settings: Settings,
     /// The tools there are.
     pub tools: Tools,
+    /// What they are made of.
+    pub services: Services,
 }
 
 /// What all runs share.
@@ -416,6 +419,9 @@ impl Agents {
         for collection in Collection::ALL {
             // Files have more than a document: whoever keeps them removes them.
             if collection == Collection::File {
+                if let Some(files) = &self.live().services.files {
+                    files.forget_expired().await?;
+                }
                 continue;
             }
             loop {

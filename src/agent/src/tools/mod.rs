@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod calculator;
+pub mod files;
 pub mod settings;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tollway_filter_api::Clock;
 
+use self::files::{Files, FilesSettings};
 use crate::outgoing::{ClientError, Outgoing, Policy};
 use crate::tool::Tool;
 
@@ -21,6 +23,8 @@ use crate::tool::Tool;
 pub struct Settings {
     /// Where tools may go that take URLs from models and strangers.
     pub outgoing: Policy,
+    /// Where files are kept; without it, nowhere.
+    pub files: Option<FilesSettings>,
 }
 
 /// What tools are made of, and what others use of it directly.
@@ -30,6 +34,8 @@ pub struct Services {
     pub clock: Clock,
     /// HTTP clients.
     pub outgoing: Outgoing,
+    /// Keeps files, where they are kept.
+    pub files: Option<Files>,
 }
 
 /// Settings that no tool can be made with.
@@ -58,7 +64,7 @@ impl Services {
         outgoing: Outgoing,
         clock: Clock,
     ) -> Result<Services, SettingsError> {
-        Ok(Services { clock, outgoing })
+        Ok(Services { clock, outgoing, files: None })
     }
 }
 
@@ -66,7 +72,7 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build];
+const BUILTIN: &[Build] = &[calculator::build, files::build];
 
 /// The built-in tools.
 ///
