@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use secrecy::SecretString;
 use sqlx::Row;
 use tollway_filter_api::accounts::{Accounts, Change, Kind};
+use tollway_filter_api::documents;
 use tollway_filter_api::ledger::{Ledger, SpendFilter, SpendRecord, StoreError};
 use tollway_store::sql::{CONNECTIONS_MAX, SqlStore};
 use tollway_tests::gateway::Folder;
@@ -15,6 +16,7 @@ use tollway_tests::postgres::Postgres;
 use tollway_tests::setup::eventually;
 
 use crate::accounts::{create, object};
+use crate::documents::{put, run};
 use crate::ledger::{entries, is_sum_of, record, total};
 use crate::place::{Place, connection, file};
 
@@ -231,23 +233,27 @@ async fn postgres_that_is_away_or_hangs_is_an_error_in_time() {
     server.signal("STOP");
     let started = Instant::now();
     let first = entries([1]);
-    let (written, made, opened) = tokio::join!(
+    let (written, kept, made, opened) = tokio::join!(
         store.append("node", &first),
+        documents::Documents::write(&store, put([run("r")])),
         store.change(Change::default()),
         SqlStore::postgres(SecretString::from(url.clone())),
     );
     assert!(started.elapsed() < IN_TIME, "{:?}", started.elapsed());
     is_unavailable(written);
+    is_unavailable(kept);
     is_unavailable(made);
     is_unavailable(opened);
     server.signal("CONT");
     eventually("it is used again", async || store.append("node", &entries([1])).await.is_ok())
         .await;
     assert_eq!(total(&store).await.0, 1);
+    documents::Documents::write(&store, put([run("new")])).await.expect("it is used again");
 
     server.kill().await;
     let started = Instant::now();
     is_unavailable(SqlStore::postgres(SecretString::from(url.clone())).await);
+    is_unavailable(documents::Documents::write(&store, put([run("away")])).await);
     assert!(started.elapsed() < IN_TIME);
 }
 
