@@ -580,7 +580,10 @@ pub(crate) async fn any_text_of_a_document_is_kept_or_refused(place: Place) {
             Wanted { parent: None, owner: None, ..wanted.clone() },
             wanted,
         ] {
-            assert_eq!(store.list(wanted).await.expect("it answers"), [expected.clone()]);
+            assert_eq!(
+                store.list(wanted).await.expect("it answers"),
+                std::slice::from_ref(&expected)
+            );
         }
         let total = store.total(Collection::Run, text).await.expect("it answers");
         assert_eq!(total, (1, 0));
