@@ -20,7 +20,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("filter-api", &["wire"]),
     ("filters", &["filter-api", "wire"]),
     ("store", &["filter-api", "wire"]),
-    ("gateway", &["filter-api", "filters", "providers", "simulator", "store", "wire"]),
+    ("sandbox", &[]),
+    ("gateway", &["filter-api", "filters", "providers", "sandbox", "simulator", "store", "wire"]),
     ("tests", &["simulator"]),
     ("bench", &["filter-api", "simulator", "store", "tests"]),
 ];
