@@ -93,8 +93,8 @@ mod tests {
         let scratch = Scratch::make(&all, None).unwrap();
         let mut path = scratch.path().join("work");
         // Deeper than a path can be long.
-        for _ in 0..40 {
-            let deep: PathBuf = (0..50).map(|_| "d").collect();
+        for _ in 0..10 {
+            let deep: PathBuf = (0..5).map(|_| "d".repeat(100)).collect();
             fs::create_dir_all(path.join(&deep)).unwrap();
             let next = scratch.path().join("next");
             fs::rename(scratch.path().join("work"), &next).unwrap();

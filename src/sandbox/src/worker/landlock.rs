@@ -47,7 +47,7 @@ pub(super) fn restrict(mode: Mode, forks: bool) -> Result<(), String> {
     let mut error = String::new();
     for version in versions {
         match ruleset(*version) {
-            Ok(created) => return enforce(created, *version, forks),
+            Ok(created) => return enforce(created, *version, mode, forks),
             Err(refused) => error = refused.to_string(),
         }
     }
@@ -67,7 +67,12 @@ fn ruleset(version: ABI) -> Result<RulesetCreated, RulesetError> {
     ruleset.create()
 }
 
-fn enforce(mut ruleset: RulesetCreated, version: ABI, forks: bool) -> Result<(), String> {
+fn enforce(
+    mut ruleset: RulesetCreated,
+    version: ABI,
+    mode: Mode,
+    forks: bool,
+) -> Result<(), String> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut paths: Vec<(String, BitFlags<AccessFs>)> = vec![(".".to_owned(), work(version))];
     if forks {
@@ -77,6 +82,10 @@ fn enforce(mut ruleset: RulesetCreated, version: ABI, forks: bool) -> Result<(),
             let write = if *written { AccessFs::WriteFile.into() } else { BitFlags::EMPTY };
             (path.to_string(), write | AccessFs::ReadFile)
         }));
+        if mode == Mode::Namespaces {
+            // Made for the guest: nobody of the system is in them.
+            paths.extend(["/etc/passwd", "/etc/group"].map(|path| (path.to_owned(), read)));
+        }
         paths.extend(["../program.py", "../program.sh"].map(|path| (path.to_owned(), read)));
     }
     for (path, access) in paths {

@@ -198,14 +198,8 @@ const FCNTL: &[i32] = &[
 ];
 
 /// What of `ioctl`: is it a terminal, how much is there to read, close on exec.
-const IOCTL: &[u64] = &[
-    libc::TCGETS as u64,
-    libc::TIOCGWINSZ as u64,
-    libc::FIONREAD as u64,
-    libc::FIONBIO as u64,
-    libc::FIOCLEX as u64,
-    libc::FIONCLEX as u64,
-];
+const IOCTL: &[u64] =
+    &[libc::TCGETS, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX, libc::FIONCLEX];
 
 /// Namespaces, and children of somebody else.
 const CLONE_REFUSED: i32 = libc::CLONE_NEWNS
