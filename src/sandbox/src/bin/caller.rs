@@ -171,11 +171,16 @@ async fn run(sandbox: Sandbox, order: Order) -> Value {
             "ending": outcome.ending,
             "stdout": String::from_utf8_lossy(&outcome.stdout),
             "stderr": String::from_utf8_lossy(&outcome.stderr),
-            "files": outcome.files.iter().map(|file| (&file.name, file.bytes.to_vec())).collect::<Vec<_>>(),
+            "files": outcome.files.iter().map(|file| (&file.name, beginning(&file.bytes))).collect::<Vec<_>>(),
             "files_left_out": outcome.files_left_out,
             "pieces": pieces,
             "elapsed_us": elapsed_us,
             "took_us": outcome.took.as_micros() as u64,
         }),
     }
+}
+
+/// Enough to see what it is: JSON makes much of it.
+fn beginning(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(100_000)]
 }

@@ -1,8 +1,8 @@
 //! The process inside: puts up the layers around itself, then is the guest or starts it.
 
+use std::fs::File;
 use std::io::{Write, stdout};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use nix::sys::prctl;
@@ -24,7 +24,8 @@ pub(super) enum Word {
 
 pub(super) fn main(natives: &[(&'static str, Native)]) -> i32 {
     let Ok(control) = std::io::stdin().as_fd().try_clone_to_owned() else { return 1 };
-    let mut control = UnixStream::from(control);
+    // It is a socket, but what sockets are written with is refused to us soon.
+    let mut control = File::from(control);
     let word = match prepare(&mut control) {
         Ok((start, input)) => be(&start, &input, natives),
         Err(why) => Word::Failed(why),
@@ -40,7 +41,7 @@ fn because<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> String {
 }
 
 /// Waits for its orders and puts up all layers.
-fn prepare(control: &mut UnixStream) -> Result<(Start, Vec<u8>), String> {
+fn prepare(control: &mut File) -> Result<(Start, Vec<u8>), String> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(because("the parent's death"))?;
     // If the parent died before that, nobody reads this.
     control.write_all(&[0]).map_err(because("orders"))?;

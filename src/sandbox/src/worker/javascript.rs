@@ -9,10 +9,10 @@ use std::path::Path;
 
 use rquickjs::context::EvalOptions;
 use rquickjs::function::Func;
-use rquickjs::prelude::This;
 use rquickjs::promise::MaybePromise;
 use rquickjs::{
-    CatchResultExt, Context, Ctx, Exception, Function, Object, Promise, Runtime, TypedArray, Value,
+    CatchResultExt, CaughtError, Context, Ctx, Exception, Function, Object, Promise, Runtime,
+    TypedArray, Value,
 };
 
 /// Well below the stack that the process has.
@@ -38,13 +38,11 @@ fn evaluate(program: &[u8], memory: u64) -> Result<(), String> {
     runtime.set_memory_limit(usize::try_from(memory).unwrap_or(usize::MAX));
     runtime.set_max_stack_size(STACK);
     let context = Context::full(&runtime).map_err(|error| error.to_string())?;
-    context.with(|ctx| {
-        let done = evaluate_in(&ctx, program);
-        done.catch(&ctx).map_err(|error| error.to_string())
-    })
+    context.with(|ctx| evaluate_in(&ctx, program).catch(&ctx).map_err(|error| error.to_string())?)
 }
 
-fn evaluate_in(ctx: &Ctx<'_>, program: &str) -> rquickjs::Result<()> {
+/// Evaluates a program and shows its value. What it throws is shown in its own words, if it can be.
+fn evaluate_in(ctx: &Ctx<'_>, program: &str) -> rquickjs::Result<Result<(), String>> {
     let options = |name: &str| {
         let mut options = EvalOptions::default();
         options.filename = Some(name.to_owned());
@@ -58,16 +56,30 @@ fn evaluate_in(ctx: &Ctx<'_>, program: &str) -> rquickjs::Result<()> {
     host.set("list", Func::from(list))?;
     host.set("writeText", Func::from(write_text))?;
     host.set("append", Func::from(append))?;
-    let show: Function = prelude.call((host,))?;
+    let shows: Object = prelude.call((host,))?;
+    let (value, error): (Function, Function) = (shows.get("value")?, shows.get("error")?);
 
-    let mut awaited = options("program.js");
-    awaited.strict = false;
-    awaited.promise = true;
-    let done: Promise = ctx.eval_with_options(program, awaited)?;
+    match last_value(ctx, program, options("program.js")).catch(ctx) {
+        Ok(last) => value.call((last,)).map(Ok),
+        Err(CaughtError::Exception(thrown)) => error.call((thrown.into_value(),)).map(Err),
+        Err(CaughtError::Value(thrown)) => error.call((thrown,)).map(Err),
+        Err(CaughtError::Error(error)) => Err(error),
+    }
+}
+
+/// Runs a program, and all it leaves to be done later, and gives its last value.
+fn last_value<'js>(
+    ctx: &Ctx<'js>,
+    program: &str,
+    mut options: EvalOptions,
+) -> rquickjs::Result<Value<'js>> {
+    options.strict = false;
+    options.promise = true;
+    let done: Promise = ctx.eval_with_options(program, options)?;
     let value: MaybePromise = finish(ctx, done.finish::<Object>())?.get("value")?;
-    let value: Value = finish(ctx, value.finish())?;
+    let value = finish(ctx, value.finish())?;
     while ctx.execute_pending_job() {}
-    show.call((This(ctx.globals()), value))
+    Ok(value)
 }
 
 /// Says in the program's words that nothing is left to be done.

@@ -1,5 +1,5 @@
 // What programs in the sandbox see of us. Called with the host's functions, which nothing else
-// can reach; gives back what shows the program's last value.
+// can reach; gives back what shows their last value, and what they throw.
 (host) => {
   const json = JSON.stringify;
   const show = (value) => {
@@ -42,7 +42,10 @@
       }
     },
   };
-  return (value) => {
-    if (value !== undefined) out(value);
+  return {
+    value: (value) => {
+      if (value !== undefined) out(value);
+    },
+    error: (thrown) => (thrown instanceof Error ? show(thrown) : `thrown: ${show(thrown)}`),
   };
 }

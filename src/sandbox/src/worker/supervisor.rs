@@ -106,13 +106,12 @@ fn supervise() -> std::result::Result<Report, String> {
     };
     inside.order(&start, &input).map_err(because("the process inside"))?;
     let started = Instant::now();
-    let folder = setup.folder.as_deref();
     let watch = Watch {
         proc: &proc,
         limits: &setup.limits,
         own: std::process::id(),
         memory_before,
-        folder,
+        is_folder: setup.mode == Mode::Landlock,
         folder_next: started,
     };
     let killed = inside.attend(watch, started + setup.limits.wall);

@@ -18,6 +18,9 @@ pub(super) const TICK: Duration = Duration::from_millis(10);
 /// Folders within folders, beyond which a path could become too long to look at.
 const DEPTH_MAX: usize = 64;
 
+/// Processes that have ended and are not waited for yet, beyond which it is a bomb.
+const DEAD_MAX: usize = 64;
+
 /// The processes of the machine, as they were seen before the root was changed.
 pub(super) struct Proc(OwnedFd);
 
@@ -43,11 +46,14 @@ impl Proc {
     }
 
     /// A process and all that come of it, those included that have lost their parents: they become
-    /// children of the first process inside, or of the supervisor.
-    fn tree(&self, root: u32) -> Vec<u32> {
+    /// children of the first process inside, or of the supervisor. A bomb can make them faster than
+    /// they are found: there are a few more than `max` at most.
+    fn tree(&self, root: u32, max: usize) -> Vec<u32> {
         let mut found = vec![root];
         let mut next = 0;
-        while let Some(process) = found.get(next).copied() {
+        while let Some(process) = found.get(next).copied()
+            && found.len() <= max
+        {
             next += 1;
             for thread in self.list(&format!("{process}/task")).unwrap_or_default() {
                 let children = self.read(&format!("{process}/task/{thread}/children"));
@@ -74,6 +80,13 @@ impl Proc {
             threads: field(20)?,
         })
     }
+
+    /// The memory of one process, of which what it shares counts in part. Takes longer.
+    fn share(&self, process: u32) -> Option<u64> {
+        let text = self.read(&format!("{process}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+    }
 }
 
 /// What a process has, or several have together.
@@ -93,8 +106,8 @@ pub(super) struct Watch<'a> {
     pub(super) own: u32,
     /// What the process inside had before it became the guest.
     pub(super) memory_before: u64,
-    /// The folder above the working folder, where no file system of its own limits that.
-    pub(super) folder: Option<&'a Path>,
+    /// Whether the working folder, which is the current one, has no file system of its own.
+    pub(super) is_folder: bool,
     pub(super) folder_next: Instant,
 }
 
@@ -102,14 +115,22 @@ impl Watch<'_> {
     /// Which limit has been reached.
     pub(super) fn look(&mut self) -> Option<Why> {
         // The supervisor is no part of what it watches.
-        let tree = self.proc.tree(self.own).split_off(1);
+        let tree_max = self.limits.processes as usize + DEAD_MAX;
+        let tree = self.proc.tree(self.own, tree_max).split_off(1);
+        if tree.len() >= tree_max {
+            return Some(Why::Processes);
+        }
         let mut sum = Usage::default();
         for usage in tree.iter().filter_map(|process| self.proc.usage(*process)) {
             sum.cpu += usage.cpu;
             sum.memory += usage.memory;
             sum.threads += usage.threads;
         }
-        if sum.memory > self.limits.memory + self.memory_before {
+        let memory_max = self.limits.memory + self.memory_before;
+        // What several share counts for each of them: look again, more closely.
+        if sum.memory > memory_max
+            && tree.iter().filter_map(|process| self.proc.share(*process)).sum::<u64>() > memory_max
+        {
             return Some(Why::Memory);
         }
         if sum.cpu > self.limits.cpu {
@@ -119,20 +140,19 @@ impl Watch<'_> {
         if sum.threads > self.limits.processes + 1 {
             return Some(Why::Processes);
         }
-        let folder = self.folder?;
         let now = Instant::now();
-        if now < self.folder_next {
+        if !self.is_folder || now < self.folder_next {
             return None;
         }
-        let full = self.is_full(folder, &tree);
+        let full = self.is_full(&tree);
         // A large folder must not cost more time than the guest.
         self.folder_next = now + now.elapsed() * 4;
         full.then_some(Why::Disk)
     }
 
-    fn is_full(&self, folder: &Path, tree: &[u32]) -> bool {
+    fn is_full(&self, tree: &[u32]) -> bool {
         let mut space = Space::default();
-        let is_hidden = space.walk(folder).is_err();
+        let is_hidden = space.walk(Path::new(".")).is_err();
         self.unlinked(tree, &mut space);
         is_hidden || space.bytes > self.limits.disk || space.inodes > self.limits.inodes
     }

@@ -188,7 +188,7 @@ fn languages_run_at_once(mut caller: Caller) {
 /// A script with a child that ignores what it can, known by a number that nobody else has.
 fn lingering(mark: &str) -> String {
     format!(
-        "trap '' TERM HUP INT\n(sleep {mark} & (setsid sleep {mark} || sleep {mark}) &)\necho started\nsleep {mark}"
+        "trap '' TERM HUP INT\n(sleep {mark} & (setsid sleep {mark} 2>/dev/null || sleep {mark}) &)\necho started\nsleep {mark}"
     )
 }
 
