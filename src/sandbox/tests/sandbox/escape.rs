@@ -94,6 +94,9 @@ fn files_of_the_system_are_out_of_reach(mut caller: Caller) {
     assert!(!environment.contains("CANARY") && !environment.contains("root"), "{environment}");
     let text = caller.stdout_of("shell", "env; set; ls -la / /etc 2>&1; true");
     assert!(!text.contains(CANARY) && !text.contains("shadow"), "{text}");
+    // Nobody's user, and in no group but its own.
+    let ids = caller.stdout_of("python", "import os; print(os.getuid() == os.getgid(), os.getuid() > 0, os.getgroups() in ([], [os.getgid()]))");
+    assert_eq!(ids, "True True True\n");
     // Only the three, though the caller has one open that is not marked.
     let open = "
 import os
