@@ -89,3 +89,38 @@ pub(crate) fn parse_frame_head(head: [u8; FRAME_HEAD]) -> Result<(Kind, usize)> 
 fn invalid(what: &'static str) -> Error {
     Error::new(ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KINDS: [Kind; 5] = [
+        Kind::Output(Stream::Stdout),
+        Kind::Output(Stream::Stderr),
+        Kind::File,
+        Kind::Group,
+        Kind::Report,
+    ];
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_other_bytes_are_refused(
+            head in any::<[u8; FRAME_HEAD]>(),
+            length in any::<u32>(),
+            text in ".{0,50}",
+            noise in prop::collection::vec(any::<u8>(), 0..50),
+        ) {
+            for kind in KINDS {
+                let written = frame_head(kind, length as usize).unwrap();
+                prop_assert_eq!(parse_frame_head(written).unwrap(), (kind, length as usize));
+            }
+            prop_assert_eq!(parse_frame_head(head).is_ok(), (1..=5).contains(&head[0]));
+            let written = head_bytes(&text).unwrap();
+            prop_assert_eq!(read_head::<String>(&mut &written[..]).unwrap(), text);
+            prop_assert!(read_head::<String>(&mut &written[..written.len() - 1]).is_err());
+            let _ = read_head::<String>(&mut &noise[..]);
+        }
+    }
+}

@@ -81,6 +81,25 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same, with nothing that could not be added to something: a day, and a TiB.
+    pub(crate) fn bounded(self) -> Limits {
+        const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+        const MAX: u64 = 1 << 40;
+        Limits {
+            wall: self.wall.min(TIME_MAX),
+            cpu: self.cpu.min(TIME_MAX),
+            memory: self.memory.min(MAX),
+            disk: self.disk.min(MAX),
+            inodes: self.inodes.min(MAX),
+            processes: self.processes.min(MAX),
+            output: self.output.min(MAX),
+            files: self.files,
+            files_bytes: self.files_bytes.min(MAX),
+        }
+    }
+}
+
 /// One of a guest's two outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

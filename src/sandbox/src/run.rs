@@ -22,6 +22,9 @@ use crate::scratch::Scratch;
 /// Beyond its guest's time, what a supervisor may take to prepare and to clean up.
 const SUPERVISOR_TIME: Duration = Duration::from_secs(20);
 
+/// The longest path that a file can have, and then some.
+const FILE_NAME_MAX: u64 = 8192;
+
 /// How long a supervisor may take to end with all it has, once nobody listens to it.
 const END_TIME: Duration = Duration::from_secs(5);
 
@@ -160,7 +163,8 @@ impl Parts {
         let (mut stdout, mut stderr) = (BytesMut::new(), BytesMut::new());
         let mut files = Vec::new();
         // A supervisor keeps to the limits; should it not, it is not listened to.
-        let mut room = limits.output + limits.files_bytes + (1 << 20);
+        let names = u64::from(limits.files) * FILE_NAME_MAX;
+        let mut room = limits.output + limits.files_bytes + names + (1 << 20);
         loop {
             let mut head = [0; FRAME_HEAD];
             self.stdout.read_exact(&mut head).await?;
@@ -231,4 +235,25 @@ fn file(mut payload: Bytes) -> Result<File, Error> {
     let bytes = payload.split_off(2 + length);
     let name = str::from_utf8(&payload[2..]).map_err(|_| invalid())?;
     Ok(File { name: name.to_owned(), bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_file_is_read_from_any_bytes_or_refused(
+            name in ".{0,40}",
+            content in prop::collection::vec(any::<u8>(), 0..100),
+            noise in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let length = u16::try_from(name.len()).unwrap().to_le_bytes();
+            let payload = [&length[..], name.as_bytes(), &content].concat();
+            prop_assert_eq!(file(payload.into()).unwrap(), File { name, bytes: content.into() });
+            let _ = file(noise.into());
+        }
+    }
 }

@@ -110,6 +110,9 @@ pub enum Refused {
     /// All runs are taken, and all places in the queue.
     #[error("too many runs at once")]
     Busy,
+    /// The files do not fit into the working folder.
+    #[error("the files are more than the working folder may have")]
+    TooLarge,
     /// A file cannot have this name, or two have it.
     #[error("{0:?} cannot be the name of a file")]
     Name(String),
@@ -130,7 +133,8 @@ struct Inner {
 
 impl Sandbox {
     /// Looks what the kernel allows by running the escape suite in it, and each language once.
-    pub async fn probe(settings: Settings) -> Sandbox {
+    pub async fn probe(mut settings: Settings) -> Sandbox {
+        settings.concurrent_max = settings.concurrent_max.clamp(1, Semaphore::MAX_PERMITS);
         let users = nix::unistd::geteuid().is_root().then(|| {
             let count = u32::try_from(settings.concurrent_max).unwrap_or(u32::MAX);
             let users = (0..count).map(|nth| settings.uid_first.saturating_add(nth));
@@ -181,14 +185,23 @@ impl Sandbox {
         let inner = &*self.0;
         let mode = inner.status.mode_of(job.guest)?;
         check_names(&job.files)?;
-        let place = inner.place().await?;
+        let limits = job.limits.bounded();
+        let bytes = job.files.iter().map(|file| file.bytes.len() as u64).sum::<u64>();
+        if bytes > limits.disk || job.files.len() as u64 > limits.inodes {
+            return Err(Refused::TooLarge);
+        }
+        let permit = match Arc::clone(&inner.places).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => inner.queue().await?,
+        };
+        let place = inner.place(permit);
         let runs = match job.guest {
             Guest::Python => Runs::Python(inner.settings.python.clone()),
             Guest::JavaScript => Runs::JavaScript,
             Guest::Shell => Runs::Shell,
             Guest::Native(name) => Runs::Native(name.to_owned()),
         };
-        inner.run(mode, runs, &job.input, &job.files, &job.limits, place, on_output).await
+        inner.run(mode, runs, &job.input, &job.files, &limits, place, on_output).await
     }
 }
 
@@ -227,19 +240,16 @@ fn check_names(files: &[File]) -> Result<(), Refused> {
 }
 
 impl Inner {
-    /// Waits for a place, if the queue is not full.
-    async fn place(&self) -> Result<Place, Refused> {
-        let permit = match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => self.queue().await?,
-        };
+    /// Makes a place of the right to have one.
+    fn place(&self, permit: OwnedSemaphorePermit) -> Place {
         let user = self.users.as_ref().map(|users| {
             let user = users.lock().pop();
             (Arc::clone(users), user.expect("there are as many users as places"))
         });
-        Ok(Place::new(permit, user))
+        Place::new(permit, user)
     }
 
+    /// Waits for its turn, if the queue is not full.
     async fn queue(&self) -> Result<OwnedSemaphorePermit, Refused> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
@@ -322,8 +332,8 @@ impl Inner {
         {
             return Err(format!("{} is not there", path.display()));
         }
-        // The first ones are as many as there are places, or fewer.
-        let place = self.place().await.map_err(|error| error.to_string())?;
+        let permit = Arc::clone(&self.places).acquire_owned().await;
+        let place = self.place(permit.map_err(|error| error.to_string())?);
         let limits = Limits::default();
         let outcome = self.run(mode, runs, &input, &[], &limits, place, |_, _| {}).await;
         let outcome = match outcome {

@@ -73,11 +73,10 @@ fn files(bait: &Bait, report: Report<'_>) {
     read("/sys", Path::new("/sys/kernel/mm/transparent_hugepage/enabled"));
     let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
     report("/etc/passwd", users.contains("root").then_some(users));
-    report(
-        "the folders of the system",
-        done(fs::read_dir("/etc").map(|_| ()))
-            .filter(|_| fs::read_dir("/etc").into_iter().flatten().count() > 16),
-    );
+    // In namespaces there is nothing in them, but Landlock refuses them nevertheless.
+    for path in ["/", "/etc", "/dev", ".."] {
+        report("a folder of the system", done(fs::read_dir(path)).map(|_| path.to_owned()));
+    }
 
     if symlink(&bait.file, "link").is_ok() {
         report("a file by a link", done(fs::read("link")));

@@ -2,7 +2,7 @@
 
 use std::io::Result;
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::job::Limits;
 
@@ -14,7 +14,8 @@ const ADDRESSES: u64 = 2 << 30;
 
 /// Puts the limits on this process and all that come of it.
 pub(super) fn restrict(limits: &Limits, user_processes: u64) -> Result<()> {
-    let cpu = limits.cpu.as_secs().max(1);
+    // The watch knows what all processes have had together, and says so; this is for each of them.
+    let cpu = limits.cpu.as_secs() + 2;
     let all = [
         (Resource::RLIMIT_CPU, cpu, cpu + 1),
         (Resource::RLIMIT_DATA, limits.memory + OWN_DATA, limits.memory + OWN_DATA),
@@ -28,7 +29,9 @@ pub(super) fn restrict(limits: &Limits, user_processes: u64) -> Result<()> {
         (Resource::RLIMIT_CORE, 0, 0),
     ];
     for (resource, soft, hard) in all {
-        setrlimit(resource, soft, hard)?;
+        // Whoever started the gateway may have set less, which only root could raise.
+        let (_, hard_max) = getrlimit(resource)?;
+        setrlimit(resource, soft.min(hard_max), hard.min(hard_max))?;
     }
     Ok(())
 }

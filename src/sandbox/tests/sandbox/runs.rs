@@ -95,6 +95,10 @@ files.write('list.txt', files.list().join() + files.read('text.txt'));";
         let refused = outcome["refused"].as_str().expect("refused");
         assert!(refused.ends_with("cannot be the name of a file"), "{refused}");
     }
+    let too_large = job_with("shell", "ls", |limits| limits.disk = 3);
+    let outcome = caller.run(with_files(too_large, &[("a", b"1234")]));
+    let why = "the files are more than the working folder may have";
+    assert_eq!(outcome, json!({ "refused": why }));
     for name in ["../program.py", "a/b", "..", "x\\0y"] {
         let outcome = caller.run(job("javascript", &format!("files.read('{name}')")));
         assert!(
@@ -258,6 +262,28 @@ fn a_language_that_is_not_there_is_refused_and_says_why() {
     let outcome = caller.run(job("python", "print(1)"));
     assert_eq!(outcome, json!({"refused": format!("the sandbox is not available: {refused}")}));
     assert_eq!(caller.stdout_of("javascript", "1"), "1\n");
+}
+
+#[test]
+fn limits_can_be_as_large_as_numbers_are() {
+    let mut caller = Caller::start_with(PLAIN, &["/usr/bin/python3", "1", "0"]).expect("it starts");
+    let large = job_with("javascript", "1", |limits| {
+        limits.wall = Duration::MAX;
+        limits.cpu = Duration::MAX;
+        for limit in [
+            &mut limits.memory,
+            &mut limits.disk,
+            &mut limits.inodes,
+            &mut limits.processes,
+            &mut limits.output,
+            &mut limits.files_bytes,
+        ] {
+            *limit = u64::MAX;
+        }
+        limits.files = u32::MAX;
+    });
+    let outcome = caller.run(large);
+    assert_eq!(outcome["stdout"], "1\n", "{outcome}");
 }
 
 #[test]
