@@ -128,7 +128,7 @@ impl Run {
         };
         if let Some(parts) = self.0.take() {
             // The place is free when this returns.
-            parts.end(outcome.is_ok()).await;
+            parts.end().await;
         }
         outcome
     }
@@ -138,7 +138,7 @@ impl Drop for Run {
     fn drop(&mut self) {
         let Some(parts) = self.0.take() else { return };
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(parts.end(false))),
+            Ok(runtime) => drop(runtime.spawn(parts.end())),
             // With our end of its stdin, everything is told already.
             Err(_) => drop(parts),
         }
@@ -205,13 +205,13 @@ impl Parts {
     }
 
     /// Waits until nothing is left, and gives the place back.
-    async fn end(self, reported: bool) {
+    async fn end(self) {
         let Parts { mut child, stdin, stdout, group, scratch, place } = self;
         drop((stdin, stdout));
         let ended = tokio::time::timeout(END_TIME, child.wait()).await;
-        let is_well = matches!(&ended, Ok(Ok(status)) if status.code().is_some());
-        if !reported || !is_well {
-            // A supervisor that was killed itself could not kill its guest.
+        if !matches!(&ended, Ok(Ok(status)) if status.code().is_some()) {
+            // One that was killed itself, or hangs, has not killed its guest. Where it has, the
+            // number may be somebody else's by now.
             if let Some(group) = group {
                 let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
             }

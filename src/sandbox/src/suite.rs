@@ -236,9 +236,12 @@ fn kernel(bait: &Bait, report: Report<'_>) {
     for (name, number, arguments) in calls {
         report(name, refused(call(number, arguments)));
     }
-    let clone3 = call(libc::SYS_clone3, [0; 5]);
+    // What has flags behind a pointer, which no filter can look at, must not exist.
     let expected = if bait.forks { Errno::ENOSYS } else { Errno::EPERM };
-    report("clone3", (clone3 != Err(expected)).then(|| format!("{clone3:?}")));
+    for (name, number) in [("clone3", libc::SYS_clone3), ("openat2", libc::SYS_openat2)] {
+        let found = call(number, [0; 5]);
+        report(name, (found != Err(expected)).then(|| format!("{found:?}")));
+    }
     if !bait.forks {
         report("execve", refused(call(libc::SYS_execve, [0; 5])));
         let code = [

@@ -180,6 +180,10 @@ const OLD: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[c_long] = &[];
 
+/// What does not exist: libraries then take an older call, whose flags can be looked at. They do not
+/// if it is refused.
+const ABSENT: &[c_long] = &[libc::SYS_clone3, libc::SYS_openat2];
+
 /// What of `fcntl` there is: nothing that sends signals or makes pipes larger.
 const FCNTL: &[i32] = &[
     libc::F_DUPFD,
@@ -217,11 +221,10 @@ const SET_ID: c_uint = libc::S_ISUID | libc::S_ISGID;
 /// Puts the filter up, for good and for all children. What it is applied to last is itself.
 pub(super) fn restrict(mode: Mode, forks: bool) -> Result<(), String> {
     let apply = || -> Result<(), Box<dyn std::error::Error>> {
-        // Libraries fall back to clone, whose flags can be looked at, only if there is no clone3.
         if forks {
             let absent = SeccompAction::Errno(libc::ENOSYS as u32);
-            let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
-            install(clone3, SeccompAction::Allow, absent)?;
+            let calls = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
+            install(calls, SeccompAction::Allow, absent)?;
         }
         let refused = SeccompAction::Errno(libc::EPERM as u32);
         install(rules(mode, forks)?, refused, SeccompAction::Allow)
@@ -262,15 +265,16 @@ fn rules(mode: Mode, forks: bool) -> Result<Rules, BackendError> {
     }
     rules.extend(PROCESSES.iter().chain(OLD).map(|call| (*call, Vec::new())));
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![lacks(0, CLONE_REFUSED as u64)?])?]);
-    rules.insert(libc::SYS_clone3, Vec::new());
+    // Of two filters the stricter counts: for these that is the one that says they do not exist.
+    rules.extend(ABSENT.iter().map(|call| (*call, Vec::new())));
     let names = [libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_PDEATHSIG];
     rules.insert(libc::SYS_prctl, any(0, &names.map(|name| name as u64))?);
     let mode_of = |argument| SeccompRule::new(vec![lacks(argument, SET_ID.into())?]);
     rules.insert(libc::SYS_fchmod, vec![mode_of(1)?]);
     rules.insert(libc::SYS_fchmodat, vec![mode_of(2)?]);
-    rules.insert(libc::SYS_fchmodat2, vec![mode_of(2)?]);
     #[cfg(target_arch = "x86_64")]
     {
+        rules.insert(libc::SYS_fchmodat2, vec![mode_of(2)?]);
         rules.insert(libc::SYS_chmod, vec![mode_of(1)?]);
         rules.insert(libc::SYS_creat, vec![mode_of(1)?]);
         rules.insert(libc::SYS_open, open(1)?);

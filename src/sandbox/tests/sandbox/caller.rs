@@ -107,7 +107,8 @@ impl Caller {
         if self.way.modes == "namespaces" { "namespaces" } else { "landlock" }
     }
 
-    fn answer(&mut self) -> Value {
+    /// What it says next.
+    pub(crate) fn answer(&mut self) -> Value {
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("it answers");
         serde_json::from_str(&line).expect("in JSON")

@@ -16,6 +16,7 @@ in_every_way!(
     languages_run_at_once,
     a_run_that_is_given_up_is_killed_with_all_it_started,
     nothing_outlives_a_caller_that_is_killed,
+    nothing_outlives_a_supervisor_that_is_killed,
     python_has_what_programs_use,
 );
 
@@ -232,6 +233,26 @@ fn nothing_outlives_a_caller_that_is_killed(mut caller: Caller) {
     }
     caller.child.kill().expect("it is ours");
     wait_until_gone(&caller, &mark);
+}
+
+fn nothing_outlives_a_supervisor_that_is_killed(mut caller: Caller) {
+    let mark = format!("999{}", std::process::id());
+    caller.order(&[job("shell", &lingering(&mark))]);
+    while caller.left_behind(&mark).len() < 3 {
+        std::thread::yield_now();
+    }
+    let threads = std::fs::read_dir(format!("/proc/{}/task", caller.child.id())).expect("threads");
+    let mut supervisors = String::new();
+    for thread in threads.flatten() {
+        supervisors += &std::fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+    }
+    let supervisor: i32 = supervisors.trim().parse().expect("it has one");
+    let supervisor = nix::unistd::Pid::from_raw(supervisor);
+    nix::sys::signal::kill(supervisor, nix::sys::signal::Signal::SIGKILL).expect("it is ours");
+    let outcome = caller.answer();
+    assert!(outcome[0]["refused"].as_str().expect("refused").contains("the worker"), "{outcome}");
+    wait_until_gone(&caller, &mark);
+    assert_eq!(caller.stdout_of("shell", "echo here"), "here\n");
 }
 
 fn python_has_what_programs_use(mut caller: Caller) {
