@@ -7,6 +7,7 @@ pub mod arguments;
 pub mod calculator;
 pub mod html;
 pub mod settings;
+pub mod web_fetch;
 pub mod web_search;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tollway_filter_api::Clock;
 
+use self::web_fetch::WebFetchSettings;
 use self::web_search::{SearchTool, WebSearch, WebSearchSettings};
 use crate::outgoing::{ClientError, Outgoing, Policy};
 use crate::tool::Tool;
@@ -28,6 +30,8 @@ pub struct Settings {
     pub search_tools: Vec<SearchTool>,
     /// How it is searched.
     pub web_search: WebSearchSettings,
+    /// How pages are read.
+    pub web_fetch: WebFetchSettings,
 }
 
 /// What tools are made of, and what others use of it directly.
@@ -77,7 +81,7 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build, web_search::build];
+const BUILTIN: &[Build] = &[calculator::build, web_fetch::build, web_search::build];
 
 /// The built-in tools.
 ///
