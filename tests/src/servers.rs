@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::gateway::{PATIENCE, repository};
+use crate::gateway::{Folder, PATIENCE, repository};
 
 /// The folder of the SDKs and the mock provider.
 ///
@@ -19,6 +19,18 @@ pub fn tools() -> PathBuf {
         "the SDKs are missing: `make test` installs them, or tests/tools/install.sh"
     );
     tools
+}
+
+/// Sends a signal to a process by its name: `TERM`, `HUP`.
+///
+/// # Panics
+/// When there is no such process.
+pub fn signal(process: u32, name: &str) {
+    let status = std::process::Command::new("kill")
+        .args([format!("-{name}"), process.to_string()])
+        .status()
+        .expect("kill can be run");
+    assert!(status.success());
 }
 
 /// A process that is killed when this is dropped.
@@ -41,6 +53,19 @@ impl Server {
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Sends it a signal by name: `INT`, `STOP`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, name: &str) {
+        signal(self.id().expect("it was not waited for"), name);
+    }
+
+    /// Ends it at once and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("it can be killed");
     }
 }
 
@@ -226,44 +251,104 @@ impl Prometheus {
 
 /// A Redis of the test's own, in a folder of its own.
 pub struct Redis {
-    _server: Server,
-    _folder: crate::gateway::Folder,
-    /// Its port on 127.0.0.1.
+    server: Server,
+    folder: Folder,
+    /// Its port on 127.0.0.1; 0 where it has none.
     pub port: u16,
 }
 
 impl Redis {
-    /// Starts Debian's `redis-server` on a free port.
+    /// Starts Debian's `redis-server` on a Unix socket, so that no port has to be found.
     ///
     /// # Panics
     /// When it is not installed.
     pub async fn start() -> Redis {
-        let program = ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
-            .into_iter()
-            .find(|path| std::path::Path::new(path).exists())
-            .expect("redis-server is missing: install the Debian package `redis-server`");
-        let folder = crate::gateway::Folder::fresh();
-        let port = free_port();
-        let mut command = Command::new(program);
-        command
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "no", "--dir"])
-            .arg(&folder.0);
-        let server = start(command, |line| line.contains("eady to accept connections")).await;
-        Redis { _server: server, _folder: folder, port }
+        Redis::start_at(0).await
     }
 
-    /// Sends one command without arguments; the first line of the answer.
+    /// Starts it on a free port as well.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub async fn on_port() -> Redis {
+        Redis::start_at(free_port()).await
+    }
+
+    async fn start_at(port: u16) -> Redis {
+        let folder = Folder::fresh();
+        Redis { server: serve_redis(&folder, port).await, folder, port }
+    }
+
+    /// The URL of its socket.
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.0.join(REDIS_SOCKET).display())
+    }
+
+    /// Ends it at once. It keeps nothing on disk.
+    pub async fn kill(&mut self) {
+        self.server.kill().await;
+    }
+
+    /// Starts it again, at the same place and empty.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn again(&mut self) {
+        self.server = serve_redis(&self.folder, self.port).await;
+    }
+
+    /// Sends it a signal by name: on `STOP` its sockets stay open and nobody answers, until `CONT`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, name: &str) {
+        self.server.signal(name);
+    }
+
+    /// Sends one command; the answer's first line, or the text it announces.
     ///
     /// # Panics
     /// When it does not answer.
     pub async fn command(&self, command: &str) -> String {
-        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port));
+        let stream = tokio::net::UnixStream::connect(self.folder.0.join(REDIS_SOCKET));
         let mut stream = BufReader::new(stream.await.expect("Redis listens"));
         let line = format!("{command}\r\n");
         stream.write_all(line.as_bytes()).await.expect("Redis reads");
         let mut answer = String::new();
         stream.read_line(&mut answer).await.expect("Redis answers");
+        if let Some(length) = answer.trim().strip_prefix('$').and_then(|n| n.parse().ok()) {
+            let mut text = vec![0; length];
+            stream.read_exact(&mut text).await.expect("Redis answers");
+            return String::from_utf8_lossy(&text).into_owned();
+        }
         answer.trim().to_owned()
     }
+
+    /// How often it was sent these commands, by the names it counts them by.
+    pub async fn calls(&self, commands: &[&str]) -> u64 {
+        let stats = self.command("INFO commandstats").await;
+        let count = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            commands.contains(&name).then_some(rest.split(',').next()?.parse::<u64>().ok()?)
+        };
+        stats.lines().filter_map(count).sum()
+    }
+}
+
+/// The name of the socket in its folder. The path of a socket may have no more than 107 bytes.
+const REDIS_SOCKET: &str = "redis.sock";
+
+/// Runs `redis-server` in a folder.
+async fn serve_redis(folder: &Folder, port: u16) -> Server {
+    let program = ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+        .expect("redis-server is missing: install the Debian package `redis-server`");
+    let mut command = Command::new(program);
+    command
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "no", "--unixsocket", REDIS_SOCKET, "--dir"])
+        .arg(&folder.0)
+        .current_dir(&folder.0);
+    start(command, |line| line.contains("eady to accept connections")).await
 }

@@ -4,6 +4,15 @@
 //! limits and budgets as any other call, and [`tool::Tool`] is what a tool is. What must be remembered
 //! goes to [`tollway_filter_api::documents::Documents`]. Nothing here knows a socket of a client.
 
+pub mod agent;
+pub mod definitions;
+pub mod metrics;
 pub mod outgoing;
+pub mod ports;
+pub mod request;
+pub mod run;
+pub mod service;
+pub mod threads;
 pub mod tool;
+pub mod toolbox;
 pub mod tools;

@@ -8,6 +8,7 @@
 //! ```
 //! A LiteLLM `config.yaml` is accepted as it stands; `litellm.rs` lists what has no effect yet.
 
+mod agents;
 mod alerts;
 mod base;
 mod budgets;
@@ -46,6 +47,7 @@ use secrecy::SecretString;
 use tollway_filter_api::{ConfigError, VirtualKey};
 use tollway_store::redis_link::RedisServer;
 
+pub(crate) use agents::AgentSettings;
 pub(crate) use alerts::{AlertFormat, AlertKind, AlertSettings, AlertTarget};
 pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
@@ -102,6 +104,8 @@ pub(crate) struct Config {
     pub(crate) jwt: Option<JwtSettings>,
     /// The Redis through which several gateways share budgets and limits.
     pub(crate) redis: Option<RedisServer>,
+    /// Agents and their tools.
+    pub(crate) agents: AgentSettings,
     report: Report,
 }
 

@@ -20,8 +20,8 @@ use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, alerts, budgets,
-    cache, data, fallbacks, filters, jwt, people, price, redis,
+    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, agents, alerts,
+    budgets, cache, data, fallbacks, filters, jwt, people, price, redis,
 };
 use crate::respond::ErrorCodes;
 
@@ -78,6 +78,7 @@ impl Config {
         let alerts = std::mem::take(&mut file.alerts);
         let alerts = alerts::resolve(alerting, alerts, &file.environment, &mut report);
         let redis = redis::shared(&mut file, &mut report);
+        let agents = agents::resolve(&mut file, &mut report);
         let warnings = report.finish()?;
         let config = Config {
             listen,
@@ -104,6 +105,7 @@ impl Config {
             ledger: file.general.ledger,
             jwt,
             redis,
+            agents,
             report,
         };
         Ok((config, warnings))
