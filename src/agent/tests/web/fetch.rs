@@ -19,11 +19,12 @@ fn web_fetch(server: &Server, more: Value) -> Arc<dyn Tool> {
         },
         "web_fetch": more,
     }))
-    .unwrap();
+    .expect("the settings make sense");
     let names = Names::default().with("page.example", &[&["127.0.0.2"]]);
-    let outgoing = Outgoing::with_lookup(Arc::new(names)).unwrap();
-    let services = Services::new(&settings, outgoing, Clock::manual()).unwrap();
-    let tools = built_in(&settings, &services).unwrap();
+    let outgoing = Outgoing::with_lookup(Arc::new(names)).expect("clients can be made");
+    let services =
+        Services::new(&settings, outgoing, Clock::manual()).expect("the settings make sense");
+    let tools = built_in(&settings, &services).expect("the settings make sense");
     tools.into_iter().find(|tool| &*tool.spec().name == "web_fetch").expect("it is built in")
 }
 

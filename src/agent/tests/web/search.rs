@@ -14,12 +14,17 @@ use tollway_wire::price::PicoDollars;
 
 use crate::servers::{Server, ok, redirect, with_head};
 
+/// What a server answers.
+type Answer = fn() -> Vec<u8>;
+
 /// The services with these search tools.
 fn services(search_tools: Value, more: Value) -> (Services, Settings, Clock) {
     let settings = json!({"search_tools": search_tools, "web_search": more});
-    let settings: Settings = serde_json::from_value(settings).unwrap();
+    let settings: Settings = serde_json::from_value(settings).expect("the settings make sense");
     let clock = Clock::manual();
-    let services = Services::new(&settings, Outgoing::new().unwrap(), clock.clone()).unwrap();
+    let services =
+        Services::new(&settings, Outgoing::new().expect("clients can be made"), clock.clone())
+            .expect("the settings make sense");
     (services, settings, clock)
 }
 
@@ -34,7 +39,7 @@ fn tool(name: &str, provider: &str, server: &Server) -> Value {
 }
 
 fn query(query: Value) -> Query {
-    serde_json::from_value(query).unwrap()
+    serde_json::from_value(query).expect("a query")
 }
 
 async fn search(services: &Services, wanted: Value, owner: &str) -> Result<Found, ToolError> {
@@ -98,7 +103,7 @@ async fn the_answer_has_perplexitys_shape() {
 
 #[tokio::test]
 async fn the_next_provider_is_asked_where_one_fails() {
-    let failing: &[(&str, fn() -> Vec<u8>)] = &[
+    let failing: [(&str, Answer); 9] = [
         ("an error", || with_head(500, "", "boom")),
         ("a wrong key", || with_head(401, "", "")),
         ("no searches left", || with_head(429, "retry-after: 7\r\n", "")),
@@ -110,7 +115,7 @@ async fn the_next_provider_is_asked_where_one_fails() {
         ("elsewhere", || redirect(302, "http://127.0.0.1:1/")),
     ];
     for (what, answer) in failing {
-        let first = Server::start("127.0.0.1", |_| answer()).await;
+        let first = Server::start("127.0.0.1", move |_| answer()).await;
         let second = Server::start("127.0.0.1", |_| brave_found("second")).await;
         let tools = json!([tool("one", "tavily", &first), tool("two", "brave", &second)]);
         let (services, ..) = services(tools, json!({}));
