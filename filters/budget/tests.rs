@@ -101,6 +101,7 @@ impl KeyStore for People {
                 limits: RateLimits::default(),
                 model_limits: Default::default(),
                 budgets: vec![budget],
+                members_budgets: Default::default(),
                 blocked: false,
                 metadata: Default::default(),
             })

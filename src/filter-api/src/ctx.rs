@@ -41,6 +41,8 @@ pub struct RequestCtx {
     pub view: Option<Arc<RequestView>>,
     /// Where it goes; set by `model_alias`.
     pub plan: Option<Plan>,
+    /// Deployments that are not to be asked, by their ids; set by `budget`.
+    pub left_out: Vec<Arc<str>>,
     /// Requests with the same key may share one upstream call; set by `response_cache`.
     pub coalesce: Option<Coalesce>,
     /// The events of the answer, from before the first of them on, where requests that may come to
@@ -126,6 +128,7 @@ impl RequestCtx {
             tags: Vec::new(),
             view: None,
             plan: None,
+            left_out: Vec::new(),
             coalesce: None,
             recorded: None,
             held: None,

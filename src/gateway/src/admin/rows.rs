@@ -13,6 +13,7 @@ use tollway_wire::price::PicoDollars;
 
 use super::Ask;
 use super::store::refused;
+use crate::directory::MEMBER_BUDGETS;
 use crate::{calendar, config};
 
 /// Dollars as JSON: a sum of years is more than a `PicoDollars` holds.
@@ -170,6 +171,8 @@ impl Ask<'_> {
             "created_at": null, "updated_at": null,
         });
         let mut row = self.laid_over(row, team);
+        // Shown as memberships.
+        row.remove(MEMBER_BUDGETS);
         row.insert("spend".to_owned(), self.spent_by(Dimension::Team, team).await?);
         Ok(row)
     }

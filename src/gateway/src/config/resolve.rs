@@ -67,7 +67,7 @@ impl Config {
         let listen = listen(&mut file, &mut report);
         let pass_through = pass_through(&mut file, &mut report);
         let mut filters = filters::resolve(&mut file, known_filters, &mut report);
-        budgets::resolve(&mut file, &directory, &mut filters, places, &mut report);
+        budgets::resolve(&mut file, (&entries, &directory), &mut filters, places, &mut report);
         let is_cached = filters.iter().any(|filter| filter.name == "response_cache");
         let params = std::mem::take(&mut file.litellm.cache_params);
         let cache = match is_cached {

@@ -10,8 +10,10 @@ use super::database::Failure;
 
 /// What is applied in this order, each once: its number, and its text for SQLite and for Postgres.
 /// One that has been released is never changed.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, include_str!("migrations/1.sqlite.sql"), include_str!("migrations/1.postgres.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, include_str!("migrations/1.sqlite.sql"), include_str!("migrations/1.postgres.sql")),
+    (2, include_str!("migrations/2.sqlite.sql"), include_str!("migrations/2.postgres.sql")),
+];
 
 const APPLIED: &str = "CREATE TABLE IF NOT EXISTS tollway_migrations (
     number BIGINT PRIMARY KEY,
