@@ -3,7 +3,8 @@
 //! Place it after `model_alias`, which says what is called, and before `rate_limit` and
 //! `response_cache`: an answer out of the cache costs nothing, and one that was made shorter for want
 //! of money is nobody else's answer. List it in any case: it hands every call to the journal, which
-//! the ledger is fed from, also where there are no budgets.
+//! the ledger is fed from, also where there are no budgets. What is handed on as it is (pass-through,
+//! files, batches) has its line there, too, and costs a pass-through's `cost_per_request`.
 //!
 //! All budgets that apply to a call must have room for the most it can cost: everybody's, those of
 //! the providers, deployments and models that may come to serve it, of the team, the member in the
@@ -31,6 +32,7 @@ mod fake;
 mod gauges;
 mod headers;
 mod known;
+mod passed;
 mod record;
 mod refusal;
 mod rules;
@@ -171,7 +173,11 @@ impl Allowance {
 
 impl Filter for Budgets {
     fn phases(&self) -> Phases {
-        Phases::BODY | Phases::RESPONSE | Phases::CHUNK | Phases::END
+        Phases::HEAD | Phases::BODY | Phases::RESPONSE | Phases::CHUNK | Phases::END
+    }
+
+    fn head<'a>(&'a self, ctx: &'a mut RequestCtx, _head: &'a RequestHead) -> Step<'a> {
+        self.pass(ctx)
     }
 
     fn body<'a>(&'a self, ctx: &'a mut RequestCtx, head: &'a RequestHead) -> Step<'a> {
@@ -279,6 +285,9 @@ impl Filter for Budgets {
     }
 
     fn end(&self, ctx: &mut RequestCtx, outcome: Outcome) {
+        if ctx.passage.is_some() {
+            return self.end_passed(ctx, outcome);
+        }
         let Some(open) = ctx.take_slot::<Open>(self.slot) else { return };
         let Open { account, hold, .. } = *open;
         let Account { servers, mut bound, begun, .. } = account;
@@ -313,9 +322,7 @@ impl Budgets {
         wishes.final_cost |= self.policy.final_cost;
         let servers = self.servers(group, view);
         let budgets = self.rules.applying(ctx, &servers);
-        if let Some(known) = &self.known {
-            budgets.iter().for_each(|budget| known.note(&budget.id, self.policy.series_max));
-        }
+        self.note(&budgets);
         let cap = wishes.cap;
         let is_limited = cap.is_some() || budgets.iter().any(|budget| budget.limit.is_some());
         if is_limited && let Some(deployment) = servers.unpriced() {
@@ -429,13 +436,22 @@ impl Budgets {
     fn concluded(&self, ctx: &mut RequestCtx, account: Account, paid: Paid) -> Flow {
         match paid {
             Ok(hold) => self.begin(ctx, account, Some(hold)),
-            Err(unpaid) => {
-                if let (Some(known), Unpaid::OverBudget(over)) = (&self.known, &unpaid) {
-                    known.refused(&over.budget.id);
-                }
-                let (most, status) = (account.most, self.policy.status);
-                Flow::Reject(refusal::unpaid(&unpaid, most, status))
-            }
+            Err(unpaid) => Flow::Reject(self.refused(&unpaid, account.most)),
+        }
+    }
+
+    /// The refusal of a call, which operators hear of.
+    fn refused(&self, unpaid: &Unpaid, most: PicoDollars) -> Rejection {
+        if let (Some(known), Unpaid::OverBudget(over)) = (&self.known, unpaid) {
+            known.refused(&over.budget.id);
+        }
+        refusal::unpaid(unpaid, most, self.policy.status)
+    }
+
+    /// Makes the budgets of a call known.
+    fn note(&self, budgets: &Applying) {
+        if let Some(known) = &self.known {
+            budgets.iter().for_each(|budget| known.note(&budget.id, self.policy.series_max));
         }
     }
 

@@ -12,7 +12,7 @@ use tollway_filter_api::ledger::{Dimension, Span};
 use tollway_filter_api::treasury::{Budget, Period};
 
 use super::Ask;
-use super::rows::dollars;
+use super::rows::{bounds_ms, dollars};
 use super::store::refused;
 use crate::calendar;
 use crate::directory::MEMBER_BUDGETS;
@@ -98,11 +98,7 @@ impl Ask<'_> {
         period: Option<Period>,
         now: Duration,
     ) -> Result<HashMap<Arc<str>, u128>, Rejection> {
-        let ms = |at: Duration| u64::try_from(at.as_millis()).unwrap_or(u64::MAX >> 1);
-        let (from, to) = period.map_or((0, u64::MAX >> 1), |period| {
-            let (from, to) = period.bounds(now);
-            (ms(from), ms(to))
-        });
+        let (from, to) = bounds_ms(period, now);
         let asked = self.admin.ledger.sums(Dimension::TeamMember, Span::All, from, to);
         let sums = asked.await.map_err(refused)?;
         let of_team = sums.into_iter().filter_map(|sum| {

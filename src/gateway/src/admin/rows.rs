@@ -1,6 +1,7 @@
 //! Objects as answers show them: LiteLLM's rows, with all their members, set or not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tollway_filter_api::Rejection;
@@ -27,6 +28,16 @@ pub(super) fn dollars(pico: u128) -> Value {
     format!("{whole}.{rest:012}").parse::<f64>().map_or(Value::Null, Value::from)
 }
 
+/// When a period that runs begins and ends, in milliseconds since the Unix epoch; all of time where
+/// there is none.
+pub(super) fn bounds_ms(period: Option<Period>, now: Duration) -> (u64, u64) {
+    let ms = |at: Duration| u64::try_from(at.as_millis()).unwrap_or(u64::MAX >> 1);
+    period.map_or((0, u64::MAX >> 1), |period| {
+        let (from, to) = period.bounds(now);
+        (ms(from), ms(to))
+    })
+}
+
 impl Ask<'_> {
     /// What somebody has spent: of their budget in its present period, where they have one; else in
     /// all.
@@ -39,9 +50,14 @@ impl Ask<'_> {
         let own = budgets.iter().find(|budget| budget.id.part.is_none());
         if let (Some(treasury), Some(budget)) = (&self.admin.treasury, own) {
             let (spent, _) = treasury.spent(&budget.id, self.now());
-            return Ok(dollars(spent.0.into()));
+            // Nothing may also mean that no call has met the budget since the start.
+            if spent > PicoDollars::ZERO {
+                return Ok(dollars(spent.0.into()));
+            }
         }
-        let asked = self.admin.ledger.sum_of(dimension, subject, 0, u64::MAX >> 1);
+        let period = own.and_then(|budget| budget.id.period);
+        let (from_ms, to_ms) = bounds_ms(period, self.now());
+        let asked = self.admin.ledger.sum_of(dimension, subject, from_ms, to_ms);
         let sum: Option<Sum> = asked.await.map_err(refused)?;
         Ok(dollars(sum.map_or(0, |sum| sum.cost)))
     }

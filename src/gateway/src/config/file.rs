@@ -291,6 +291,8 @@ pub(crate) struct FilePassThrough {
     /// `auth`: whether callers need a key. Default true (LiteLLM: false, without an enterprise
     /// licence).
     pub(crate) auth: Option<bool>,
+    /// `cost_per_request`: dollars that each request costs which is not refused. Default: nothing.
+    pub(crate) cost: Option<PicoDollars>,
 }
 
 /// `listen`: an address alone, or a mapping.
@@ -624,6 +626,7 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
                 headers: fields.headers("headers"),
                 methods: fields.texts("methods"),
                 auth: fields.flag("auth"),
+                cost: fields.dollars("cost_per_request"),
             }
         }),
     }

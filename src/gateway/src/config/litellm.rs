@@ -526,7 +526,6 @@ pub(super) const GENERAL: &[&str] = &[
 
 /// `general_settings.pass_through_endpoints[]`.
 pub(super) const PASS_THROUGH: &[&str] = &[
-    "cost_per_request",
     "default_query_params",
     "forward_headers",
     "guardrails",

@@ -562,6 +562,7 @@ fn pass_through(file: &mut FileConfig, report: &mut Report) -> Vec<PassThroughSe
             headers: endpoint.headers,
             methods,
             auth: endpoint.auth.unwrap_or(true),
+            cost: endpoint.cost.unwrap_or_default(),
         });
     }
     settings
