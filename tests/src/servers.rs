@@ -238,6 +238,18 @@ impl Redis {
     /// # Panics
     /// When it is not installed.
     pub async fn start() -> Redis {
+        Redis::start_with(None).await
+    }
+
+    /// One that speaks TLS and nothing else, with this certificate and key, as PEM.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub async fn start_tls(cert: &str, key: &str) -> Redis {
+        Redis::start_with(Some((cert, key))).await
+    }
+
+    async fn start_with(tls: Option<(&str, &str)>) -> Redis {
         let program = ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
             .into_iter()
             .find(|path| std::path::Path::new(path).exists())
@@ -245,10 +257,17 @@ impl Redis {
         let folder = crate::gateway::Folder::fresh();
         let port = free_port();
         let mut command = Command::new(program);
+        let at = if tls.is_some() { "--tls-port" } else { "--port" };
         command
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args([at, &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "no", "--dir"])
             .arg(&folder.0);
+        if let Some((cert, key)) = tls {
+            let (cert, key) = (folder.write("cert.pem", cert), folder.write("key.pem", key));
+            command.args(["--port", "0", "--tls-auth-clients", "no"]);
+            command.arg("--tls-cert-file").arg(&cert).arg("--tls-ca-cert-file").arg(&cert);
+            command.arg("--tls-key-file").arg(&key);
+        }
         let server = start(command, |line| line.contains("eady to accept connections")).await;
         Redis { _server: server, _folder: folder, port }
     }

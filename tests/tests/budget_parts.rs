@@ -218,10 +218,18 @@ async fn deployment_whose_budget_is_spent_is_passed_over() {
     }
     // None of the attempts was a failure: nobody was asked in vain.
     assert_eq!(setup.asked().len(), 20);
-    let own = setup
-        .chat(&json!({"model": "pool", "fallbacks": ["nothing"],
-        "messages": [{"role": "user", "content": "Hi"}]}))
-        .await;
-    assert_eq!(own.status, 422, "{}", own.text());
-    assert!(own.text().contains("Deployment="), "{}", own.text());
+    // Who wants no other fallbacks gets what is left, to the last word that fits.
+    let mut body = chat("pool", "[[sim tokens=40]]");
+    body["fallbacks"] = json!(["nothing"]);
+    let mut last = setup.chat(&body).await;
+    for _ in 0..20 {
+        if last.status != 200 {
+            break;
+        }
+        assert!(last.header("x-tollway-max-tokens-clamped").is_some());
+        setup.settled(&last).await;
+        last = setup.chat(&body).await;
+    }
+    assert_eq!(last.status, 422, "{}", last.text());
+    assert!(last.text().contains("Deployment="), "{}", last.text());
 }

@@ -14,7 +14,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Value};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, TlsCertificates, Value,
+};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -42,7 +45,8 @@ pub const BACKGROUND_MAX: Duration = Duration::from_secs(2);
 /// Where a Redis is, in one of the two ways in which LiteLLM's config says it.
 #[derive(Clone, Debug)]
 pub enum RedisServer {
-    /// `redis://[user][:password@]host[:port][/db]`, or `redis+unix:///path?db=1&user=u&pass=p`.
+    /// `redis://[user][:password@]host[:port][/db]`, `rediss://` for TLS, or
+    /// `redis+unix:///path?db=1&user=u&pass=p`.
     Url(SecretString),
     /// The parts one by one.
     Parts {
@@ -56,6 +60,15 @@ pub enum RedisServer {
         password: Option<SecretString>,
         /// The number of the database, by custom 0.
         db: i64,
+        /// It is spoken to by TLS.
+        tls: bool,
+    },
+    /// A server that is spoken to by TLS, whose certificate is not one of those that browsers know.
+    Private {
+        /// The server.
+        server: Box<RedisServer>,
+        /// Who vouches for its certificate: certificates as PEM.
+        roots: Vec<u8>,
     },
 }
 
@@ -67,9 +80,12 @@ pub enum RedisSettingsError {
     /// The URL cannot be read.
     #[error("the Redis URL is not of the form redis://[user][:password@]host[:port][/db]")]
     Url,
-    /// The server would have to be spoken to by TLS.
-    #[error("Redis over TLS (rediss://) is not supported yet")]
-    Tls,
+    /// Certificates that are none, or for a server without TLS.
+    #[error("the certificates that are to vouch for Redis cannot be used")]
+    Roots,
+    /// A server that anybody could claim to be.
+    #[error("a Redis over TLS whose certificate nobody looks at (#insecure) is not supported")]
+    Insecure,
 }
 
 /// Why Redis has not answered a question.
@@ -244,19 +260,21 @@ fn is_unknown_script(error: &redis::RedisError) -> bool {
     error.kind() == ErrorKind::Server(redis::ServerErrorKind::NoScript)
 }
 
-fn client(server: &RedisServer) -> Result<Client, RedisSettingsError> {
+/// How a server is reached, as redis has it.
+fn info(server: &RedisServer) -> Result<ConnectionInfo, RedisSettingsError> {
     let info = match server {
+        RedisServer::Private { server, .. } => return info(server),
         RedisServer::Url(url) => {
             let url = url.expose_secret();
-            // Without redis' TLS feature such a URL is an error like any other.
-            let is_tls = url.starts_with("rediss:") || url.starts_with("valkeys:");
-            let wrong = if is_tls { RedisSettingsError::Tls } else { RedisSettingsError::Url };
-            url.into_connection_info().map_err(|_| wrong)?
+            url.into_connection_info().map_err(|_| RedisSettingsError::Url)?
         }
-        RedisServer::Parts { host, port, username, password, db } => {
-            let info = (host.as_str(), *port)
-                .into_connection_info()
-                .map_err(|_| RedisSettingsError::Url)?;
+        RedisServer::Parts { host, port, username, password, db, tls } => {
+            let (host, port) = (host.clone(), *port);
+            let address = match tls {
+                true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+                false => ConnectionAddr::Tcp(host, port),
+            };
+            let info = address.into_connection_info().map_err(|_| RedisSettingsError::Url)?;
             let mut redis = info.redis_settings().clone().set_db(*db);
             if let Some(username) = username {
                 redis = redis.set_username(username);
@@ -267,7 +285,24 @@ fn client(server: &RedisServer) -> Result<Client, RedisSettingsError> {
             info.set_redis_settings(redis)
         }
     };
-    Client::open(info).map_err(|_| RedisSettingsError::Url)
+    match info.addr() {
+        ConnectionAddr::TcpTls { insecure: true, .. } => Err(RedisSettingsError::Insecure),
+        _ => Ok(info),
+    }
+}
+
+fn client(server: &RedisServer) -> Result<Client, RedisSettingsError> {
+    let info = info(server)?;
+    match server {
+        RedisServer::Private { roots, .. } => {
+            let certificates = TlsCertificates { client_tls: None, root_cert: Some(roots.clone()) };
+            // A text without any certificate would vouch for nobody.
+            let is_pem = roots.windows(27).any(|part| part == b"-----BEGIN CERTIFICATE-----");
+            let client = Client::build_with_tls(info, certificates).ok().filter(|_| is_pem);
+            client.ok_or(RedisSettingsError::Roots)
+        }
+        _ => Client::open(info).map_err(|_| RedisSettingsError::Url),
+    }
 }
 
 /// Connects again and again, as long as somebody uses the link.
@@ -370,6 +405,8 @@ mod tests {
         check("redis://:hunter2@localhost:6380/3", Ok(()));
         check("valkey://user:hunter2@localhost", Ok(()));
         check("redis+unix:///run/redis.sock?pass=hunter2", Ok(()));
+        check("rediss://:hunter2@localhost", Ok(()));
+        check("valkeys://:hunter2@localhost", Ok(()));
     }
 
     #[test]
@@ -377,7 +414,7 @@ mod tests {
         check("http://:hunter2@localhost", Err("not of the form"));
         check("localhost:6379 hunter2", Err("not of the form"));
         check("redis://:hunter2@localhost/db", Err("not of the form"));
-        check("rediss://:hunter2@localhost", Err("TLS"));
+        check("rediss://:hunter2@localhost/#insecure", Err("nobody looks at"));
     }
 
     #[test]
@@ -388,6 +425,7 @@ mod tests {
             username: Some("tollway".to_owned()),
             password: Some(SecretString::from("hunter2")),
             db: 2,
+            tls: false,
         };
         assert!(!format!("{server:?}").contains("hunter2"));
         let client = client(&server).expect("the parts are right");
@@ -396,5 +434,20 @@ mod tests {
         assert_eq!(info.redis_settings().username(), Some("tollway"));
         assert_eq!(info.redis_settings().password(), Some("hunter2"));
         assert_eq!(info.redis_settings().db(), 2);
+    }
+
+    #[test]
+    fn certificates_that_are_none_are_refused() {
+        let check = |url: &str, roots: &[u8]| {
+            let server = Box::new(RedisServer::Url(SecretString::from(url)));
+            let got = client(&RedisServer::Private { server, roots: roots.to_vec() });
+            assert!(matches!(got, Err(RedisSettingsError::Roots)), "{url}");
+        };
+        check("rediss://localhost", b"");
+        check(
+            "rediss://localhost",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        );
+        check("redis://localhost", b"-----BEGIN CERTIFICATE-----");
     }
 }

@@ -12,7 +12,7 @@ use super::access::{forbidden, missing};
 use super::members::remove_budget;
 use super::people::{SHOWN_MAX, teams_of};
 use super::store::{Plan, merge};
-use super::table::{LIMITS, MONEY, TEAM};
+use super::table::{BY_MODEL, LIMITS, MONEY, TEAM};
 use crate::random;
 
 /// How many members a team has at most.
@@ -21,7 +21,7 @@ const MEMBERS_MAX: usize = 10_000;
 const OF_TEAM_ADMINS: [&str; 4] = ["team_id", "team_alias", "metadata", "tags"];
 
 fn body_names() -> impl Iterator<Item = &'static str> {
-    TEAM.iter().chain(MONEY).chain(LIMITS).map(|field| field.name)
+    TEAM.iter().chain(MONEY).chain(BY_MODEL).chain(LIMITS).map(|field| field.name)
 }
 
 fn members(body: &Map<String, Value>) -> Vec<Value> {

@@ -25,8 +25,11 @@ pub(crate) struct FileRedis {
     pub(crate) db: Option<u32>,
     /// `url`, `redis_url`: all of the above in one.
     pub(crate) url: Option<SecretString>,
-    /// `ssl`, `redis_ssl`: Redis over TLS, which is not supported yet.
+    /// `ssl`, `redis_ssl`: it is spoken to by TLS, as with a `url` that begins with `rediss://`.
     pub(crate) ssl: bool,
+    /// `ssl_ca_certs`, `redis_ssl_ca_certs`: a file with the certificates, as PEM, that vouch for the
+    /// server's, instead of those that browsers know.
+    pub(crate) roots: Option<Vec<u8>>,
 }
 
 /// What the parts of a server are called.
@@ -38,6 +41,7 @@ struct Names {
     db: &'static str,
     url: &'static str,
     ssl: &'static str,
+    roots: &'static str,
 }
 
 impl FileRedis {
@@ -53,6 +57,7 @@ impl FileRedis {
                 db: "db",
                 url: "url",
                 ssl: "ssl",
+                roots: "ssl_ca_certs",
             },
         )
     }
@@ -69,6 +74,7 @@ impl FileRedis {
                 db: "redis_db",
                 url: "redis_url",
                 ssl: "redis_ssl",
+                roots: "redis_ssl_ca_certs",
             },
         )
     }
@@ -83,9 +89,11 @@ impl FileRedis {
             db: fields.small_number(names.db),
             url: read_url(fields, names.url),
             ssl: fields.flag(names.ssl).unwrap_or_default(),
+            roots: read_roots(fields, names.roots),
         };
-        if redis.ssl {
-            fields.wrong(names.ssl, "Redis over TLS is not supported yet");
+        if redis.ssl && redis.url.as_ref().is_some_and(|url| !is_tls(url)) {
+            let message = format!("does not go with a `{}` that is not rediss://", names.url);
+            fields.wrong(names.ssl, message);
         }
         if redis.host.is_some() && redis.url.is_some() {
             let message = format!("give a `{}` or a `{}`, not both", names.host, names.url);
@@ -101,16 +109,53 @@ impl FileRedis {
 
     /// The server, if it names one.
     pub(super) fn server(self) -> Option<RedisServer> {
-        if let Some(url) = self.url {
-            return Some(RedisServer::Url(url));
+        let server = match self.url {
+            Some(url) => RedisServer::Url(url),
+            None => RedisServer::Parts {
+                host: self.host?,
+                port: self.port.unwrap_or(PORT),
+                username: self.username,
+                password: self.password,
+                db: self.db.unwrap_or(0).into(),
+                tls: self.ssl,
+            },
+        };
+        Some(vouched(server, self.roots))
+    }
+}
+
+/// A server whose certificate is vouched for by these, if any.
+fn vouched(server: RedisServer, roots: Option<Vec<u8>>) -> RedisServer {
+    let is_tls = match &server {
+        RedisServer::Url(url) => is_tls(url),
+        RedisServer::Parts { tls, .. } => *tls,
+        RedisServer::Private { .. } => false,
+    };
+    match roots.filter(|_| is_tls) {
+        Some(roots) => RedisServer::Private { server: Box::new(server), roots },
+        None => server,
+    }
+}
+
+fn is_tls(url: &SecretString) -> bool {
+    ["rediss://", "valkeys://"].iter().any(|scheme| url.expose_secret().starts_with(scheme))
+}
+
+/// Reads the file of certificates that a setting names.
+pub(super) fn read_roots(fields: &mut Fields<'_>, name: &'static str) -> Option<Vec<u8>> {
+    let path = fields.text(name)?;
+    match std::fs::read(&path) {
+        Ok(roots) if memchr::memmem::find(&roots, b"-----BEGIN CERTIFICATE-----").is_some() => {
+            Some(roots)
         }
-        Some(RedisServer::Parts {
-            host: self.host?,
-            port: self.port.unwrap_or(PORT),
-            username: self.username,
-            password: self.password,
-            db: self.db.unwrap_or(0).into(),
-        })
+        Ok(_) => {
+            fields.wrong(name, "there is no certificate in this file: PEM is wanted");
+            None
+        }
+        Err(error) => {
+            fields.wrong(name, format!("this file cannot be read: {error}"));
+            None
+        }
     }
 }
 
@@ -127,24 +172,30 @@ pub(super) fn read_url(fields: &mut Fields<'_>, name: &'static str) -> Option<Se
 pub(super) fn check_url(url: &SecretString) -> Result<(), &'static str> {
     const SCHEMES: [&str; 5] =
         ["redis://", "valkey://", "redis+unix://", "valkey+unix://", "unix://"];
-    if SCHEMES.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
+    if url.expose_secret().ends_with("#insecure") {
+        return Err("must not end with #insecure: anybody could claim to be the server");
+    }
+    if is_tls(url) || SCHEMES.iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
         return Ok(());
     }
-    Err("must be of the form redis://[user][:password@]host[:port][/db]; TLS (rediss://) is not \
-         supported yet")
+    Err("must be of the form redis://[user][:password@]host[:port][/db], or rediss:// for TLS")
 }
 
 /// The Redis that several gateways share: `general_settings.redis_url`, or LiteLLM's
 /// `router_settings.redis_*`.
 pub(super) fn shared(file: &mut FileConfig, report: &mut Report) -> Option<RedisServer> {
     let router = std::mem::take(&mut file.router.redis);
+    let roots = file.general.redis_roots.take();
     let (path, server) = match file.general.redis_url.take() {
         Some(url) if router.is_named() => {
             let message = "router_settings names a Redis as well: give one of them";
             report.mistake("general_settings.redis_url", message);
             (None, Some(RedisServer::Url(url)))
         }
-        Some(url) => (Some("general_settings.redis_url"), Some(RedisServer::Url(url))),
+        Some(url) => {
+            let server = vouched(RedisServer::Url(url), roots);
+            (Some("general_settings.redis_url"), Some(server))
+        }
         None if router.url.is_some() => (Some("router_settings.redis_url"), router.server()),
         None => (Some("router_settings.redis_host"), router.server()),
     };

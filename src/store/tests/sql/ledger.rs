@@ -112,7 +112,9 @@ fn naive(records: &[SpendRecord], by: Dimension, span: Span, from: u64, to: u64)
             Dimension::KeyModel => vec![format!("{}\0{}", record.key, record.group)],
             Dimension::TeamModel => both(&record.team, Some(&record.group)),
             Dimension::UserModel => both(&record.user, Some(&record.group)),
-            Dimension::TeamMember => both(&record.team, record.user.as_ref()),
+            Dimension::TeamMember => {
+                both(&record.team, record.user.as_ref().filter(|user| !user.is_empty()))
+            }
             Dimension::Deployment if record.model_id.is_empty() => Vec::new(),
             Dimension::Deployment => vec![record.model_id.to_string()],
         };
