@@ -190,7 +190,7 @@ impl Refusing {
 }
 
 /// A port that was free a moment ago. Nobody else is given it so soon: the kernel goes round.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
 }
@@ -224,6 +224,14 @@ impl Prometheus {
     }
 }
 
+/// Debian's `redis-server`.
+pub(crate) fn redis_server() -> &'static str {
+    ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+        .expect("redis-server is missing: install the Debian package `redis-server`")
+}
+
 /// A Redis of the test's own, in a folder of its own.
 pub struct Redis {
     _server: Server,
@@ -250,13 +258,9 @@ impl Redis {
     }
 
     async fn start_with(tls: Option<(&str, &str)>) -> Redis {
-        let program = ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
-            .into_iter()
-            .find(|path| std::path::Path::new(path).exists())
-            .expect("redis-server is missing: install the Debian package `redis-server`");
         let folder = crate::gateway::Folder::fresh();
         let port = free_port();
-        let mut command = Command::new(program);
+        let mut command = Command::new(redis_server());
         let at = if tls.is_some() { "--tls-port" } else { "--port" };
         command
             .args([at, &port.to_string(), "--bind", "127.0.0.1", "--save", ""])

@@ -25,6 +25,9 @@ pub(crate) struct FileRedis {
     pub(crate) db: Option<u32>,
     /// `url`, `redis_url`: all of the above in one.
     pub(crate) url: Option<SecretString>,
+    /// `redis_startup_nodes` (also `startup_nodes`): some servers of a cluster, `[{host, port}]`,
+    /// instead of `host`.
+    pub(crate) nodes: Vec<(String, u16)>,
     /// `ssl`, `redis_ssl`: it is spoken to by TLS, as with a `url` that begins with `rediss://`.
     pub(crate) ssl: bool,
     /// `ssl_ca_certs`, `redis_ssl_ca_certs`: a file with the certificates, as PEM, that vouch for the
@@ -88,12 +91,21 @@ impl FileRedis {
             password: fields.secret(names.password),
             db: fields.small_number(names.db),
             url: read_url(fields, names.url),
+            nodes: read_nodes(fields),
             ssl: fields.flag(names.ssl).unwrap_or_default(),
             roots: read_roots(fields, names.roots),
         };
         if redis.ssl && redis.url.as_ref().is_some_and(|url| !is_tls(url)) {
             let message = format!("does not go with a `{}` that is not rediss://", names.url);
             fields.wrong(names.ssl, message);
+        }
+        let places = [redis.host.is_some(), redis.url.is_some(), !redis.nodes.is_empty()];
+        if !redis.nodes.is_empty() && places.into_iter().filter(|is_said| *is_said).count() > 1 {
+            let message = format!("give these, a `{}` or a `{}`", names.host, names.url);
+            fields.wrong(NODES, message);
+        }
+        if !redis.nodes.is_empty() && redis.db.is_some_and(|db| db != 0) {
+            fields.wrong(names.db, "a Redis cluster has no numbered databases");
         }
         if redis.host.is_some() && redis.url.is_some() {
             let message = format!("give a `{}` or a `{}`, not both", names.host, names.url);
@@ -104,13 +116,19 @@ impl FileRedis {
 
     /// Whether it names one.
     pub(super) fn is_named(&self) -> bool {
-        self.host.is_some() || self.url.is_some()
+        self.host.is_some() || self.url.is_some() || !self.nodes.is_empty()
     }
 
     /// The server, if it names one.
     pub(super) fn server(self) -> Option<RedisServer> {
         let server = match self.url {
             Some(url) => RedisServer::Url(url),
+            None if !self.nodes.is_empty() => RedisServer::Cluster {
+                nodes: self.nodes,
+                username: self.username,
+                password: self.password,
+                tls: self.ssl,
+            },
             None => RedisServer::Parts {
                 host: self.host?,
                 port: self.port.unwrap_or(PORT),
@@ -128,13 +146,46 @@ impl FileRedis {
 fn vouched(server: RedisServer, roots: Option<Vec<u8>>) -> RedisServer {
     let is_tls = match &server {
         RedisServer::Url(url) => is_tls(url),
-        RedisServer::Parts { tls, .. } => *tls,
+        RedisServer::Parts { tls, .. } | RedisServer::Cluster { tls, .. } => *tls,
         RedisServer::Private { .. } => false,
     };
     match roots.filter(|_| is_tls) {
         Some(roots) => RedisServer::Private { server: Box::new(server), roots },
         None => server,
     }
+}
+
+/// LiteLLM's name for some servers of a cluster.
+const NODES: &str = "redis_startup_nodes";
+
+/// The servers of a cluster in JSON, as LiteLLM's `REDIS_CLUSTER_NODES` has them.
+pub(super) fn nodes_of(json: &str) -> Option<Vec<(String, u16)>> {
+    let list: Vec<serde_json::Value> = serde_json::from_str(json).ok()?;
+    let node = |node: &serde_json::Value| {
+        let port = match node.get("port")? {
+            serde_json::Value::String(text) => text.parse().ok()?,
+            port => u16::try_from(port.as_u64()?).ok()?,
+        };
+        Some((node.get("host")?.as_str()?.to_owned(), port))
+    };
+    let nodes: Option<Vec<_>> = list.iter().map(node).collect();
+    nodes.filter(|nodes| !nodes.is_empty())
+}
+
+fn read_nodes(fields: &mut Fields<'_>) -> Vec<(String, u16)> {
+    let port = |text: &str| text.parse().ok().filter(|port| *port > 0);
+    let mut nodes = Vec::new();
+    for name in [NODES, "startup_nodes"] {
+        let read = fields.sections(name, &[], |fields| {
+            let host = fields.text("host");
+            if host.is_none() {
+                fields.wrong("host", "is missing");
+            }
+            host.map(|host| (host, fields.parsed("port", "a port", port).unwrap_or(PORT)))
+        });
+        nodes.extend(read.into_iter().flatten());
+    }
+    nodes
 }
 
 fn is_tls(url: &SecretString) -> bool {
@@ -197,6 +248,9 @@ pub(super) fn shared(file: &mut FileConfig, report: &mut Report) -> Option<Redis
             (Some("general_settings.redis_url"), Some(server))
         }
         None if router.url.is_some() => (Some("router_settings.redis_url"), router.server()),
+        None if !router.nodes.is_empty() => {
+            (Some("router_settings.redis_startup_nodes"), router.server())
+        }
         None => (Some("router_settings.redis_host"), router.server()),
     };
     let server = server?;

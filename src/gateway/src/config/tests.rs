@@ -1010,6 +1010,7 @@ mod cache_section {
                 let tls = if *tls { "tls " } else { "" };
                 format!("{tls}{username:?} {password:?} {host}:{port}/{db} {}", settings.namespace)
             }
+            RedisServer::Cluster { nodes, .. } => format!("{nodes:?}"),
             RedisServer::Private { .. } => panic!("no certificates are named"),
         };
         assert_eq!(found, expect);
@@ -1033,6 +1034,16 @@ mod cache_section {
         redis("", &[("REDIS_URL", "redis://h:1/0")], "redis://h:1/0");
         redis("url: 'rediss://h'", &[], "rediss://h");
         redis("host: h, ssl: true", &[], "tls None None h:6379/0 ");
+        redis(
+            "redis_startup_nodes: [{host: a, port: 7001}, {host: b}]",
+            &[],
+            "[(\"a\", 7001), (\"b\", 6379)]",
+        );
+        redis(
+            "",
+            &[("REDIS_CLUSTER_NODES", r#"[{"host": "a", "port": 7001}]"#)],
+            "[(\"a\", 7001)]",
+        );
         redis("host: h", &[("REDIS_URL", "redis://h:1/0")], "None None h:6379/0 ");
     }
 
@@ -1083,6 +1094,10 @@ mod cache_section {
         let with = |params: &str| {
             with_model(&format!("litellm_settings: {{cache: true, cache_params: {{{params}}}}}\n"))
         };
+        mistakes(
+            &with("host: h, redis_startup_nodes: [{host: a}], db: 3"),
+            &["redis_startup_nodes: give these, a `host` or a `url`", "db: a Redis cluster has no"],
+        );
         mistakes(&with("type: redis"), &["cache_params: `redis` needs a `host` or a `url`"]);
         mistakes(&with("url: 'rediss://:hunter2@h/#insecure'"), &["must not end with #insecure"]);
         mistakes(

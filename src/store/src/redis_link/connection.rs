@@ -53,10 +53,8 @@ impl Reach {
         if !roots.as_ref().is_none_or(is_pem) {
             return Err(RedisSettingsError::Roots);
         }
-        let certificates = roots.map(|roots| TlsCertificates {
-            client_tls: None,
-            root_cert: Some(roots.clone()),
-        });
+        let certificates =
+            roots.map(|roots| TlsCertificates { client_tls: None, root_cert: Some(roots.clone()) });
         let infos = infos(server)?;
         let is_tls = |info: &ConnectionInfo| matches!(info.addr(), ConnectionAddr::TcpTls { .. });
         if certificates.is_some() && !infos.iter().all(is_tls) {
@@ -74,8 +72,9 @@ impl Reach {
         }
         let info = infos.into_iter().next().ok_or(RedisSettingsError::Url)?;
         match certificates {
-            Some(certificates) => Client::build_with_tls(info, certificates)
-                .map_err(|_| RedisSettingsError::Roots),
+            Some(certificates) => {
+                Client::build_with_tls(info, certificates).map_err(|_| RedisSettingsError::Roots)
+            }
             None => Client::open(info).map_err(|_| RedisSettingsError::Url),
         }
         .map(Reach::One)
