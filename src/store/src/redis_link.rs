@@ -271,6 +271,40 @@ impl RedisLink {
         self.with_live(within, running).await
     }
 
+    /// The keys of scripts that are as a pattern says.
+    ///
+    /// # Errors
+    /// As [`RedisLink::ask`].
+    pub async fn script_keys(
+        &self,
+        pattern: &str,
+        within: Duration,
+    ) -> Result<Vec<Vec<u8>>, RedisError> {
+        let scanning = async |mut live: Live| {
+            let own = live.connection.home(b"").len();
+            let pattern = live.connection.home(pattern.as_bytes());
+            let mut keys = Vec::new();
+            for part in live.connection.parts().await? {
+                let mut cursor = "0".to_owned();
+                loop {
+                    let mut scan = redis::cmd("SCAN");
+                    scan.arg(&cursor).arg("MATCH").arg(pattern.as_slice()).arg("COUNT").arg(1_000);
+                    let found = live.connection.ask_part(part, &scan).await?;
+                    let found: (String, Vec<Vec<u8>>) = redis::from_redis_value(found)?;
+                    keys.extend(
+                        found.1.into_iter().map(|key| key.get(own..).unwrap_or_default().to_vec()),
+                    );
+                    cursor = found.0;
+                    if cursor == "0" {
+                        break;
+                    }
+                }
+            }
+            Ok(keys)
+        };
+        self.with_live(within, scanning).await
+    }
+
     async fn with_live<T>(
         &self,
         within: Duration,
