@@ -140,6 +140,14 @@ impl Filter for Auth {
         if self.public_routes.iter().any(|route| route == ctx.route) {
             return Step::next();
         }
+        // Made within the gateway for somebody who has shown a key before.
+        if let Some(key) = ctx.identity.take() {
+            let admitted = self.again(key).and_then(|key| {
+                self.admit(&key, ctx)?;
+                Ok(key)
+            });
+            return Step::Ready(settled(admitted.map_err(Rejection::from), ctx));
+        }
         match self.identify(&head.headers) {
             Verified::Ready(found) => Step::Ready(self.conclude(found, ctx, head)),
             Verified::Wait(wait) => Step::Wait(Box::pin(async move {
@@ -178,6 +186,16 @@ impl Auth {
         }
     }
 
+    /// A key as it is now, so that one that was changed or deleted meanwhile counts as that. What an
+    /// identity provider has vouched for is nowhere else.
+    fn again(&self, key: Arc<VirtualKey>) -> Result<Arc<VirtualKey>, AuthError> {
+        match (key.token.is_some(), self.keys.find(&key.hash)) {
+            (false, Some(now)) => self.current(now),
+            (false, None) => Err(AuthError::Unknown),
+            (true, _) => self.current(key),
+        }
+    }
+
     /// A key that is neither switched off nor over.
     fn current(&self, key: Arc<VirtualKey>) -> Result<Arc<VirtualKey>, AuthError> {
         if key.blocked {
@@ -194,20 +212,19 @@ impl Auth {
 
     fn conclude(&self, found: Vouched, ctx: &mut RequestCtx, head: &RequestHead) -> Flow {
         let admitted = found.and_then(|key| {
-            self.admit(&key, ctx, head.uri.path())?;
+            self.admit(&key, ctx)?;
+            let path = head.uri.path();
+            if !key.routes.is_empty() && !key.routes.iter().any(|route| covers(route, ctx, path)) {
+                let error = AuthError::Route { allowed: key.routes.clone(), route: ctx.route };
+                return Err(error.into());
+            }
             Ok(key)
         });
-        match admitted {
-            Ok(key) => {
-                ctx.identity = Some(key);
-                Flow::Next
-            }
-            Err(why) => Flow::Reject(why),
-        }
+        settled(admitted, ctx)
     }
 
-    /// Whether the key may be used for this, from there, and whoever it belongs to at all.
-    fn admit(&self, key: &VirtualKey, ctx: &RequestCtx, path: &str) -> Result<(), AuthError> {
+    /// Whether the key may be used from there, and whoever it belongs to at all.
+    fn admit(&self, key: &VirtualKey, ctx: &RequestCtx) -> Result<(), AuthError> {
         // Of what is stored nothing is known yet: whether they are blocked, what they may spend.
         let is_unread = |kind, id: &Option<Arc<str>>| {
             id.as_ref().is_some_and(|id| self.keys.account(kind, id).is_none())
@@ -232,10 +249,17 @@ impl Auth {
         {
             return Err(AuthError::Address(ctx.client));
         }
-        if !key.routes.is_empty() && !key.routes.iter().any(|route| covers(route, ctx, path)) {
-            return Err(AuthError::Route { allowed: key.routes.clone(), route: ctx.route });
-        }
         Ok(())
+    }
+}
+
+fn settled(admitted: Result<Arc<VirtualKey>, Rejection>, ctx: &mut RequestCtx) -> Flow {
+    match admitted {
+        Ok(key) => {
+            ctx.identity = Some(key);
+            Flow::Next
+        }
+        Err(why) => Flow::Reject(why),
     }
 }
 
@@ -291,8 +315,19 @@ fn covers(route: &str, ctx: &RequestCtx, path: &str) -> bool {
 
 /// Model calls, and what belongs to them.
 fn is_llm_api(ctx: &RequestCtx) -> bool {
-    const STORED: &[&str] =
-        &["/models", "/responses", "/files", "/uploads", "/batches", "/fine_tuning", "/engines"];
+    const STORED: &[&str] = &[
+        "/models",
+        "/responses",
+        "/files",
+        "/uploads",
+        "/batches",
+        "/fine_tuning",
+        "/engines",
+        "/chat/agent",
+        "/agent",
+        "/threads",
+        "/tools",
+    ];
     let route = ctx.route.strip_prefix("/v1").unwrap_or(ctx.route);
     ctx.operation.is_some() || STORED.iter().any(|start| route.starts_with(start))
 }

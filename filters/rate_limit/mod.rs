@@ -165,6 +165,12 @@ impl Filter for RateLimit {
         self.decide(ctx, RateLimit::allow_body)
     }
 
+    fn diverted(&self, ctx: &mut RequestCtx) {
+        if let Some(reserved) = ctx.take_slot::<Reserved>(self.slot) {
+            self.give_back(&reserved);
+        }
+    }
+
     fn response(&self, ctx: &mut RequestCtx, _head: &RequestHead, response: &mut ResponseHead) {
         if let Some(reserved) = ctx.slot::<Reserved>(self.slot) {
             headers::write(reserved, self.scope_headers, response);

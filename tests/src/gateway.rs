@@ -154,11 +154,7 @@ impl Gateway {
 
     /// Sends a signal by name: `TERM`, `HUP`.
     pub fn signal(&self, name: &str) {
-        let status = std::process::Command::new("kill")
-            .args([format!("-{name}"), self.pid().to_string()])
-            .status()
-            .expect("kill can be run");
-        assert!(status.success());
+        crate::servers::signal(self.pid(), name);
     }
 
     /// Waits until it has ended by itself.

@@ -1,5 +1,5 @@
 //! What the black-box tests share: a real gateway process, a tiny HTTP client that can misbehave,
-//! and helpers to read what comes back.
+//! and the means to read what comes back.
 //!
 //! Everything runs on loopback and port 0, nothing sleeps to wait for something, and everything
 //! that was started is stopped when its handle is dropped.

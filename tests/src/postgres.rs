@@ -47,10 +47,33 @@ impl Postgres {
     /// # Panics
     /// When it does not stop.
     pub async fn stop(&mut self) {
-        if let Some(id) = self.server.id() {
-            let _ = std::process::Command::new("kill").args(["-INT", &id.to_string()]).status();
-        }
+        self.server.signal("INT");
         self.server.ended().await;
+    }
+
+    /// Ends it at once, without a word to its clients.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn kill(&mut self) {
+        // On SIGKILL its children would go on.
+        self.server.signal("QUIT");
+        self.server.ended().await;
+    }
+
+    /// Sends a signal to all of it: on `STOP` its sockets stay open and nobody answers, until
+    /// `CONT`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, name: &str) {
+        let own = self.server.id().expect("it was not waited for");
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
+        for child in children.expect("its children are known").split_whitespace() {
+            // One may have ended since.
+            let _ = std::process::Command::new("kill").args([&format!("-{name}"), child]).status();
+        }
+        self.server.signal(name);
     }
 
     /// Starts it again, at the same place.
@@ -110,7 +133,7 @@ async fn serve(folder: &Folder) -> Server {
         .arg(program("postgres"))
         .args(["-D", "data", "-c", "listen_addresses=", "-k"])
         .arg(&folder.0)
-        .args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=40"]);
+        .args(["-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=60"]);
     let ready = |line: &str| line.contains("database system is ready to accept connections");
     start(command, ready).await
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::gateway::{PATIENCE, repository};
+use crate::gateway::{Folder, PATIENCE, repository};
 
 /// The folder of the SDKs and the mock provider.
 ///
@@ -19,6 +19,18 @@ pub fn tools() -> PathBuf {
         "the SDKs are missing: `make test` installs them, or tests/tools/install.sh"
     );
     tools
+}
+
+/// Sends a signal to a process by its name: `TERM`, `HUP`.
+///
+/// # Panics
+/// When there is no such process.
+pub fn signal(process: u32, name: &str) {
+    let status = std::process::Command::new("kill")
+        .args([format!("-{name}"), process.to_string()])
+        .status()
+        .expect("kill can be run");
+    assert!(status.success());
 }
 
 /// A process that is killed when this is dropped.
@@ -41,6 +53,19 @@ impl Server {
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.child.id()
+    }
+
+    /// Sends it a signal by name: `INT`, `STOP`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, name: &str) {
+        signal(self.id().expect("it was not waited for"), name);
+    }
+
+    /// Ends it at once and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("it can be killed");
     }
 }
 
@@ -224,6 +249,110 @@ impl Prometheus {
     }
 }
 
+/// A Redis of the test's own, in a folder of its own.
+pub struct Redis {
+    server: Server,
+    folder: Folder,
+    /// Its port on 127.0.0.1; 0 where it has none.
+    pub port: u16,
+}
+
+impl Redis {
+    /// Starts Debian's `redis-server` on a Unix socket, so that no port has to be found.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub async fn start() -> Redis {
+        Redis::start_at(0).await
+    }
+
+    /// Starts it on a free port as well.
+    ///
+    /// # Panics
+    /// When it is not installed.
+    pub async fn on_port() -> Redis {
+        Redis::start_at(free_port()).await
+    }
+
+    /// Starts one that also speaks TLS on a port, with this certificate and key, as PEM.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn with_tls(cert: &str, key: &str) -> Redis {
+        let (folder, port) = (Folder::fresh(), free_port());
+        folder.write(REDIS_CERT, cert);
+        folder.write(REDIS_KEY, key);
+        Redis { server: serve_redis(&folder, port).await, folder, port }
+    }
+
+    async fn start_at(port: u16) -> Redis {
+        let folder = Folder::fresh();
+        Redis { server: serve_redis(&folder, port).await, folder, port }
+    }
+
+    /// The URL of its socket.
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.folder.0.join(REDIS_SOCKET).display())
+    }
+
+    /// Ends it at once. It keeps nothing on disk.
+    pub async fn kill(&mut self) {
+        self.server.kill().await;
+    }
+
+    /// Starts it again, at the same place and empty.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn again(&mut self) {
+        self.server = serve_redis(&self.folder, self.port).await;
+    }
+
+    /// Sends it a signal by name: on `STOP` its sockets stay open and nobody answers, until `CONT`.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, name: &str) {
+        self.server.signal(name);
+    }
+
+    /// Sends one command; the answer's first line, or the text it announces.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn command(&self, command: &str) -> String {
+        let stream = tokio::net::UnixStream::connect(self.folder.0.join(REDIS_SOCKET));
+        let mut stream = BufReader::new(stream.await.expect("Redis listens"));
+        let line = format!("{command}\r\n");
+        stream.write_all(line.as_bytes()).await.expect("Redis reads");
+        let mut answer = String::new();
+        stream.read_line(&mut answer).await.expect("Redis answers");
+        if let Some(length) = answer.trim().strip_prefix('$').and_then(|n| n.parse().ok()) {
+            let mut text = vec![0; length];
+            stream.read_exact(&mut text).await.expect("Redis answers");
+            return String::from_utf8_lossy(&text).into_owned();
+        }
+        answer.trim().to_owned()
+    }
+
+    /// How often it was sent these commands, by the names it counts them by.
+    pub async fn calls(&self, commands: &[&str]) -> u64 {
+        let stats = self.command("INFO commandstats").await;
+        let count = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            commands.contains(&name).then_some(rest.split(',').next()?.parse::<u64>().ok()?)
+        };
+        stats.lines().filter_map(count).sum()
+    }
+}
+
+/// The name of the socket in its folder. The path of a socket may have no more than 107 bytes.
+const REDIS_SOCKET: &str = "redis.sock";
+
+/// Its certificate and its key in the folder, where it speaks TLS.
+const REDIS_CERT: &str = "cert.pem";
+const REDIS_KEY: &str = "key.pem";
+
 /// Debian's `redis-server`.
 pub(crate) fn redis_server() -> &'static str {
     ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
@@ -232,61 +361,20 @@ pub(crate) fn redis_server() -> &'static str {
         .expect("redis-server is missing: install the Debian package `redis-server`")
 }
 
-/// A Redis of the test's own, in a folder of its own.
-pub struct Redis {
-    _server: Server,
-    _folder: crate::gateway::Folder,
-    /// Its port on 127.0.0.1.
-    pub port: u16,
-}
-
-impl Redis {
-    /// Starts Debian's `redis-server` on a free port.
-    ///
-    /// # Panics
-    /// When it is not installed.
-    pub async fn start() -> Redis {
-        Redis::start_with(None).await
-    }
-
-    /// One that speaks TLS and nothing else, with this certificate and key, as PEM.
-    ///
-    /// # Panics
-    /// When it is not installed.
-    pub async fn start_tls(cert: &str, key: &str) -> Redis {
-        Redis::start_with(Some((cert, key))).await
-    }
-
-    async fn start_with(tls: Option<(&str, &str)>) -> Redis {
-        let folder = crate::gateway::Folder::fresh();
-        let port = free_port();
-        let mut command = Command::new(redis_server());
-        let at = if tls.is_some() { "--tls-port" } else { "--port" };
+/// Runs `redis-server` in a folder.
+async fn serve_redis(folder: &Folder, port: u16) -> Server {
+    let mut command = Command::new(redis_server());
+    let is_tls = folder.0.join(REDIS_CERT).exists();
+    if is_tls {
         command
-            .args([at, &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            .args(["--appendonly", "no", "--dir"])
-            .arg(&folder.0);
-        if let Some((cert, key)) = tls {
-            let (cert, key) = (folder.write("cert.pem", cert), folder.write("key.pem", key));
-            command.args(["--port", "0", "--tls-auth-clients", "no"]);
-            command.arg("--tls-cert-file").arg(&cert).arg("--tls-ca-cert-file").arg(&cert);
-            command.arg("--tls-key-file").arg(&key);
-        }
-        let server = start(command, |line| line.contains("eady to accept connections")).await;
-        Redis { _server: server, _folder: folder, port }
+            .args(["--port", "0", "--tls-auth-clients", "no", "--tls-cert-file", REDIS_CERT])
+            .args(["--tls-key-file", REDIS_KEY, "--tls-ca-cert-file", REDIS_CERT]);
     }
-
-    /// Sends one command without arguments; the first line of the answer.
-    ///
-    /// # Panics
-    /// When it does not answer.
-    pub async fn command(&self, command: &str) -> String {
-        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port));
-        let mut stream = BufReader::new(stream.await.expect("Redis listens"));
-        let line = format!("{command}\r\n");
-        stream.write_all(line.as_bytes()).await.expect("Redis reads");
-        let mut answer = String::new();
-        stream.read_line(&mut answer).await.expect("Redis answers");
-        answer.trim().to_owned()
-    }
+    command
+        .args([if is_tls { "--tls-port" } else { "--port" }, &port.to_string()])
+        .args(["--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", "no", "--unixsocket", REDIS_SOCKET, "--dir"])
+        .arg(&folder.0)
+        .current_dir(&folder.0);
+    start(command, |line| line.contains("eady to accept connections")).await
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tollway_simulator::{Received, Simulator};
 
 use crate::client::{Connection, Response, get, post, post_with};
-use crate::gateway::{Gateway, MASTER_KEY, Options};
+use crate::gateway::{Gateway, MASTER_KEY, Options, PATIENCE};
 
 /// The credential with which the gateway calls its upstreams.
 pub const UPSTREAM_KEY: &str = "sk-upstream-secret-123456";
@@ -187,4 +187,19 @@ pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T
         Ok(done) => done,
         Err(_) => panic!("{what}: not within {limit:?}"),
     }
+}
+
+/// Waits until something is so: it looks a little later each time it is not.
+///
+/// # Panics
+/// When it never is.
+pub async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let look = async {
+        let mut pause = Duration::from_millis(1);
+        while !is_so().await {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    };
+    within(PATIENCE, what, look).await;
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tollway_tests::gateway::{Folder, MASTER_KEY, Options};
-use tollway_tests::setup::{config, simulator};
+use tollway_tests::setup::{config, eventually, simulator};
 use tollway_tests::{Gateway, Response, Setup, chat, get, post_with};
 
 const CONFIG_KEY: &str = "
@@ -540,12 +540,13 @@ async fn what_was_spent_is_told_to_those_who_may_know() {
     assert_eq!(setup.chat_as(&key, &body).await.status, 200);
     let anna = Caller::new(&setup, &key);
     // The ledger is fed from the journal, a little later.
-    let log = loop {
-        let logs = anna.get("/spend/logs").await.json();
-        if let Some(log) = logs.as_array().and_then(|logs| logs.first()) {
-            break log.clone();
-        }
-    };
+    let mut logs = json!([]);
+    eventually("the call is in the ledger", async || {
+        logs = anna.get("/spend/logs").await.json();
+        logs != json!([])
+    })
+    .await;
+    let log = &logs[0];
     assert_eq!(
         (&log["user"], &log["end_user"], &log["model_group"]),
         (&json!("anna"), &json!("end-1"), &json!("gpt-4o-mini"))

@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tollway_simulator::{Reply, Totals};
-use tollway_tests::gateway::{Gateway, Options};
-use tollway_tests::setup::{config, simulator};
+use tollway_tests::gateway::{Gateway, Options, PATIENCE};
+use tollway_tests::setup::{config, simulator, within};
 use tollway_tests::{Response, Setup, chat, get, post_with, stream};
 
 /// Pico-dollars a token of `gpt-4o-mini`.
@@ -88,12 +88,15 @@ async fn many_clients_at_once_never_spend_more_than_there_is() {
     setup.gateway.idle().await;
     // What was reserved for calls under way is free again: one client uses it up.
     let body = with_max(chat("gpt-4o-mini", "[[sim tokens=400]]"), 400);
-    let last = loop {
-        let response = ask(&setup, &body).await;
-        if response.status != 200 {
-            break response;
+    let use_up = async {
+        loop {
+            let response = ask(&setup, &body).await;
+            if response.status != 200 {
+                return response;
+            }
         }
     };
+    let last = within(PATIENCE, "it is used up", use_up).await;
     check_refused(&last);
     let spent = spend(&last);
     assert_eq!(spent, billed(setup.simulator.billed()), "what was spent is what was billed");

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tollway_simulator::{Reply, Simulator};
 use tollway_tests::servers::Redis;
+use tollway_tests::setup::eventually;
 use tollway_tests::{Response, Setup, chat, post, stream};
 
 const CACHE: &str = "
@@ -336,13 +337,12 @@ litellm_settings:
 /// Waits until Redis holds so many answers: they are put there beside the request.
 async fn kept(redis: &Redis, count: usize) {
     let wanted = format!(":{count}");
-    let wait = async { while redis.command("DBSIZE").await != wanted {} };
-    tollway_tests::setup::within(tollway_tests::gateway::PATIENCE, "it is kept", wait).await;
+    eventually("it is kept", async || redis.command("DBSIZE").await == wanted).await;
 }
 
 #[tokio::test]
 async fn redis_serves_one_gateway_what_another_has_kept() {
-    let redis = Redis::start().await;
+    let redis = Redis::on_port().await;
     let first = Setup::with(&redis_config(&redis)).await;
     let second = Setup::with(&redis_config(&redis)).await;
     first.simulator.enqueue(Reply::text("shared").usage(7, 3));
@@ -356,13 +356,13 @@ async fn redis_serves_one_gateway_what_another_has_kept() {
     assert!(is_hit(&streamed));
     assert_eq!(streamed_content(&streamed), "shared");
     assert_eq!((first.asked().len(), second.asked().len()), (1, 0));
-    let names = redis.command("RANDOMKEY").await;
-    assert!(names.starts_with('$'), "{names}");
+    let name = redis.command("RANDOMKEY").await;
+    assert!(name.starts_with("test:"), "{name}");
 }
 
 #[tokio::test]
 async fn gateway_does_without_a_redis_that_is_gone() {
-    let redis = Redis::start().await;
+    let redis = Redis::on_port().await;
     let setup = Setup::with(&redis_config(&redis)).await;
     setup.chat(&chat("gpt-4o-mini", "Hi")).await;
     kept(&redis, 1).await;

@@ -313,7 +313,7 @@ async fn pipelined_calls_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn issues_own_config_answers_as_gpt_from_the_anthropic_side() {
+async fn config_of_litellm_that_puts_claude_under_openais_names_answers() {
     let config = "
 model_list:
   - model_name: gpt-4o-mini

@@ -42,8 +42,9 @@ filters:
 /// Sends the same request `count` times; all of them are in flight when this returns, and the
 /// upstream has the first one.
 async fn send_all(setup: &Setup, count: usize, body: &Value) -> Vec<Connection> {
+    let before = setup.asked().len();
     let mut connections = vec![setup.send_chat(ANNA, body).await];
-    setup.simulator.next_request().await;
+    setup.simulator.wait_for(|_| setup.asked().len() > before).await;
     for _ in 1..count {
         connections.push(setup.send_chat(ANNA, body).await);
     }

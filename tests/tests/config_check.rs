@@ -47,7 +47,7 @@ async fn every_file_of_conf_is_fine() {
         .filter(|path| path.extension().is_some_and(|ext| ext == "yaml" || ext == "yml"))
         .collect();
     files.sort();
-    assert!(files.len() >= 3, "a minimal, a full one and the issue's own: {files:?}");
+    assert!(files.len() >= 3, "a minimal, a full one and one of LiteLLM's: {files:?}");
     for file in files {
         let text = std::fs::read_to_string(&file).expect("it can be read");
         let mut names = variables(&text);
@@ -64,7 +64,7 @@ async fn every_file_of_conf_is_fine() {
     }
 }
 
-const ISSUE: &str = r#"
+const ANTHROPIC_AS_OPENAI: &str = r#"
 model_list:
   - model_name: gpt-4o-mini
     litellm_params: { model: claude-3-5-sonnet-20241022, api_key: "os.environ/ANTHROPIC_API_KEY" }
@@ -75,9 +75,9 @@ model_list:
 "#;
 
 #[tokio::test]
-async fn issues_own_config_is_fine_as_it_stands() {
+async fn config_of_litellm_that_puts_claude_under_openais_names_is_fine() {
     let env = [("ANTHROPIC_API_KEY", "sk-ant-0123456789"), ("OPENAI_API_KEY", "sk-oai-0123456789")];
-    let printed = check_with(ISSUE, &env, &[]).await;
+    let printed = check_with(ANTHROPIC_AS_OPENAI, &env, &[]).await;
     assert!(printed.success, "{}", printed.stderr);
     assert!(printed.stdout.contains("config.yaml: ok"));
     assert!(!printed.stdout.contains("warning"), "{}", printed.stdout);
@@ -87,7 +87,7 @@ async fn issues_own_config_is_fine_as_it_stands() {
 #[tokio::test]
 async fn missing_secret_is_a_mistake_that_names_the_variable() {
     check_wrong(
-        ISSUE,
+        ANTHROPIC_AS_OPENAI,
         &[
             "the config has 3 mistakes",
             "model_list[0].litellm_params.api_key",

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use tollway_tests::servers::Refusing;
+use tollway_tests::setup::eventually;
 use tollway_tests::{Setup, chat, post_with, stream};
 
 const KEY: &str = "sk-metrics-0000000001";
@@ -227,15 +228,11 @@ async fn key_without_a_budget_is_told_what_it_has_spent() {
     let again = tollway_tests::Gateway::start_with(options).await;
     let bearer = format!("Bearer {FREE}");
     let headers = [("authorization", bearer.as_str())];
-    let look = async {
-        loop {
-            let body = chat("nothing", "Hi");
-            let told = post_with(again.address, "/v1/chat/completions", &headers, &body).await;
-            let told = dollars(told.header("x-litellm-key-spend").expect("what it has spent"));
-            if (told - spent).abs() < 1e-12 {
-                break;
-            }
-        }
-    };
-    tollway_tests::setup::within(tollway_tests::gateway::PATIENCE, "the ledger", look).await;
+    eventually("the ledger is read", async || {
+        let body = chat("nothing", "Hi");
+        let told = post_with(again.address, "/v1/chat/completions", &headers, &body).await;
+        let told = dollars(told.header("x-litellm-key-spend").expect("what it has spent"));
+        (told - spent).abs() < 1e-12
+    })
+    .await;
 }

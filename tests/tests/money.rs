@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use serde_json::{Value, json};
 use tollway_tests::gateway::{Folder, PATIENCE, run};
 use tollway_tests::proof::{kill, mixed, tell};
-use tollway_tests::setup::within;
+use tollway_tests::setup::{eventually, within};
 use tollway_tests::{Setup, chat, post, stream};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -33,15 +33,13 @@ async fn generated(setup: &Setup, body: &Value) -> String {
 
 /// The ledger's line of a call, once it is there.
 async fn line(setup: &Setup, id: &str) -> Value {
-    let look = async {
-        loop {
-            let rows = setup.get(&format!("/spend/logs?request_id={id}")).await.json();
-            if let Some(row) = rows.get(0) {
-                return row.clone();
-            }
-        }
-    };
-    within(PATIENCE, "the call is in the ledger", look).await
+    let mut rows = json!([]);
+    eventually("the call is in the ledger", async || {
+        rows = setup.get(&format!("/spend/logs?request_id={id}")).await.json();
+        rows != json!([])
+    })
+    .await;
+    rows[0].clone()
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ async fn budgets_and_answers_are_shared_over_tls_with_a_server_that_is_vouched_f
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     let (cert, key) = (own.cert.pem(), own.signing_key.serialize_pem());
     let (simulator, postgres, redis) =
-        (simulator().await, Postgres::start().await, Redis::start_tls(&cert, &key).await);
+        (simulator().await, Postgres::start().await, Redis::with_tls(&cert, &key).await);
     let folder = Folder::fresh();
     let (roots, port) = (folder.write("ca.pem", &cert), redis.port);
     let roots = format!("'{}'", roots.display());

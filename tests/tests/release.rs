@@ -37,7 +37,7 @@ async fn use_up(gateway: &Gateway) -> u32 {
 #[tokio::test]
 async fn operator_lets_go_of_what_a_dead_gateway_had_claimed() {
     let (simulator, postgres, redis) =
-        (simulator().await, Postgres::start().await, Redis::start().await);
+        (simulator().await, Postgres::start().await, Redis::on_port().await);
     let text = format!(
         "
 general_settings:

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tollway_tests::gateway::Gateway;
+use tollway_tests::gateway::{Gateway, PATIENCE};
 use tollway_tests::postgres::Postgres;
 use tollway_tests::servers::Redis;
-use tollway_tests::setup::{config, simulator};
+use tollway_tests::setup::{config, simulator, within};
 use tollway_tests::{Response, chat, post_with, stream};
 
 /// Pico-dollars a token of `gpt-4o-mini`.
@@ -27,20 +27,23 @@ fn body(kind: u64, tokens: u64, said: &str) -> Value {
 /// Asks until Redis has answered in time.
 async fn ask(address: std::net::SocketAddr, body: &Value) -> Response {
     let bearer = format!("Bearer {KEY}");
-    loop {
-        let headers = [("authorization", bearer.as_str())];
-        let response = post_with(address, "/v1/chat/completions", &headers, body).await;
-        if response.status != 503 {
-            return response;
+    let asking = async {
+        loop {
+            let headers = [("authorization", bearer.as_str())];
+            let response = post_with(address, "/v1/chat/completions", &headers, body).await;
+            if response.status != 503 {
+                return response;
+            }
+            assert_eq!(response.error("code"), "spend_not_recorded", "{}", response.text());
         }
-        assert_eq!(response.error("code"), "spend_not_recorded", "{}", response.text());
-    }
+    };
+    within(PATIENCE, "Redis answers in time", asking).await
 }
 
 #[tokio::test]
 async fn two_gateways_never_spend_more_than_one_key_may() {
     let (simulator, postgres, redis) =
-        (simulator().await, Postgres::start().await, Redis::start().await);
+        (simulator().await, Postgres::start().await, Redis::on_port().await);
     let text = format!(
         "
 general_settings:
@@ -79,14 +82,17 @@ keys:
         gateway.idle().await;
     }
     // What was reserved is given back: one client after the other uses it up.
-    let mut refused = 0;
-    for at in 0.. {
-        let response = ask(gateways[at % 2].address, &body(1, 400, "")).await;
-        refused = if response.status == 200 { 0 } else { refused + 1 };
-        if refused == 2 {
-            break;
+    let use_up = async {
+        let mut refused = 0;
+        for at in 0.. {
+            let response = ask(gateways[at % 2].address, &body(1, 400, "")).await;
+            refused = if response.status == 200 { 0 } else { refused + 1 };
+            if refused == 2 {
+                break;
+            }
         }
-    }
+    };
+    within(PATIENCE, "it is used up", use_up).await;
     for gateway in &gateways {
         gateway.idle().await;
     }

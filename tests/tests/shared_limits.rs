@@ -69,7 +69,7 @@ async fn burst(gateways: &[Setup; 2], count: usize, key: &str) -> [usize; 2] {
 
 #[tokio::test]
 async fn two_gateways_share_a_keys_requests_and_part_them_when_redis_has_gone() {
-    let (postgres, redis) = (Postgres::start().await, Redis::start().await);
+    let (postgres, redis) = (Postgres::start().await, Redis::on_port().await);
     let gateways = two(&postgres, &redis).await;
     let answered = burst(&gateways, 20, "sk-shared-000001").await;
     assert_eq!(answered.iter().sum::<usize>(), 12, "{answered:?}");
@@ -81,7 +81,7 @@ async fn two_gateways_share_a_keys_requests_and_part_them_when_redis_has_gone() 
 
 #[tokio::test]
 async fn two_gateways_share_a_keys_parallel_requests() {
-    let (postgres, redis) = (Postgres::start().await, Redis::start().await);
+    let (postgres, redis) = (Postgres::start().await, Redis::on_port().await);
     let gateways = two(&postgres, &redis).await;
     let mut running = Vec::new();
     for (at, said) in [(0, "the first"), (1, "the second"), (0, "the third")] {

@@ -1,10 +1,8 @@
 //! `tollway spend`: what the ledger has, as a table, CSV and JSON.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 use tollway_tests::gateway::{Folder, Printed, run};
-use tollway_tests::setup::within;
+use tollway_tests::setup::eventually;
 use tollway_tests::{Response, Setup, chat};
 
 const KEYS: &str = "
@@ -145,16 +143,13 @@ async fn single_calls_are_forgotten_in_time_and_their_sums_are_not() {
     let told = cost(&setup.chat(&chat("gpt-4o-mini", "Hi")).await);
     let get = async |path: &str| setup.get(path).await.json();
     let report = "/global/spend/report?start_date=2020-01-01&end_date=2100-01-01&group_by=api_key";
-    let forgotten = async {
-        let sum = loop {
-            let rows = get(report).await;
-            if let Some(spend) = rows[0]["total_cost"].as_f64().filter(|spend| *spend > 0.0) {
-                break spend;
-            }
-        };
-        assert_eq!((sum * 1e12).round() as u64, told);
-        while get("/spend/logs").await != json!([]) {}
-        assert_eq!(get(report).await[0]["total_cost"], sum);
-    };
-    within(Duration::from_secs(30), "calls are forgotten", forgotten).await;
+    let mut sum = 0.0;
+    eventually("the call is in the ledger", async || {
+        sum = get(report).await[0]["total_cost"].as_f64().unwrap_or_default();
+        sum > 0.0
+    })
+    .await;
+    assert_eq!((sum * 1e12).round() as u64, told);
+    eventually("the call is forgotten", async || get("/spend/logs").await == json!([])).await;
+    assert_eq!(get(report).await[0]["total_cost"], sum);
 }

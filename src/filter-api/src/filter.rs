@@ -153,6 +153,11 @@ pub trait Filter: Send + Sync {
         Step::next()
     }
 
+    /// The request is diverted: it turns out to be for an agent, whose own model calls will pass the
+    /// chain one by one. What was reserved for it in the head phase goes back, so that it is not
+    /// counted twice and holds up none of them.
+    fn diverted(&self, ctx: &mut RequestCtx) {}
+
     /// The head of the answer is about to be sent, be it an answer or an error.
     fn response(&self, ctx: &mut RequestCtx, head: &RequestHead, response: &mut ResponseHead) {}
 

@@ -9,6 +9,7 @@ pub mod cache;
 pub mod clock;
 pub mod ctx;
 pub mod deps;
+pub mod documents;
 pub mod filter;
 pub mod identity;
 pub mod ledger;

@@ -60,6 +60,11 @@ impl Chain {
         Flow::Next
     }
 
+    /// Tells filters that the request is no model call itself.
+    pub(crate) fn diverted(&self, ctx: &mut RequestCtx) {
+        self.head.iter().for_each(|filter| filter.diverted(ctx));
+    }
+
     /// Lets filters change the head of the answer.
     pub(crate) fn response(
         &self,

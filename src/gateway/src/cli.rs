@@ -71,8 +71,8 @@ pub(crate) struct ServeArgs {
     /// The address to listen on, instead of the config's; port 0 takes a free one
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<String>,
-    /// Where the master key is kept, instead of the config's `data` or ./tollway-data; made with
-    /// mode 0700
+    /// The data folder (master key, database, journal), instead of the config's `data` or
+    /// ./tollway-data; made with mode 0700
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
 }

@@ -4,6 +4,7 @@
 //! request, in order.
 
 mod admin;
+mod agents;
 mod alerts;
 mod background;
 mod body;

@@ -25,7 +25,7 @@ use crate::responses::{Made, Turn};
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation};
 use crate::wishes::{self, Wishes};
-use crate::{background, models, observe, random, respond, responses, shared_call};
+use crate::{agents, background, models, observe, random, respond, responses, shared_call};
 
 /// Serves a model call.
 pub(crate) async fn serve(
@@ -55,6 +55,9 @@ pub(crate) async fn serve(
     ctx.end_user = end_user(session, ctx);
     if let Some(view) = &ctx.view {
         ctx.tags = wishes::tags(session, view, ctx.identity.as_deref());
+    }
+    if ctx.view.as_deref().is_some_and(agents::model::asked_for) {
+        return Box::pin(agents::model::serve(session, gateway, generation, ctx)).await;
     }
     match generation.chain.body(ctx, session.req_header()).await {
         Flow::Next => {}
@@ -402,7 +405,7 @@ pub(crate) async fn broken_stream(
 const MODERATION_MODEL: &str = "omni-moderation-latest";
 
 /// Reads the body once.
-fn view_of(
+pub(crate) fn view_of(
     asked: &Asked,
     content_type: Option<&HeaderValue>,
     body: Bytes,

@@ -4,6 +4,7 @@ use http::Method;
 use tollway_wire::operation::{Dialect, Operation};
 
 use crate::admin;
+use crate::agents::{self, AgentRoute};
 
 /// What a request is for, by its path alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub(crate) enum Route {
     Realtime,
     /// A configured pass-through, carried by Pingora's loop: its place in the config.
     PassThrough(usize),
+    /// Agents, their runs, threads and tools.
+    Agent(AgentRoute),
     /// The admin API: its place in the table of `admin`.
     Admin(usize),
     /// Nothing we know.
@@ -113,7 +116,10 @@ pub(crate) fn find(path: &str) -> Match {
             "/metrics" | "/metrics/" => found(Route::Metrics, "/metrics", GET),
             _ => match admin::find(path) {
                 Some(found) => of_admin(found),
-                None => with_names(path, bare),
+                None => match agents::find(bare) {
+                    Some((route, pattern, methods)) => found(Route::Agent(route), pattern, methods),
+                    None => with_names(path, bare),
+                },
             },
         },
     }

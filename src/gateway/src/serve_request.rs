@@ -17,8 +17,8 @@ use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
 use crate::state::{Gateway, Generation, RequestState};
 use crate::{
-    admin, background, health, model_call, models, observe, random, realtime, responses, stored,
-    tunnel,
+    admin, agents, background, health, model_call, models, observe, random, realtime, responses,
+    stored, tunnel,
 };
 
 /// The longest id of a caller's that is taken over.
@@ -118,6 +118,9 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
                 Box::pin(responses::serve(route, session, &gateway, &generation, ctx)).await
             }
             Route::Admin(_) => Box::pin(admin::serve(session, &gateway, &generation, ctx)).await,
+            Route::Agent(route) => {
+                Box::pin(agents::serve(session, &gateway, &generation, ctx, route)).await
+            }
             Route::Stored => Box::pin(stored::serve(session, &gateway, &generation, ctx)).await,
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
@@ -200,6 +203,7 @@ fn local(
         | Route::Response(_)
         | Route::Stored
         | Route::Admin(_)
+        | Route::Agent(_)
         | Route::Realtime
         | Route::Health
         | Route::Metrics

@@ -159,9 +159,14 @@ async fn reload(gateway: &Arc<Gateway>, loader: &mut Loader) {
         Some(file) => file.to_owned(),
         None => return,
     };
-    match loader.generation() {
-        Ok(generation) => {
+    let made = loader.generation().and_then(|generation| {
+        let agents = loader.agents(&generation.config)?;
+        Ok((generation, agents))
+    });
+    match made {
+        Ok((generation, agents)) => {
             gateway.replace(generation);
+            gateway.agents.replace(agents);
             tracing::info!(file = %file.display(), "config reloaded");
         }
         Err(error) => {

@@ -2,11 +2,16 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use tokio::sync::Notify;
+use tollway_agent::metrics::AgentMetrics;
+use tollway_agent::outgoing::Outgoing;
+use tollway_agent::service::{Agents, Live, Parts};
+use tollway_agent::toolbox::Tools;
+use tollway_agent::tools::{self, Services};
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::identity::KeyStore;
@@ -23,6 +28,7 @@ use tollway_store::redis_link::{RedisLink, RedisServer};
 use tollway_store::responses_memory::MemoryResponses;
 
 use crate::admin::Admin;
+use crate::agents::calls::ModelCalls;
 use crate::alerts;
 use crate::background::Background;
 use crate::body::BodyMemory;
@@ -141,7 +147,22 @@ async fn serve_on(
 
     let drain = generation.config.server.drain_timeout;
     let body_memory = BodyMemory::new(generation.config.server.body_memory_bytes_max);
-    let gateway = Arc::new(Gateway {
+    let agent_metrics = AgentMetrics::new(&metrics.registry)
+        .map_err(|error| StartError::new(format!("the metrics of agents: {error}")))?;
+    let live = loader.agents(&generation.config)?;
+    let gateway = Arc::new_cyclic(|gateway| Gateway {
+        agents: Agents::new(
+            Parts {
+                completions: Arc::new(ModelCalls(Weak::clone(gateway))),
+                documents: Arc::new(money.store().clone()),
+                metrics: Arc::new(agent_metrics),
+                clock: clock.clone(),
+                node: money.books.status().node,
+                running_max: generation.config.agents.running_max,
+                waiting_max: generation.config.agents.waiting_max,
+            },
+            live,
+        ),
         live: ArcSwap::from_pointee(generation),
         exchange: Exchange::new(Arc::clone(&pool), limits, clock.clone()),
         pool,
@@ -166,10 +187,13 @@ async fn serve_on(
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
     let alerting = tokio::spawn(alerts::watch(Arc::clone(&gateway)));
     let following = tokio::spawn(directory.follow(money.store().changes()));
+    let agents = gateway.agents.clone();
+    let agents = tokio::spawn(async move { agents.watch().await });
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
     alerting.abort();
     following.abort();
+    agents.abort();
     if let Some(shared) = shared {
         // What is left of its leases is for the others at once.
         shared.leave().await;
@@ -335,6 +359,22 @@ impl Loader {
         let limits = Arc::new(RedisLimits::start(link, settings, runtime));
         self.stores.limits = Arc::clone(&limits) as _;
         Ok(Some(limits))
+    }
+
+    /// The agents and tools of a config.
+    pub(crate) fn agents(&self, config: &Config) -> Result<Live, StartError> {
+        let settings = config.agents.service.clone();
+        let wrong = |error: &dyn fmt::Display| StartError::new(format!("tools: {error}"));
+        let outgoing = Outgoing::new().map_err(|error| wrong(&error))?;
+        let clock = self.stores.clock.clone();
+        let services = Services::new(&config.agents.tools, outgoing, clock);
+        let services = services.map_err(|error| wrong(&error))?;
+        let mut tools = Tools::default();
+        let built_in = tools::built_in(&config.agents.tools, &services);
+        for tool in built_in.map_err(|error| wrong(&error))? {
+            tools.add(tool);
+        }
+        Ok(Live { settings, tools })
     }
 
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {

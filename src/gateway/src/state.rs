@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use tollway_agent::service::Agents;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::{Clock, ModelDirectory, Plan, Reject, Rejection, RequestCtx, RequestView};
@@ -67,6 +68,8 @@ pub(crate) struct Gateway {
     pub(crate) background: Background,
     /// Keys, users, teams and spend over HTTP.
     pub(crate) admin: Admin,
+    /// Agents and their tools.
+    pub(crate) agents: Agents,
     pub(crate) body_memory: Arc<BodyMemory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: Clock,

@@ -1,15 +1,18 @@
-//! Accounts and the ledger in a database: SQLite in a file of the data folder, or Postgres, which
+//! Accounts, the ledger and documents in a database: SQLite in a file of the data folder, or Postgres, which
 //! several nodes can share.
 //!
 //! Both have the same tables, named `tollway_…`, and understand the same statements but for a few
 //! words. The tables are made, and brought up to date, when the store is opened.
 //!
 //! Bounds: an id, alias, user or team of an object has at most [`TEXT_MAX`] bytes and no zero byte,
-//! and its body at most [`BODY_MAX`] bytes of JSON; what has more is refused. Spend is never
-//! refused: texts of a record are cut by [`fit()`], and of its tags the first [`TAGS_MAX`] are kept.
+//! and its body at most [`BODY_MAX`] bytes of JSON; what has more is refused. So it is with
+//! documents and the entries of logs, whose bodies may have [`ENTRY_MAX`] bytes, and those of one
+//! batch together [`BATCH_MAX`]. Spend is never refused: texts of a record are cut by [`fit()`], and
+//! of its tags the first [`TAGS_MAX`] are kept.
 
 mod accounts;
 mod database;
+mod documents;
 mod fit;
 mod ledger;
 pub mod litellm;
@@ -36,6 +39,7 @@ use tokio::task::AbortHandle;
 use tollway_filter_api::ledger::StoreError;
 
 pub use accounts::BODY_MAX;
+pub use documents::{BATCH_MAX, ENTRY_MAX};
 pub use fit::{TEXT_MAX, fit};
 pub use ledger::{TAGS_MAX, TOKENS_MAX};
 
@@ -62,6 +66,7 @@ struct Inner {
     database: Database,
     changes: tokio::sync::watch::Sender<u64>,
     follower: AbortHandle,
+    writer: documents::Writer,
 }
 
 impl Drop for Inner {
@@ -156,9 +161,8 @@ impl SqlStore {
                 is_there.store(false, Ordering::Relaxed);
                 let changes = tokio::sync::watch::Sender::new(0);
                 let follower = watch::follow_once_there(database.clone(), changes.clone());
-                let follower = tokio::spawn(follower).abort_handle();
-                let inner = Inner { database, changes, follower };
-                Ok((SqlStore { inner: Arc::new(inner) }, Some(failure.into())))
+                let store = SqlStore::of(database, changes, tokio::spawn(follower).abort_handle());
+                Ok((store, Some(failure.into())))
             }
             Err(failure) => Err(failure.into()),
         }
@@ -180,8 +184,16 @@ impl SqlStore {
     async fn open(database: Database) -> Result<SqlStore, StoreError> {
         let changes = tokio::sync::watch::Sender::new(accounts::version(&database).await?);
         let follower = tokio::spawn(watch::follow(database.clone(), changes.clone()));
-        let follower = follower.abort_handle();
-        Ok(SqlStore { inner: Arc::new(Inner { database, changes, follower }) })
+        Ok(SqlStore::of(database, changes, follower.abort_handle()))
+    }
+
+    fn of(
+        database: Database,
+        changes: tokio::sync::watch::Sender<u64>,
+        follower: AbortHandle,
+    ) -> SqlStore {
+        let writer = documents::writer(database.clone());
+        SqlStore { inner: Arc::new(Inner { database, changes, follower, writer }) }
     }
 
     /// The version of the latest change to objects that is known here. It wakes whoever waits for

@@ -2,10 +2,7 @@
 //!
 //! Needs the `redis-server` program (Debian and Ubuntu: package `redis-server`).
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,115 +11,37 @@ use tokio::runtime::Handle;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
 use tollway_store::cache_redis::{LOOKUP_MAX, RedisCache, RedisSettings};
 use tollway_store::redis_link::RedisServer;
+use tollway_tests::servers::Redis;
+use tollway_tests::setup::eventually;
 use tollway_wire::usage::Usage;
 
-/// How long anything that has to happen some time may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// What a look-up may take: room for a busy machine, and far below what redis by itself waits.
-const IN_TIME: Duration = Duration::from_millis(10 * LOOKUP_MAX.as_millis() as u64);
+const IN_TIME: Duration = Duration::from_millis(20 * LOOKUP_MAX.as_millis() as u64);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A Redis of one test. It listens on a Unix socket, so that no port has to be found.
-struct Server {
-    folder: PathBuf,
-    process: Option<Child>,
+/// The URL of a database that is not the first one, which the caches use.
+fn url(redis: &Redis) -> String {
+    format!("{}?db=1", redis.url())
 }
 
-impl Server {
-    async fn start() -> Server {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        // The path of a Unix socket may have no more than 107 bytes, so it is kept short.
-        let folder =
-            std::env::temp_dir().join(format!("tollway-redis-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder in the temporary folder");
-        let mut server = Server { folder, process: None };
-        server.run().await;
-        server
-    }
-
-    async fn run(&mut self) {
-        let spawned = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no", "--requirepass", "pass"])
-            .args(["--unixsocket", "redis.sock", "--databases", "4"])
-            .current_dir(&self.folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let process = spawned.expect(
-            "redis-server has to be installed to test the Redis cache: \
-             `apt-get install redis-server` (package redis-server)",
-        );
-        self.process = Some(process);
-        let mut connection = self.connection().await;
-        eventually("PING is answered", async || {
-            redis::cmd("PING").exec_async(&mut connection).await.is_ok()
-        })
-        .await;
-    }
-
-    fn url(&self) -> String {
-        format!("redis+unix://{}?db=1&pass=pass", self.folder.join("redis.sock").display())
-    }
-
-    /// A connection beside the cache's.
-    async fn connection(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.url()).expect("the URL is right");
-        let mut connection = None;
-        eventually("the server accepts connections", async || {
-            connection = client.get_multiplexed_async_connection().await.ok();
-            connection.is_some()
-        })
-        .await;
-        connection.expect("it is there by now")
-    }
-
-    async fn cache(&self) -> RedisCache {
-        let cache = RedisCache::connect(self.settings(), &Handle::current()).expect("good URL");
-        is_up(&cache).await;
-        cache
-    }
-
-    fn settings(&self) -> RedisSettings {
-        RedisSettings {
-            server: RedisServer::Url(SecretString::from(self.url())),
-            namespace: "tollway".to_owned(),
-        }
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-
-    /// Stops the process without ending it: its sockets stay open and nobody answers.
-    fn signal(&self, signal: &str) {
-        let process = self.process.as_ref().expect("the server runs");
-        let status = Command::new("kill").args([signal, &process.id().to_string()]).status();
-        assert!(status.expect("kill is there").success());
+fn settings(url: String) -> RedisSettings {
+    RedisSettings {
+        server: RedisServer::Url(SecretString::from(url)),
+        namespace: "tollway".to_owned(),
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+async fn cache(redis: &Redis) -> RedisCache {
+    let cache = RedisCache::connect(settings(url(redis)), &Handle::current()).expect("good URL");
+    is_up(&cache).await;
+    cache
 }
 
-/// Waits until something is so, a little longer each time it is not.
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let started = Instant::now();
-    let mut pause = Duration::from_millis(1);
-    while !is_so().await {
-        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
+/// A connection beside the caches'.
+async fn connection(redis: &Redis) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(url(redis)).expect("the URL is right");
+    client.get_multiplexed_async_connection().await.expect("it runs")
 }
 
 async fn is_up(cache: &RedisCache) {
@@ -168,8 +87,8 @@ fn redis_key(number: u8) -> String {
 
 #[tokio::test]
 async fn what_was_put_is_found_by_every_node() {
-    let server = Server::start().await;
-    let (here, there) = (server.cache().await, server.cache().await);
+    let redis = Redis::start().await;
+    let (here, there) = (cache(&redis).await, cache(&redis).await);
     let body: Bytes = (0..300_000).map(|i| i as u8).collect::<Vec<_>>().into();
     here.put(key(1), answer(body.clone()), MINUTE);
     find(&here, key(1)).await;
@@ -180,8 +99,8 @@ async fn what_was_put_is_found_by_every_node() {
 
 #[tokio::test]
 async fn many_answers_are_written_in_the_order_they_came() {
-    let server = Server::start().await;
-    let cache = server.cache().await;
+    let redis = Redis::start().await;
+    let cache = cache(&redis).await;
     for number in 0..200 {
         cache.put(key(200), answer(vec![number]), MINUTE);
         cache.put(key(number), answer(vec![number; 3000]), MINUTE);
@@ -196,13 +115,13 @@ async fn many_answers_are_written_in_the_order_they_came() {
 
 #[tokio::test]
 async fn an_entry_ends_after_its_time() {
-    let server = Server::start().await;
-    let cache = server.cache().await;
+    let redis = Redis::start().await;
+    let cache = cache(&redis).await;
     cache.put(key(1), answer("short"), Duration::from_millis(200));
     cache.put(key(2), answer("long"), MINUTE);
     find(&cache, key(2)).await;
     eventually("the entry is over", async || get(&cache, key(1)).await.is_none()).await;
-    let mut connection = server.connection().await;
+    let mut connection = connection(&redis).await;
     let left: i64 =
         redis::cmd("PTTL").arg(redis_key(2)).query_async(&mut connection).await.expect("a number");
     assert!((1..=60_000).contains(&left), "{left} ms left");
@@ -211,9 +130,9 @@ async fn an_entry_ends_after_its_time() {
 
 #[tokio::test]
 async fn values_of_somebody_else_are_misses() {
-    let server = Server::start().await;
-    let cache = server.cache().await;
-    let mut connection = server.connection().await;
+    let redis = Redis::start().await;
+    let cache = cache(&redis).await;
+    let mut connection = connection(&redis).await;
     for value in
         [&b""[..], b"{\"response\": 1}", b"TWA\x01", b"TWA\x02\x00", b"TWA\x03\x00\x00\x00\x00"]
     {
@@ -232,12 +151,12 @@ async fn values_of_somebody_else_are_misses() {
 
 #[tokio::test]
 async fn a_server_that_is_killed_is_a_miss_in_time_and_is_used_again_when_it_is_back() {
-    let mut server = Server::start().await;
-    let cache = server.cache().await;
+    let mut redis = Redis::start().await;
+    let cache = cache(&redis).await;
     cache.put(key(1), answer("before"), MINUTE);
     find(&cache, key(1)).await;
 
-    server.kill();
+    redis.kill().await;
     // The first look-up may have to find out; the ones after it know.
     let started = Instant::now();
     assert_eq!(get(&cache, key(1)).await, None);
@@ -247,7 +166,7 @@ async fn a_server_that_is_killed_is_a_miss_in_time_and_is_used_again_when_it_is_
     cache.put(key(2), answer("meanwhile"), MINUTE);
     assert_eq!(cache.dropped(), dropped + 1);
 
-    server.run().await;
+    redis.again().await;
     is_up(&cache).await;
     cache.put(key(3), answer("after"), MINUTE);
     find(&cache, key(3)).await;
@@ -256,12 +175,12 @@ async fn a_server_that_is_killed_is_a_miss_in_time_and_is_used_again_when_it_is_
 
 #[tokio::test]
 async fn a_server_that_hangs_is_a_miss_in_time_and_is_left_alone_for_a_while() {
-    let server = Server::start().await;
-    let cache = server.cache().await;
+    let redis = Redis::start().await;
+    let cache = cache(&redis).await;
     cache.put(key(1), answer("kept"), MINUTE);
     find(&cache, key(1)).await;
 
-    server.signal("-STOP");
+    redis.signal("STOP");
     let started = Instant::now();
     let found = get(&cache, key(1)).await;
     let waited = started.elapsed();
@@ -269,17 +188,17 @@ async fn a_server_that_hangs_is_a_miss_in_time_and_is_left_alone_for_a_while() {
     assert!((LOOKUP_MAX..IN_TIME).contains(&waited), "waited {waited:?}");
     assert!(matches!(cache.get(key(1)), Lookup::Ready(None)), "known to hang");
 
-    server.signal("-CONT");
+    redis.signal("CONT");
     find(&cache, key(1)).await;
 }
 
 #[tokio::test]
 async fn a_server_that_comes_later_is_used() {
-    let mut server = Server::start().await;
-    server.kill();
-    let cache = RedisCache::connect(server.settings(), &Handle::current()).expect("good URL");
+    let mut redis = Redis::start().await;
+    redis.kill().await;
+    let cache = RedisCache::connect(settings(url(&redis)), &Handle::current()).expect("good URL");
     assert_eq!(get(&cache, key(1)).await, None);
-    server.run().await;
+    redis.again().await;
     is_up(&cache).await;
     cache.put(key(1), answer("x"), MINUTE);
     find(&cache, key(1)).await;
@@ -287,15 +206,17 @@ async fn a_server_that_comes_later_is_used() {
 
 #[tokio::test]
 async fn a_wrong_password_is_an_absent_server() {
-    let server = Server::start().await;
-    let url = server.url().replace("pass=pass", "pass=wrong");
-    let settings =
-        RedisSettings { server: RedisServer::Url(SecretString::from(url)), ..server.settings() };
-    let cache = RedisCache::connect(settings, &Handle::current()).expect("good URL");
+    let redis = Redis::start().await;
+    redis.command("CONFIG SET requirepass pass").await;
+    let with = |password| {
+        let settings = settings(format!("{}&pass={password}", url(&redis)));
+        RedisCache::connect(settings, &Handle::current()).expect("good URL")
+    };
+    let (wrong, right) = (with("wrong"), with("pass"));
     // By the time this one is up, the other one has had its chance.
-    server.cache().await;
-    assert!(!cache.is_up());
-    assert_eq!(get(&cache, key(1)).await, None);
+    is_up(&right).await;
+    assert!(!wrong.is_up());
+    assert_eq!(get(&wrong, key(1)).await, None);
 }
 
 #[test]
@@ -305,10 +226,10 @@ fn look_ups_may_come_from_other_runtimes_than_the_one_it_lives_on() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let (server, cache) = home.block_on(async {
-        let server = Server::start().await;
-        let cache = server.cache().await;
-        (server, cache)
+    let (redis, cache) = home.block_on(async {
+        let redis = Redis::start().await;
+        let cache = cache(&redis).await;
+        (redis, cache)
     });
     let look_up = |number| {
         let other = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -320,14 +241,14 @@ fn look_ups_may_come_from_other_runtimes_than_the_one_it_lives_on() {
     look_up(1);
     // The runtime of the first look-up is gone, and the connection is not.
     look_up(2);
-    drop(server);
+    drop(redis);
 }
 
 #[tokio::test]
 async fn a_cache_that_is_dropped_leaves_no_connection_behind() {
-    let server = Server::start().await;
-    let mut connection = server.connection().await;
-    let cache = server.cache().await;
+    let redis = Redis::start().await;
+    let mut connection = connection(&redis).await;
+    let cache = cache(&redis).await;
     let mut clients = async || {
         let list: String = redis::cmd("CLIENT")
             .arg("LIST")

@@ -2,53 +2,85 @@
 
 use std::fmt;
 
-/// Token counts of one call, in OpenAI's inclusive convention: `prompt_tokens` holds every input
-/// token, cached ones included, and `completion_tokens` every output token, reasoning included. The
-/// other fields say how many of those are of a kind that has its own price.
-///
-/// Providers that count exclusively (Anthropic, Bedrock) are converted when they are decoded, so
-/// that cost, limits and metrics need to know one convention only.
-///
-/// What is not tokens is counted beside them, where the provider or the request tells how much of it
-/// there was. It is billed beside the tokens; see [`crate::price::cost`].
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// All input tokens.
-    pub prompt_tokens: u64,
-    /// All output tokens.
-    pub completion_tokens: u64,
-    /// Input tokens read from the provider's prompt cache; part of `prompt_tokens`.
-    pub cache_read_tokens: u64,
-    /// Input tokens written to a prompt cache that lives five minutes (or the provider's only kind
-    /// of cache); part of `prompt_tokens`.
-    pub cache_write_tokens: u64,
-    /// Input tokens written to a prompt cache that lives one hour; part of `prompt_tokens`.
-    pub cache_write_1h_tokens: u64,
-    /// Input tokens that are audio; part of `prompt_tokens`.
-    pub audio_prompt_tokens: u64,
-    /// Output tokens that are audio; part of `completion_tokens`.
-    pub audio_completion_tokens: u64,
-    /// Output tokens spent on thinking; part of `completion_tokens`.
-    pub reasoning_tokens: u64,
-    /// Web searches the provider ran by itself and bills apiece.
-    pub web_searches: u64,
-    /// Input tokens that are images; part of `prompt_tokens`.
-    pub image_prompt_tokens: u64,
-    /// Output tokens that are images; part of `completion_tokens`.
-    pub image_completion_tokens: u64,
-    /// What a ranking took, in units of a query with up to a hundred documents: Cohere's measure.
-    pub search_units: u64,
-    /// Images that were made.
-    pub images: u64,
-    /// Images that were sent.
-    pub input_images: u64,
-    /// Pixels of all images that were made.
-    pub pixels: u64,
-    /// Milliseconds of audio that was listened to or spoken, where the provider bills those and
-    /// not tokens.
-    pub audio_ms: u64,
-    /// Characters that were spoken, where the provider bills those and not tokens.
-    pub characters: u64,
+/// Defines the struct and what goes through all of its counts.
+macro_rules! counts {
+    ($(#[$of_usage:meta])* pub struct Usage { $($(#[$of_count:meta])* pub $count:ident: u64,)* }) => {
+        $(#[$of_usage])*
+        pub struct Usage {
+            $($(#[$of_count])* pub $count: u64,)*
+        }
+
+        impl Usage {
+            /// What the counts are called, in the order of [`Usage::counts`].
+            pub const NAMES: [&str; COUNTS] = [$(stringify!($count)),*];
+
+            /// All counts.
+            pub fn counts(self) -> [u64; COUNTS] {
+                [$(self.$count),*]
+            }
+
+            /// All counts, to be set.
+            pub fn counts_mut(&mut self) -> [&mut u64; COUNTS] {
+                [$(&mut self.$count),*]
+            }
+        }
+    };
+}
+
+/// How many counts there are.
+const COUNTS: usize = 17;
+
+// What is stored goes by the order of the counts: new ones go to the end.
+counts! {
+    /// Token counts of one call, in OpenAI's inclusive convention: `prompt_tokens` holds every
+    /// input token, cached ones included, and `completion_tokens` every output token, reasoning
+    /// included. The other fields say how many of those are of a kind that has its own price.
+    ///
+    /// Providers that count exclusively (Anthropic, Bedrock) are converted when they are decoded,
+    /// so that cost, limits and metrics need to know one convention only.
+    ///
+    /// What is not tokens is counted beside them, where the provider or the request tells how much
+    /// of it there was. It is billed beside the tokens; see [`crate::price::cost`].
+    #[derive(Clone, Copy, Default, PartialEq, Eq)]
+    pub struct Usage {
+        /// All input tokens.
+        pub prompt_tokens: u64,
+        /// All output tokens.
+        pub completion_tokens: u64,
+        /// Input tokens read from the provider's prompt cache; part of `prompt_tokens`.
+        pub cache_read_tokens: u64,
+        /// Input tokens written to a prompt cache that lives five minutes (or the provider's only
+        /// kind of cache); part of `prompt_tokens`.
+        pub cache_write_tokens: u64,
+        /// Input tokens written to a prompt cache that lives one hour; part of `prompt_tokens`.
+        pub cache_write_1h_tokens: u64,
+        /// Input tokens that are audio; part of `prompt_tokens`.
+        pub audio_prompt_tokens: u64,
+        /// Output tokens that are audio; part of `completion_tokens`.
+        pub audio_completion_tokens: u64,
+        /// Output tokens spent on thinking; part of `completion_tokens`.
+        pub reasoning_tokens: u64,
+        /// Web searches the provider ran by itself and bills apiece.
+        pub web_searches: u64,
+        /// Input tokens that are images; part of `prompt_tokens`.
+        pub image_prompt_tokens: u64,
+        /// Output tokens that are images; part of `completion_tokens`.
+        pub image_completion_tokens: u64,
+        /// What a ranking took, in units of a query with up to a hundred documents: Cohere's
+        /// measure.
+        pub search_units: u64,
+        /// Images that were made.
+        pub images: u64,
+        /// Images that were sent.
+        pub input_images: u64,
+        /// Pixels of all images that were made.
+        pub pixels: u64,
+        /// Milliseconds of audio that was listened to or spoken, where the provider bills those and
+        /// not tokens.
+        pub audio_ms: u64,
+        /// Characters that were spoken, where the provider bills those and not tokens.
+        pub characters: u64,
+    }
 }
 
 impl fmt::Debug for Usage {
@@ -65,80 +97,7 @@ impl fmt::Debug for Usage {
     }
 }
 
-/// How many counts there are.
-const COUNTS: usize = 17;
-
 impl Usage {
-    /// What the counts are called, in the order of [`Usage::counts`]. What is stored goes by that
-    /// order: new ones go to the end.
-    pub const NAMES: [&str; COUNTS] = [
-        "prompt_tokens",
-        "completion_tokens",
-        "cache_read_tokens",
-        "cache_write_tokens",
-        "cache_write_1h_tokens",
-        "audio_prompt_tokens",
-        "audio_completion_tokens",
-        "reasoning_tokens",
-        "web_searches",
-        "image_prompt_tokens",
-        "image_completion_tokens",
-        "search_units",
-        "images",
-        "input_images",
-        "pixels",
-        "audio_ms",
-        "characters",
-    ];
-
-    /// All counts.
-    pub fn counts(mut self) -> [u64; COUNTS] {
-        self.counts_mut().map(|count| *count)
-    }
-
-    /// All counts, to be set.
-    pub fn counts_mut(&mut self) -> [&mut u64; COUNTS] {
-        // Without `..`, so that a new one is not forgotten.
-        let Usage {
-            prompt_tokens,
-            completion_tokens,
-            cache_read_tokens,
-            cache_write_tokens,
-            cache_write_1h_tokens,
-            audio_prompt_tokens,
-            audio_completion_tokens,
-            reasoning_tokens,
-            web_searches,
-            image_prompt_tokens,
-            image_completion_tokens,
-            search_units,
-            images,
-            input_images,
-            pixels,
-            audio_ms,
-            characters,
-        } = self;
-        [
-            prompt_tokens,
-            completion_tokens,
-            cache_read_tokens,
-            cache_write_tokens,
-            cache_write_1h_tokens,
-            audio_prompt_tokens,
-            audio_completion_tokens,
-            reasoning_tokens,
-            web_searches,
-            image_prompt_tokens,
-            image_completion_tokens,
-            search_units,
-            images,
-            input_images,
-            pixels,
-            audio_ms,
-            characters,
-        ]
-    }
-
     /// Input and output tokens together.
     pub fn total_tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)

@@ -99,6 +99,11 @@ impl Admin {
         Admin { accounts, ledger, treasury, directory, clock }
     }
 
+    /// The stored keys.
+    pub(crate) fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory)
+    }
+
     /// Whether the store answers, so that what is known of keys is what is true.
     pub(crate) fn is_current(&self) -> bool {
         self.directory.is_current()

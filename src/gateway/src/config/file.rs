@@ -2,10 +2,8 @@
 //!
 //! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
 //! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `alerts`, `filters`,
-//! `keys`, `teams`, `users` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+//! `keys`, `teams`, `users`, `agents`, `agent_settings`, `tools` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,37 +11,49 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
-use tollway_providers::presets;
 use tollway_wire::price::PicoDollars;
 
 use super::base::Base;
 use super::env::Environment;
-use super::listen::Address;
-use super::mistake::{Report, hint};
+use super::mistake::Report;
 use super::reader::{Fields, Reader};
-use super::redis::{self, FileRedis};
-use super::yaml::{Node, Value};
+use super::redis;
 use super::{litellm, yaml};
 
+mod agents;
 mod alerts;
+mod cache;
+mod filters;
 mod journal;
 mod jwt;
+mod model;
 mod money;
 mod people;
 mod router;
+mod server;
 
+pub(crate) use agents::FileAgentSettings;
+use agents::read_agent_settings;
 pub(crate) use alerts::{FileAlerting, FileAlerts};
 use alerts::{read_alerting, read_alerts};
+use cache::read_cache;
+pub(crate) use cache::{CacheKind, FileCache};
+pub(crate) use filters::FilterEntry;
+use filters::read_filters;
 pub(crate) use journal::{FileJournal, FileLedger};
 use journal::{read_journal, read_ledger};
 use jwt::read_jwt;
 pub(crate) use jwt::{FileIssuer, FileJwt};
+use model::read_model;
+pub(crate) use model::{FileInfo, FileModel, FileParams};
 use money::Words;
 pub(crate) use money::{FileBudget, NamedBudget};
 pub(crate) use people::{FileAccount, FileKey, FileLimits};
 use people::{read_key, read_team, read_user};
 pub(crate) use router::{FileFallback, FileFallbacks, FileRouter, RetryPolicy};
 use router::{read_fallbacks, read_router};
+pub(crate) use server::{FileListen, FileServer};
+use server::{read_listen, read_server};
 
 /// A config file as it was written. What could not be read is `None` and has left a mistake, which
 /// comes out of `Config::resolve` together with all others.
@@ -80,99 +90,16 @@ pub(crate) struct FileConfig {
     pub(crate) teams: Vec<FileAccount>,
     /// `users`: who keys belong to.
     pub(crate) users: Vec<FileAccount>,
+    /// `agents`: agents by name: `name`, `model`, `instructions`, `tools`, `max_steps`,
+    /// `max_cost_usd`, `deadline_s`, `approval`.
+    pub(crate) agents: Vec<serde_json::Value>,
+    /// `agent_settings`
+    pub(crate) agent_settings: FileAgentSettings,
+    /// `tools`: the tools that agents may use.
+    pub(crate) tools: Option<serde_json::Value>,
     /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
     /// instead of OpenAI's machine-readable codes.
     pub(crate) compat_litellm: bool,
-}
-
-/// One entry of `model_list`.
-#[derive(Debug, Default)]
-pub(crate) struct FileModel {
-    /// `model_name`: what clients call it. With `*` in it (`openai/*`) it stands for all names of
-    /// that form, and what the `*` stands for is put in the place of the `*` in `model`.
-    pub(crate) model_name: Option<String>,
-    /// `litellm_params`
-    pub(crate) params: FileParams,
-    /// `model_info`
-    pub(crate) info: FileInfo,
-}
-
-/// `litellm_params`: one model at one endpoint with one credential.
-#[derive(Debug, Default)]
-pub(crate) struct FileParams {
-    /// `model`: `provider/model`; or a model's name alone where that tells the provider.
-    pub(crate) model: Option<String>,
-    /// `custom_llm_provider`: the provider, where `model` does not begin with it.
-    pub(crate) provider: Option<String>,
-    /// `api_key`. Default: the provider's usual variable, such as `OPENAI_API_KEY`.
-    pub(crate) api_key: Option<SecretString>,
-    /// `api_base` or `base_url`: where to call it, if not where the provider usually is.
-    pub(crate) api_base: Option<Base>,
-    /// `api_version`, where the provider has versions.
-    pub(crate) api_version: Option<String>,
-    /// `organization`: OpenAI's.
-    pub(crate) organization: Option<String>,
-    /// What single providers want to know besides: `aws_region_name`, `vertex_project` …
-    pub(crate) settings: BTreeMap<&'static str, SecretString>,
-    /// `extra_headers`: sent with every call, besides the provider's own. Those that frame a
-    /// message or belong to one connection cannot be set.
-    pub(crate) extra_headers: Vec<(HeaderName, HeaderValue)>,
-    /// `drop_params`: leave out parameters the provider lacks instead of refusing the call.
-    /// Default: that of `litellm_settings`.
-    pub(crate) drop_params: Option<bool>,
-    /// `timeout`: how long an answer may take, from the request to its end.
-    pub(crate) timeout: Option<Duration>,
-    /// `stream_timeout`: how long a streamed answer may take to begin.
-    pub(crate) stream_timeout: Option<Duration>,
-    /// `max_retries` (also `num_retries`): tries after the first one, for calls that begin here.
-    pub(crate) max_retries: Option<u32>,
-    /// `weight`: the share of the group's load, relative to the others, in thousandths. Without any
-    /// weight in the group, `rpm` or `tpm` take its place if all entries have them.
-    pub(crate) weight: Option<u64>,
-    /// `rpm`: requests in any 60 seconds. A limit, not only a weight.
-    pub(crate) rpm: Option<u64>,
-    /// `tpm`: tokens in any 60 seconds.
-    pub(crate) tpm: Option<u64>,
-    /// `max_parallel_requests`: requests at once.
-    pub(crate) max_parallel_requests: Option<u64>,
-    /// `max_budget`, `budget_duration`: what the deployment may cost. One whose budget is spent is
-    /// left out, and the group's others are asked.
-    pub(crate) budget: Option<FileBudget>,
-    /// `tags`: the requests it is kept for, where `enable_tag_filtering` is on.
-    pub(crate) tags: Vec<String>,
-    /// `order`: deployments with a lower one are asked first. Default 0.
-    pub(crate) order: Option<u32>,
-    /// `input_cost_per_token`, `output_cost_per_token` and the like, in dollars; LiteLLM's names.
-    pub(crate) prices: Vec<(String, PicoDollars)>,
-}
-
-/// `model_info`: what is known of a deployment.
-#[derive(Debug, Default)]
-pub(crate) struct FileInfo {
-    /// `id`: its name in metrics, logs and headers. Default: 64 hexadecimal digits made from the
-    /// entry.
-    pub(crate) id: Option<String>,
-    /// `mode`: `chat`, `embedding`, `completion` … Default: what the price table says.
-    pub(crate) mode: Option<String>,
-    /// `base_model`: the model whose price and limits hold, where `model` is a name of your own.
-    pub(crate) base_model: Option<String>,
-    /// `access_groups`: names by which keys may be given access to several models.
-    pub(crate) access_groups: Vec<String>,
-    /// `max_input_tokens`: how much the model reads. Default: what the price table says.
-    pub(crate) max_input_tokens: Option<u64>,
-    /// `max_output_tokens`, or `max_tokens`: how much the model writes.
-    pub(crate) max_output_tokens: Option<u64>,
-    /// `health_check_model`: what a health check calls instead of the entry's own model. A wildcard
-    /// is checked only where it is set.
-    pub(crate) health_check_model: Option<String>,
-    /// `health_check_timeout`: how long a check may take. Default one minute.
-    pub(crate) health_check_timeout: Option<Duration>,
-    /// `health_check_max_tokens`: how much the model may say to it. Default 1.
-    pub(crate) health_check_max_tokens: Option<u64>,
-    /// `disable_background_health_check`: it is checked only when `/health` is asked.
-    pub(crate) disable_background_health_check: bool,
-    /// Prices, as in `litellm_params`, which wins.
-    pub(crate) prices: Vec<(String, PicoDollars)>,
 }
 
 /// `litellm_settings`
@@ -208,38 +135,6 @@ pub(crate) struct FileLitellm {
     pub(crate) end_user_budget: Option<FileBudget>,
     /// `include_cost_in_streaming_usage`: the usage of streams carries what they cost.
     pub(crate) cost_in_usage: Option<bool>,
-}
-
-/// `litellm_settings.cache_params`
-#[derive(Debug, Default)]
-pub(crate) struct FileCache {
-    /// `type`: `local` (memory) or `redis`. Default: `redis` where a Redis is named here or in
-    /// `REDIS_HOST` or `REDIS_URL`, else `local`.
-    pub(crate) kind: Option<CacheKind>,
-    /// Where the Redis is. What is left out is taken from `REDIS_URL`, or from `REDIS_HOST`,
-    /// `REDIS_PORT`, `REDIS_USERNAME` and `REDIS_PASSWORD`.
-    pub(crate) redis: FileRedis,
-    /// `namespace`: what the keys in Redis begin with.
-    pub(crate) namespace: Option<String>,
-    /// `ttl`: how long an answer is kept.
-    pub(crate) ttl: Option<Duration>,
-    /// `mode`: `default_on` caches everything, `default_off` what asks for it by
-    /// `"cache": {"use-cache": true}`.
-    pub(crate) default_off: Option<bool>,
-    /// `supported_call_types`: which operations are cached, by LiteLLM's names: `acompletion`,
-    /// `atext_completion`, `aembedding`. Default: all.
-    pub(crate) supported_call_types: Option<Vec<String>>,
-    /// `max_size_in_memory`: the most memory the cache takes, in bytes. Default 64 MiB.
-    pub(crate) memory_bytes_max: Option<u64>,
-}
-
-/// Where answers are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CacheKind {
-    /// In memory.
-    Local,
-    /// In a Redis.
-    Redis,
 }
 
 /// `general_settings`
@@ -296,78 +191,6 @@ pub(crate) struct FilePassThrough {
     pub(crate) auth: Option<bool>,
     /// `cost_per_request`: dollars that each request costs which is not refused. Default: nothing.
     pub(crate) cost: Option<PicoDollars>,
-}
-
-/// `listen`: an address alone, or a mapping.
-#[derive(Debug, Default)]
-pub(crate) struct FileListen {
-    /// `address`: `127.0.0.1:4000` by default. `0.0.0.0:4000` is every address of the machine.
-    pub(crate) address: Option<Address>,
-    /// `tls`: `cert` and `key`, the paths of PEM files. Without it, plain HTTP.
-    pub(crate) tls: Option<FileTls>,
-}
-
-/// `listen.tls`
-#[derive(Debug, Default)]
-pub(crate) struct FileTls {
-    /// `cert`: the certificate and its chain.
-    pub(crate) cert: Option<PathBuf>,
-    /// `key`: its private key.
-    pub(crate) key: Option<PathBuf>,
-}
-
-/// `server`: what a request may be, and how long anything may take.
-#[derive(Debug, Default)]
-pub(crate) struct FileServer {
-    /// `request_body_bytes_max`: how large the body of a model call may be. Default 50 MiB.
-    pub(crate) request_body_bytes_max: Option<u64>,
-    /// `request_header_bytes_max`: how large a request's head may be. Default 64 KiB.
-    pub(crate) request_header_bytes_max: Option<u64>,
-    /// `body_memory_bytes_max`: how much all bodies that are being served may take together.
-    /// Default 1 GiB.
-    pub(crate) body_memory_bytes_max: Option<u64>,
-    /// `body_timeout`: how long a request's body may take to arrive. Default 30 s.
-    pub(crate) body_timeout: Option<Duration>,
-    /// `connect_timeout`: how long connecting to a provider may take, TLS included. Default 10 s.
-    pub(crate) connect_timeout: Option<Duration>,
-    /// `first_byte_timeout`: how long a streamed answer may take to begin, where no
-    /// `stream_timeout` says otherwise. Default 5 minutes.
-    pub(crate) first_byte_timeout: Option<Duration>,
-    /// `idle_timeout`: how long a stream may be silent. Default 2 minutes.
-    pub(crate) idle_timeout: Option<Duration>,
-    /// `total_timeout`: how long an answer may take as a whole, where no `timeout` says otherwise.
-    /// Default 10 minutes.
-    pub(crate) total_timeout: Option<Duration>,
-    /// `drain_timeout`: how long requests may go on after SIGTERM. Default 30 s.
-    pub(crate) drain_timeout: Option<Duration>,
-}
-
-/// One entry of `filters`: its name, and whatever stands beside it.
-#[derive(Clone)]
-pub(crate) struct FilterEntry {
-    /// `filter`: which one.
-    pub(crate) name: String,
-    /// Where it stands: `filters[2]`. Empty where it comes from no file.
-    pub(crate) path: String,
-    /// The settings, for the filter to read.
-    pub(crate) settings: serde_json::Value,
-}
-
-impl FilterEntry {
-    pub(super) fn new(
-        name: impl Into<String>,
-        path: &str,
-        settings: serde_json::Map<String, serde_json::Value>,
-    ) -> FilterEntry {
-        FilterEntry { name: name.into(), path: path.to_owned(), settings: settings.into() }
-    }
-}
-
-/// Settings may hold secrets.
-impl fmt::Debug for FilterEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FilterEntry({} at {:?})", self.name, self.path)
-    }
 }
 
 impl FileConfig {
@@ -431,100 +254,15 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.keys = fields.sections("keys", &[], read_key);
     file.teams = fields.sections("teams", &[], read_team);
     file.users = fields.sections("users", &[], read_user);
+    for (node, path) in fields.items("agents") {
+        let agent = fields.reader.json(node, &path, true);
+        file.agents.push(agent);
+    }
+    file.agent_settings =
+        fields.section("agent_settings", &[], read_agent_settings).unwrap_or_default();
+    file.tools = fields.json("tools");
     file.compat_litellm =
         fields.choice("compat", &[("litellm", true), ("openai", false)]).unwrap_or_default();
-}
-
-fn read_model(fields: &mut Fields<'_>) -> FileModel {
-    FileModel {
-        model_name: fields.text("model_name"),
-        params: fields.section("litellm_params", litellm::PARAMS, read_params).unwrap_or_default(),
-        info: match fields.take("model_info") {
-            Some(node) => {
-                let path = fields.path("model_info");
-                fields.reader.fields(node, &path, litellm::INFO, read_info).unwrap_or_default()
-            }
-            None => FileInfo::default(),
-        },
-    }
-}
-
-fn read_params(fields: &mut Fields<'_>) -> FileParams {
-    let api_base = fields.base("api_base");
-    let base_url = fields.base("base_url");
-    if api_base.is_some() && base_url.is_some() {
-        fields.wrong("base_url", "is another name of api_base, which is set as well");
-    }
-    FileParams {
-        model: fields.text("model"),
-        provider: fields.text("custom_llm_provider"),
-        api_key: fields.secret("api_key"),
-        api_base: api_base.or(base_url),
-        api_version: fields.text("api_version"),
-        organization: fields.text("organization"),
-        settings: read_settings(fields),
-        extra_headers: fields.headers("extra_headers"),
-        drop_params: fields.flag("drop_params"),
-        timeout: fields.timeout("timeout"),
-        stream_timeout: fields.timeout("stream_timeout"),
-        max_retries: fields.either("max_retries", "num_retries", Fields::small_number),
-        weight: fields.parsed("weight", "a number that is not negative", weight),
-        rpm: fields.count("rpm"),
-        tpm: fields.count("tpm"),
-        max_parallel_requests: fields.count("max_parallel_requests"),
-        budget: fields.budget(Words::USUAL),
-        tags: fields.texts("tags"),
-        order: fields.small_number("order"),
-        prices: fields.prices(),
-    }
-}
-
-/// The settings of all providers: which of them this entry's provider reads is its own affair.
-fn read_settings(fields: &mut Fields<'_>) -> BTreeMap<&'static str, SecretString> {
-    let names: BTreeSet<&'static str> = presets::all()
-        .flat_map(|provider| provider.settings())
-        .map(|setting| setting.name)
-        .collect();
-    let mut settings = BTreeMap::new();
-    for name in names {
-        let Some(node) = fields.take(name) else { continue };
-        let path = fields.path(name);
-        // A service account may stand in the file as it is.
-        let value = match node.value {
-            Value::Map(_) => Some(fields.reader.json(node, &path, true).to_string()),
-            _ => fields.reader.text(node, &path),
-        };
-        settings.extend(value.map(|value| (name, SecretString::from(value))));
-    }
-    settings
-}
-
-/// Thousandths, so that `0.5` is a weight as well.
-fn weight(text: &str) -> Option<u64> {
-    let weight: f64 = text.parse().ok()?;
-    (0.0..=1e6).contains(&weight).then_some((weight * 1000.0).round() as u64)
-}
-
-fn read_info(fields: &mut Fields<'_>) -> FileInfo {
-    let max_output_tokens = fields.count("max_output_tokens");
-    let max_tokens = fields.count("max_tokens");
-    let info = FileInfo {
-        id: fields.text("id"),
-        mode: fields.text("mode"),
-        base_model: fields.text("base_model"),
-        access_groups: fields.texts("access_groups"),
-        max_input_tokens: fields.count("max_input_tokens"),
-        max_output_tokens: max_output_tokens.or(max_tokens),
-        health_check_model: fields.text("health_check_model"),
-        health_check_timeout: fields.timeout("health_check_timeout"),
-        health_check_max_tokens: fields.count("health_check_max_tokens"),
-        disable_background_health_check: fields
-            .flag("disable_background_health_check")
-            .unwrap_or_default(),
-        prices: fields.prices(),
-    };
-    fields.anything_else(litellm::INFO);
-    info
 }
 
 fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
@@ -559,45 +297,6 @@ fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
         user_budget: fields.budget(Words::OF_EACH_USER),
         end_user_budget: fields.budget(Words::OF_EACH_END_USER),
         cost_in_usage: fields.flag("include_cost_in_streaming_usage"),
-    }
-}
-
-fn read_cache(fields: &mut Fields<'_>) -> FileCache {
-    let kind = fields.text("type").and_then(|kind| match kind.as_str() {
-        "local" => Some(CacheKind::Local),
-        "redis" => Some(CacheKind::Redis),
-        other if litellm::CACHE_TYPES.contains(&other) => {
-            let (instead, name) = match other {
-                "redis-semantic" => (CacheKind::Redis, "redis"),
-                _ => (CacheKind::Local, "local"),
-            };
-            let path = fields.path("type");
-            let message = format!("`{other}` is not supported yet; `{name}` is used instead");
-            fields.reader.report.warning(&path, message);
-            Some(instead)
-        }
-        other => {
-            let known = litellm::CACHE_TYPES.iter().copied().chain(["local", "redis"]);
-            let hint = hint(other, known);
-            fields.wrong("type", format!("must be `local` or `redis`{hint}"));
-            None
-        }
-    });
-    let supported_call_types = match fields.take("supported_call_types") {
-        None | Some(Node { value: Value::Null, .. }) => None,
-        Some(node) => {
-            let path = fields.path("supported_call_types");
-            Some(fields.reader.texts(node, &path))
-        }
-    };
-    FileCache {
-        kind,
-        redis: FileRedis::read(fields),
-        namespace: fields.text("namespace"),
-        ttl: fields.timeout("ttl"),
-        default_off: fields.choice("mode", &[("default_on", false), ("default_off", true)]),
-        supported_call_types,
-        memory_bytes_max: fields.bytes("max_size_in_memory"),
     }
 }
 
@@ -644,71 +343,6 @@ fn read_database_url(fields: &mut Fields<'_>) -> Option<SecretString> {
         return None;
     }
     Some(url)
-}
-
-fn read_listen(fields: &mut Fields<'_>) -> FileListen {
-    let Some(node) = fields.take("listen") else { return FileListen::default() };
-    let path = fields.path("listen");
-    if let Value::Scalar { .. } = node.value {
-        let address = fields.reader.parsed(node, &path, Address::WANTED, |text| text.parse().ok());
-        return FileListen { address, tls: None };
-    }
-    let read = |fields: &mut Fields<'_>| FileListen {
-        address: fields.parsed("address", Address::WANTED, |text| text.parse().ok()),
-        tls: fields.section("tls", &[], |fields| FileTls {
-            cert: fields.text("cert").map(PathBuf::from),
-            key: fields.text("key").map(PathBuf::from),
-        }),
-    };
-    fields.reader.fields(node, &path, &[], read).unwrap_or_default()
-}
-
-fn read_server(fields: &mut Fields<'_>) -> FileServer {
-    FileServer {
-        request_body_bytes_max: fields.bytes("request_body_bytes_max"),
-        request_header_bytes_max: fields.bytes("request_header_bytes_max"),
-        body_memory_bytes_max: fields.bytes("body_memory_bytes_max"),
-        body_timeout: fields.timeout("body_timeout"),
-        connect_timeout: fields.timeout("connect_timeout"),
-        first_byte_timeout: fields.timeout("first_byte_timeout"),
-        idle_timeout: fields.timeout("idle_timeout"),
-        total_timeout: fields.timeout("total_timeout"),
-        drain_timeout: fields.timeout("drain_timeout"),
-    }
-}
-
-fn read_filters(fields: &mut Fields<'_>) -> Option<Vec<FilterEntry>> {
-    if matches!(fields.take("filters")?.value, Value::Null) {
-        return None;
-    }
-    let mut filters = Vec::new();
-    for (node, path) in fields.items("filters") {
-        filters.extend(read_filter(fields.reader, node, &path));
-    }
-    Some(filters)
-}
-
-/// `- filter: name` with settings beside it; `- name` alone is one without settings.
-fn read_filter(reader: &mut Reader, node: &Node, path: &str) -> Option<FilterEntry> {
-    if let Value::Scalar { .. } = node.value {
-        let name = reader.text(node, path)?;
-        return Some(FilterEntry::new(name, path, serde_json::Map::new()));
-    }
-    let Value::Map(members) = &node.value else {
-        reader.report.mistake(path, "must be a mapping that begins with `filter: name`");
-        return None;
-    };
-    let Some(filter) = members.iter().find(|member| member.name == "filter") else {
-        reader.report.mistake(path, "needs a `filter`: its name");
-        return None;
-    };
-    let name = reader.text(&filter.node, &format!("{path}.filter"))?;
-    let mut settings = serde_json::Map::new();
-    for member in members.iter().filter(|member| member.name != "filter") {
-        let at = format!("{path}.{}", member.name);
-        settings.insert(member.name.clone(), reader.json(&member.node, &at, true));
-    }
-    Some(FilterEntry::new(name, path, settings))
 }
 
 /// Header names that frame a message or belong to one connection.

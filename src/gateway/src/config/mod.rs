@@ -8,6 +8,7 @@
 //! ```
 //! A LiteLLM `config.yaml` is accepted as it stands; `litellm.rs` lists what has no effect yet.
 
+mod agents;
 mod alerts;
 mod base;
 mod budgets;
@@ -47,6 +48,7 @@ use tollway_filter_api::{ConfigError, VirtualKey};
 use tollway_store::redis_link::RedisServer;
 use tollway_wire::price::PicoDollars;
 
+pub(crate) use agents::AgentSettings;
 pub(crate) use alerts::{AlertFormat, AlertKind, AlertSettings, AlertTarget};
 pub(crate) use base::Base;
 pub(crate) use cache::{CacheSettings, CacheStoreSettings};
@@ -103,6 +105,8 @@ pub(crate) struct Config {
     pub(crate) jwt: Option<JwtSettings>,
     /// The Redis through which several gateways share budgets and limits.
     pub(crate) redis: Option<RedisServer>,
+    /// Agents and their tools.
+    pub(crate) agents: AgentSettings,
     report: Report,
 }
 

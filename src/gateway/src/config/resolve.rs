@@ -21,8 +21,8 @@ use super::listen::{Listen, TlsFiles};
 use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
-    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, alerts, budgets,
-    cache, data, fallbacks, filters, jwt, people, price, redis,
+    Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, agents, alerts,
+    budgets, cache, data, fallbacks, filters, jwt, people, price, redis,
 };
 use crate::respond::ErrorCodes;
 
@@ -84,6 +84,7 @@ impl Config {
         let alerts = std::mem::take(&mut file.alerts);
         let alerts = alerts::resolve(alerting, alerts, &file.environment, &mut report);
         let redis = redis::shared(&mut file, &mut report);
+        let agents = agents::resolve(&mut file, &mut report);
         let warnings = report.finish()?;
         let config = Config {
             listen,
@@ -110,6 +111,7 @@ impl Config {
             ledger: file.general.ledger,
             jwt,
             redis,
+            agents,
             report,
         };
         Ok((config, warnings))

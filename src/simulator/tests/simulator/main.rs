@@ -1,6 +1,6 @@
 //! The simulator over real sockets, through a client that sees every byte.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 mod client;
 mod cuts;

@@ -45,7 +45,7 @@ macro_rules! sql {
 /// A statement about the rows that `$1` has as JSON, each an array: `value->>0` is a row's first
 /// member. What stands before and after `FROM` is the same in both databases.
 macro_rules! sql_rows {
-    ($before:literal, $after:literal) => {
+    ($before:expr, $after:expr) => {
         $crate::sql::database::Sql {
             sqlite: concat!($before, " FROM json_each($1) ", $after),
             postgres: concat!(
@@ -116,6 +116,13 @@ impl Failure {
             Failure::Database(sqlx::Error::Configuration(_) | sqlx::Error::Tls(_)) => false,
             Failure::Database(_) => true,
         }
+    }
+
+    /// Another transaction was in the way: the same may work now, or has another outcome.
+    pub(super) fn is_race(&self) -> bool {
+        let Failure::Database(sqlx::Error::Database(error)) = self else { return false };
+        // Two that wait for each other, or have made the same row. SQLite has one writer.
+        error.code().is_some_and(|code| ["40001", "40P01", "23505"].contains(&&*code))
     }
 
     /// Half as much at once may work.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
+use crate::support::{DAY, MemoryLedger, START, budget, must_open, open, record};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::{Ledger, SpendRecord};
 use tollway_filter_api::treasury::{Budget, BudgetScope, Period, PeriodUnit, Treasury, Unpaid};
 use tollway_store::treasury::{Books, BooksConfig, Fsync, OnRestart, RecoveryReport};
+use tollway_tests::gateway::Folder;
 use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
 
@@ -37,7 +38,7 @@ fn spent(books: &Books, budget: &Budget, now: Duration) -> (u64, u64) {
 
 #[tokio::test]
 async fn all_budgets_must_have_room_and_none_is_touched_if_one_has_not() {
-    let (folder, ledger) = (Folder::fresh("all"), Arc::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::default());
     let (books, _) = books(&folder, &ledger).await;
     let key = budget(BudgetScope::Key, "key", DAY, Some(100));
     let team = budget(BudgetScope::Team, "dev", None, Some(60));
@@ -63,7 +64,7 @@ async fn all_budgets_must_have_room_and_none_is_touched_if_one_has_not() {
 
 #[tokio::test]
 async fn a_stream_extends_until_the_last_pico_dollar() {
-    let (folder, ledger) = (Folder::fresh("extend"), Arc::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::default());
     let (books, _) = books(&folder, &ledger).await;
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(100))];
     let mut hold = must_open(&books, &team, "a", START, 60).await;
@@ -79,7 +80,7 @@ async fn a_stream_extends_until_the_last_pico_dollar() {
 
 #[tokio::test]
 async fn what_a_call_cost_beyond_its_grant_is_recorded_and_reported() {
-    let (folder, ledger) = (Folder::fresh("beyond"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let (books, _) = books(&folder, &ledger).await;
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(100))];
     let hold = must_open(&books, &team, "a", START, 60).await;
@@ -95,7 +96,7 @@ async fn what_a_call_cost_beyond_its_grant_is_recorded_and_reported() {
 
 #[tokio::test]
 async fn a_dropped_hold_is_charged_whole_and_one_that_was_never_made_is_not() {
-    let (folder, ledger) = (Folder::fresh("dropped"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     // Calls wait for the journal.
     let config = BooksConfig { fsync: Fsync::Always, ..config(&folder) };
     let (books, _) = books_with(config, &ledger).await;
@@ -124,7 +125,7 @@ async fn a_dropped_hold_is_charged_whole_and_one_that_was_never_made_is_not() {
 
 #[tokio::test]
 async fn after_a_restart_every_pico_dollar_is_where_it_was() {
-    let (folder, ledger) = (Folder::fresh("restart"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let mut budgets = Vec::new();
     for (scope, subject) in [
         (BudgetScope::Global, ""),
@@ -195,7 +196,7 @@ async fn after_a_restart_every_pico_dollar_is_where_it_was() {
 
 #[tokio::test]
 async fn a_budget_given_in_the_middle_of_a_period_knows_what_was_spent_in_it() {
-    let (folder, ledger) = (Folder::fresh("middle"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let (books, _) = books(&folder, &ledger).await;
     for (name, fed) in [("a", true), ("b", false)] {
         must_open(&books, &[], name, START, 10).await.close(record(name, START, 10));
@@ -214,7 +215,7 @@ async fn a_budget_given_in_the_middle_of_a_period_knows_what_was_spent_in_it() {
 #[tokio::test]
 async fn open_calls_are_charged_by_policy_after_a_crash_and_only_once() {
     for on_restart in [OnRestart::ChargeBound, OnRestart::ChargeProgress] {
-        let (folder, ledger) = (Folder::fresh("open"), Arc::<MemoryLedger>::default());
+        let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
         let team = [budget(BudgetScope::Team, "dev", DAY, Some(10_000))];
         let (first, _) = books(&folder, &ledger).await;
         let mut streams = must_open(&first, &team, "streams", START, 500).await;
@@ -228,7 +229,7 @@ async fn open_calls_are_charged_by_policy_after_a_crash_and_only_once() {
         done.close(record("done", START, 5));
         first.flush().await.expect("the disk is well");
         // The process dies: nobody closes anything, and the lock is free.
-        let copy = Folder::fresh("open-copy");
+        let copy = Folder::fresh();
         copy_folder(&folder.0, &copy.0);
         let config = BooksConfig { on_restart, ..config(&copy) };
         let (books, report) = books_with(config.clone(), &ledger).await;
@@ -261,13 +262,13 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
 
 #[tokio::test]
 async fn a_folder_belongs_to_one_process_and_a_copy_of_it_is_refused() {
-    let (folder, ledger) = (Folder::fresh("lock"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let (first, _) = books(&folder, &ledger).await;
     let second = Books::open(config(&folder), Arc::clone(&ledger) as _, Clock::manual()).await;
     let error = second.err().expect("the folder is taken").to_string();
     assert!(error.contains("in use by another process"), "{error}");
 
-    let copy = Folder::fresh("lock-copy");
+    let copy = Folder::fresh();
     copy_folder(&folder.0, &copy.0);
     must_open(&first, &[], "a", START, 1).await.close(record("a", START, 1));
     feed(&first).await;
@@ -284,9 +285,9 @@ async fn a_folder_belongs_to_one_process_and_a_copy_of_it_is_refused() {
 
 #[tokio::test]
 async fn two_nodes_of_one_name_that_run_together_are_noticed() {
-    let (folder, ledger) = (Folder::fresh("twins"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     drop(books(&folder, &ledger).await);
-    let copy = Folder::fresh("twins-copy");
+    let copy = Folder::fresh();
     copy_folder(&folder.0, &copy.0);
     let (one, _) = books(&folder, &ledger).await;
     let (other, _) = books(&copy, &ledger).await;
@@ -304,7 +305,7 @@ async fn two_nodes_of_one_name_that_run_together_are_noticed() {
 
 #[tokio::test]
 async fn a_ledger_that_is_away_costs_disk_only() {
-    let (folder, ledger) = (Folder::fresh("away"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let config = BooksConfig { segment_bytes: 20_000, ..config(&folder) };
     let (books, _) = books_with(config, &ledger).await;
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(1_000_000))];
@@ -333,7 +334,7 @@ async fn a_ledger_that_is_away_costs_disk_only() {
 
 #[tokio::test]
 async fn a_ledger_that_is_away_at_the_start_refuses_calls_with_budgets_alone() {
-    let (folder, ledger) = (Folder::fresh("start"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     ledger.away.store(true, Ordering::Relaxed);
     let (books, report) = books(&folder, &ledger).await;
     assert!(report.ledger_error.is_some());
@@ -345,7 +346,7 @@ async fn a_ledger_that_is_away_at_the_start_refuses_calls_with_budgets_alone() {
 
 #[tokio::test]
 async fn a_call_that_lasts_does_not_keep_the_journal_from_shrinking() {
-    let (folder, ledger) = (Folder::fresh("lasts"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let config = BooksConfig { segment_bytes: 10_000, ..config(&folder) };
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(1_000_000))];
     let (first, _) = books_with(config.clone(), &ledger).await;
@@ -363,7 +364,7 @@ async fn a_call_that_lasts_does_not_keep_the_journal_from_shrinking() {
     assert!(status.disk_bytes < 100_000, "{status:?}");
     assert_eq!(status.open_calls, 1);
     // It is still known to be open, and for how much.
-    let copy = Folder::fresh("lasts-copy");
+    let copy = Folder::fresh();
     copy_folder(&folder.0, &copy.0);
     let other = Arc::<MemoryLedger>::default();
     let copied = BooksConfig { folder: copy.0.join("journal"), ..config };
@@ -376,7 +377,7 @@ async fn a_call_that_lasts_does_not_keep_the_journal_from_shrinking() {
 
 #[tokio::test]
 async fn clocks_that_jump_refund_nothing_and_lock_nobody_out() {
-    let (folder, ledger) = (Folder::fresh("clock"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let (books, _) = books(&folder, &ledger).await;
     let hour = Some(Period { count: 1, unit: PeriodUnit::Hour });
     let team = [budget(BudgetScope::Team, "dev", hour, Some(100))];
@@ -404,7 +405,7 @@ async fn clocks_that_jump_refund_nothing_and_lock_nobody_out() {
 
 #[tokio::test]
 async fn a_call_pays_in_the_period_it_was_opened_in() {
-    let (folder, ledger) = (Folder::fresh("period"), Arc::<MemoryLedger>::default());
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     let (books, _) = books(&folder, &ledger).await;
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(100))];
     let tomorrow = START + Duration::from_secs(86_400);
@@ -424,7 +425,7 @@ async fn sixty_four_callers_of_one_budget_spend_it_and_no_more() {
     const LIMIT: u64 = 2_000_000;
     const WORST: u64 = 1_500;
     for fsync in [Fsync::None, Fsync::default(), Fsync::Always] {
-        let (folder, ledger) = (Folder::fresh("many"), Arc::<MemoryLedger>::default());
+        let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
         let (books, _) = books_with(BooksConfig { fsync, ..config(&folder) }, &ledger).await;
         let team = [budget(BudgetScope::Team, "dev", DAY, Some(LIMIT))];
         let callers: Vec<_> = (0..64u64)

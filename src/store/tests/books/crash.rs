@@ -11,10 +11,11 @@ use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::Ledger;
 use tollway_filter_api::treasury::BudgetScope;
 use tollway_store::treasury::{Books, BooksConfig, Fsync};
+use tollway_tests::gateway::Folder;
 use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
 
-use crate::support::{DAY, Folder, MemoryLedger, START, budget, open, record};
+use crate::support::{DAY, MemoryLedger, START, budget, open, record};
 
 const KILLS: u64 = 50;
 /// Where the child finds its folder, and the number of its round.
@@ -100,7 +101,7 @@ fn nothing_acknowledged_is_lost_and_nothing_counted_twice() {
     if let Some(folder) = std::env::var_os(FOLDER) {
         return child(folder.into());
     }
-    let folder = Folder::fresh("crash");
+    let folder = Folder::fresh();
     std::fs::create_dir_all(&folder.0).expect("a folder");
     let mut opened = Vec::new();
     let mut safe = Vec::new();
@@ -148,7 +149,8 @@ fn nothing_acknowledged_is_lost_and_nothing_counted_twice() {
         let (books, report) =
             Books::open(config, shared, Clock::manual()).await.expect("the books open");
         assert!(report.damaged.is_empty() && report.unreadable == 0, "{report:?}");
-        assert!(report.took < Duration::from_secs(1), "{:?}", report.took);
+        // Long before anybody would give up on the start, on a busy machine as well.
+        assert!(report.took < Duration::from_secs(10), "{:?}", report.took);
         // What the budget knows is what the ledger will say.
         let team = budget(BudgetScope::Team, "dev", DAY, None);
         let probe = open(&books, &[Arc::clone(&team)], "probe", START, 0, 0).await;

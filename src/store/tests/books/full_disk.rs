@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
+use crate::support::{DAY, MemoryLedger, START, budget, must_open, open, record};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::Ledger;
 use tollway_filter_api::treasury::{BudgetScope, Opened, Opening, Treasury, Unpaid};
 use tollway_store::journal::files::{Disk, Files, Writing};
 use tollway_store::treasury::{Books, BooksConfig, Fsync};
+use tollway_tests::gateway::{Folder, PATIENCE};
+use tollway_tests::setup::eventually;
 use tollway_wire::price::PicoDollars;
 
 const RESERVE: u64 = 64 * 1024;
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// The machine's disk with room for so many bytes.
 struct Small {
     folder: std::path::PathBuf,
@@ -99,8 +99,8 @@ struct Setup {
     _folder: Folder,
 }
 
-fn setup(name: &str, room: u64, fsync: Fsync) -> Setup {
-    let folder = Folder::fresh(name);
+fn setup(room: u64, fsync: Fsync) -> Setup {
+    let folder = Folder::fresh();
     let room = Arc::new(AtomicU64::new(room));
     let (sync_fails, is_slow) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let files = Small {
@@ -128,17 +128,13 @@ impl Setup {
 
 /// Waits until the books take calls again.
 async fn well(books: &Books) {
-    let since = Instant::now();
-    while books.status().refusing.is_some() {
-        assert!(since.elapsed() < PATIENCE, "{:?}", books.status());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("calls are taken", async || books.status().refusing.is_none()).await;
 }
 
 #[tokio::test]
 async fn a_full_disk_stops_new_calls_and_lets_those_under_way_be_settled() {
     for fsync in [Fsync::None, Fsync::default(), Fsync::Always] {
-        let setup = setup("full", 200 * 1024, fsync);
+        let setup = setup(200 * 1024, fsync);
         let books = setup.books().await;
         let team = [budget(BudgetScope::Team, "dev", DAY, Some(u64::MAX))];
         let mut under_way = Vec::new();
@@ -186,7 +182,7 @@ async fn a_full_disk_stops_new_calls_and_lets_those_under_way_be_settled() {
 
 #[tokio::test]
 async fn a_disk_without_any_room_loses_nothing_while_the_process_lives() {
-    let setup = setup("none", 100 * 1024, Fsync::Always);
+    let setup = setup(100 * 1024, Fsync::Always);
     let books = setup.books().await;
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(u64::MAX))];
     let mut holds = Vec::new();
@@ -225,7 +221,7 @@ impl Setup {
 #[tokio::test]
 async fn a_disk_that_cannot_sync_stops_new_calls() {
     for fsync in [Fsync::Interval(Duration::from_millis(1)), Fsync::Always] {
-        let setup = setup("sync", 10 * 1024 * 1024, fsync);
+        let setup = setup(10 * 1024 * 1024, fsync);
         let books = setup.books().await;
         must_open(&books, &[], "a", START, 1).await.close(record("a", START, 1));
         books.flush().await.expect("the disk is well");
@@ -275,7 +271,7 @@ async fn waits(books: &Books, calls: usize) -> usize {
 
 #[tokio::test]
 async fn calls_write_by_themselves_unless_the_disk_is_slow() {
-    let setup = setup("slow", 10 * 1024 * 1024, Fsync::None);
+    let setup = setup(10 * 1024 * 1024, Fsync::None);
     let books = setup.books().await;
     // Any call may meet the thread at work, or a processor that has no time.
     let since = Instant::now();

@@ -10,10 +10,11 @@ use tollway_filter_api::treasury::{BudgetScope, Hold, Treasury};
 use tollway_store::journal::codec::{Event, Salt, decode, encode};
 use tollway_store::journal::reader::{Found, Scan};
 use tollway_store::treasury::{Books, BooksConfig, Fsync, RecoveryReport};
+use tollway_tests::gateway::Folder;
 use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
 
-use crate::support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
+use crate::support::{DAY, MemoryLedger, START, budget, must_open, open, record};
 
 fn runtime() -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -45,7 +46,7 @@ fn segment(folder: &Path) -> (std::path::PathBuf, Vec<u8>) {
 /// A journal with calls of every kind, and its folder. Every step is in it, the last ones too: the
 /// process was killed.
 fn sample() -> Folder {
-    let (folder, live) = (Folder::fresh("sample"), Folder::fresh("sample-live"));
+    let (folder, live) = (Folder::fresh(), Folder::fresh());
     runtime().block_on(async {
         let (books, _) = reopen(&live.0, &Arc::default()).await;
         let team = [budget(BudgetScope::Team, "dev", DAY, Some(10_000))];
@@ -114,7 +115,7 @@ fn a_journal_that_ends_anywhere_is_settled_from_what_there_is() {
     };
     assert_eq!(*whole.last().expect("records"), bytes.len());
     for end in 0..=bytes.len() {
-        let folder = Folder::fresh("cut");
+        let folder = Folder::fresh();
         std::fs::create_dir_all(&folder.0).expect("a folder");
         std::fs::write(folder.0.join("node"), &node).expect("a file");
         let path = folder.0.join(path.file_name().expect("a name"));
@@ -153,7 +154,7 @@ fn damage_in_the_middle_is_reported_and_what_follows_is_used() {
     for at in (0..bytes.len()).step_by(7) {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x55;
-        let folder = Folder::fresh("damage");
+        let folder = Folder::fresh();
         std::fs::create_dir_all(&folder.0).expect("a folder");
         std::fs::write(folder.0.join("node"), &node).expect("a file");
         std::fs::write(folder.0.join(path.file_name().expect("a name")), &damaged).expect("a file");
@@ -295,7 +296,7 @@ proptest! {
 
     #[test]
     fn no_order_of_calls_passes_a_limit(steps in prop::collection::vec(step(), 1..60)) {
-        let folder = Folder::fresh("steps");
+        let folder = Folder::fresh();
         let ledger = Arc::<MemoryLedger>::default();
         let runtime = runtime();
         let budgets = [

@@ -5,8 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tollway_filter_api::limits::{LimitStore, LimitUnit, Ticket};
+use tollway_tests::servers::Redis;
 
-use crate::support::{Dice, Grants, MINUTE, Nodes, Server, key};
+use crate::support::{Dice, Grants, MINUTE, Nodes, key};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -21,10 +22,10 @@ struct Got {
 /// Clients send `per_second` requests in all, more than the limit allows, to those of three nodes
 /// that `places` names, in turns of chance.
 async fn offered(places: &[usize], limit: u64, amount: u64, per_second: u32, minutes: u32) -> Got {
-    let server = Server::start().await;
-    let mut nodes = Nodes::start(&server, 3).await;
+    let redis = Redis::start().await;
+    let mut nodes = Nodes::start(&redis, 3).await;
     let key = key("k", if amount == 1 { LimitUnit::Requests } else { LimitUnit::Tokens });
-    let before = server.calls().await;
+    let before = redis.calls(&["evalsha"]).await;
     let begin = nodes.clock.now();
     let mut grants = Grants::default();
     let mut dice = Dice::new(u64::from(per_second));
@@ -41,7 +42,7 @@ async fn offered(places: &[usize], limit: u64, amount: u64, per_second: u32, min
         }
     }
     assert!(grants.busiest() <= limit, "{} of {limit}", grants.busiest());
-    let calls = server.calls().await - before;
+    let calls = redis.calls(&["evalsha"]).await - before;
     let first = grants.0.iter().filter(|(at, _)| *at - begin < MINUTE).map(|(_, n)| n).sum::<u64>();
     let share = (grants.total() - first) as f64 / (limit as f64 * f64::from(minutes - 1));
     Got { share, calls: calls as f64 / nodes.requests as f64 }
@@ -71,13 +72,13 @@ async fn busy_clients_at_three_nodes_get_98_percent_and_never_more_than_the_limi
 
 #[tokio::test]
 async fn many_keys_of_which_most_are_quiet_cost_few_calls() {
-    let server = Server::start().await;
-    let mut nodes = Nodes::start(&server, 3).await;
+    let redis = Redis::start().await;
+    let mut nodes = Nodes::start(&redis, 3).await;
     let mut dice = Dice::new(7);
     let keys: Vec<String> = (0..1_000).map(|n| format!("key {n}")).collect();
     // 60 requests a second: a third for ten keys, a third for a hundred, a third for a thousand.
     for minute in 0..6 {
-        let (before, requests) = (server.calls().await, nodes.requests);
+        let (before, requests) = (redis.calls(&["evalsha"]).await, nodes.requests);
         for _ in 0..1_200 {
             nodes.advance(50 * MS).await;
             for _ in 0..3 {
@@ -93,7 +94,7 @@ async fn many_keys_of_which_most_are_quiet_cost_few_calls() {
                 granted.expect("nobody comes near a limit");
             }
         }
-        let calls = server.calls().await - before;
+        let calls = redis.calls(&["evalsha"]).await - before;
         let calls = calls as f64 / (nodes.requests - requests) as f64;
         // In the first minute every key is new to every node.
         let most = if minute == 0 { 0.5 } else { 0.15 };
@@ -131,8 +132,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 /// Plays a script of events and checks what was used in any 60 seconds.
-async fn play(server: &Server, case: u64, acts: Vec<Act>, limit: u64) {
-    let mut nodes = Nodes::start(server, 3).await;
+async fn play(redis: &Redis, case: u64, acts: Vec<Act>, limit: u64) {
+    let mut nodes = Nodes::start(redis, 3).await;
     let key = key(&format!("case {case}"), LimitUnit::Tokens);
     let mut grants = Grants::default();
     let mut open: Vec<(usize, usize, Ticket)> = Vec::new();
@@ -164,7 +165,7 @@ async fn play(server: &Server, case: u64, acts: Vec<Act>, limit: u64) {
             Act::Replace(node) => {
                 nodes.nodes[node].leave().await;
                 open.retain(|(at, ..)| *at != node);
-                nodes.add(server).await;
+                nodes.add(redis).await;
                 let fresh = nodes.nodes.pop().expect("it was just added");
                 nodes.nodes[node] = fresh;
             }
@@ -178,14 +179,14 @@ async fn play(server: &Server, case: u64, acts: Vec<Act>, limit: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_of_events_passes_the_limit() {
-    let server = Server::start().await;
+    let redis = Redis::start().await;
     let runtime = tokio::runtime::Handle::current();
     tokio::task::block_in_place(|| {
         let mut runner = TestRunner::new(Config { cases: 200, ..Config::default() });
         let case = std::cell::Cell::new(0);
         let outcome = runner.run(&(acts(), 1_u64..200), |(acts, limit)| {
             case.set(case.get() + 1);
-            runtime.block_on(play(&server, case.get(), acts, limit));
+            runtime.block_on(play(&redis, case.get(), acts, limit));
             Ok(())
         });
         outcome.expect("no limit is passed");

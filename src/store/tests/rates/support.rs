@@ -1,9 +1,7 @@
-//! A Redis of one test, nodes that share it, and the exact check of a sliding window.
+//! Nodes that share a Redis, and the exact check of a sliding window.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -12,111 +10,17 @@ use tollway_filter_api::Clock;
 use tollway_filter_api::limits::{Exceeded, LimitKey, LimitStore, LimitUnit, Ticket};
 use tollway_store::limits_redis::{RedisLimits, RedisLimitsSettings};
 use tollway_store::redis_link::{RedisLink, RedisServer};
-
-/// How long anything that has to happen some time may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+use tollway_tests::servers::Redis;
+use tollway_tests::setup::eventually;
 
 /// Nodes in simulated time do not mind waiting.
 const WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-/// It listens on a Unix socket, so that no port has to be found.
-pub(crate) struct Server {
-    folder: PathBuf,
-    process: Option<Child>,
-}
-
-impl Server {
-    pub(crate) async fn start() -> Server {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        // The path of a Unix socket may have no more than 107 bytes, so it is kept short.
-        let folder =
-            std::env::temp_dir().join(format!("tollway-rates-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder in the temporary folder");
-        let mut server = Server { folder, process: None };
-        server.run().await;
-        server
-    }
-
-    pub(crate) async fn run(&mut self) {
-        let spawned = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no"])
-            .args(["--unixsocket", "redis.sock"])
-            .current_dir(&self.folder)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        self.process = Some(spawned.expect("redis-server is installed (package redis-server)"));
-        self.command(&["PING"]).await;
-    }
-
-    fn url(&self) -> String {
-        format!("redis+unix://{}", self.folder.join("redis.sock").display())
-    }
-
-    pub(crate) fn link(&self) -> RedisLink {
-        let server = RedisServer::Url(SecretString::from(self.url()));
-        RedisLink::connect(&server, "limits are shared", &Handle::current()).expect("a good URL")
-    }
-
-    /// Runs a command beside the nodes.
-    pub(crate) async fn command(&self, words: &[&str]) -> redis::Value {
-        let client = redis::Client::open(self.url()).expect("the URL is right");
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        let mut answer = None;
-        eventually("Redis answers", async || {
-            let Ok(mut connection) = client.get_multiplexed_async_connection().await else {
-                return false;
-            };
-            answer = command.query_async(&mut connection).await.ok();
-            answer.is_some()
-        })
-        .await;
-        answer.expect("it is there by now")
-    }
-
-    /// How often the nodes have called so far.
-    pub(crate) async fn calls(&self) -> u64 {
-        let stats: String =
-            redis::from_redis_value(self.command(&["INFO", "commandstats"]).await).expect("text");
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
-        line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
-    }
-
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
-
-    /// Stops the process without ending it (`-STOP`), or lets it go on (`-CONT`).
-    pub(crate) fn signal(&self, signal: &str) {
-        let process = self.process.as_ref().expect("the server runs");
-        let status = Command::new("kill").args([signal, &process.id().to_string()]).status();
-        assert!(status.expect("kill is there").success());
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Waits until something is so, a little longer each time it is not.
-pub(crate) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let started = Instant::now();
-    let mut pause = Duration::from_millis(1);
-    while !is_so().await {
-        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
+pub(crate) fn link(redis: &Redis) -> RedisLink {
+    let server = RedisServer::Url(SecretString::from(redis.url()));
+    RedisLink::connect(&server, "limits are shared", &Handle::current()).expect("a good URL")
 }
 
 pub(crate) fn key(subject: &str, unit: LimitUnit) -> LimitKey {
@@ -134,12 +38,12 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// Nodes whose clocks began at different times.
-    pub(crate) async fn start(server: &Server, count: usize) -> Nodes {
+    pub(crate) async fn start(redis: &Redis, count: usize) -> Nodes {
         let clock = Clock::manual();
         let redis_clock = Arc::new(AtomicU64::new(1_767_225_600_000));
         let mut nodes = Nodes { clock, redis_clock, nodes: Vec::new(), requests: 0 };
         for _ in 0..count {
-            nodes.add(server).await;
+            nodes.add(redis).await;
         }
         // All have heard of all.
         for node in &nodes.nodes {
@@ -149,13 +53,13 @@ impl Nodes {
         nodes
     }
 
-    pub(crate) async fn add(&mut self, server: &Server) {
+    pub(crate) async fn add(&mut self, redis: &Redis) {
         self.pass(Duration::from_millis(1234));
         let settings = RedisLimitsSettings {
             simulated: Some(Arc::clone(&self.redis_clock)),
             ..RedisLimitsSettings::new(self.clock.clone())
         };
-        let link = server.link();
+        let link = link(redis);
         link.up().await;
         let node = RedisLimits::without_task(link, settings);
         eventually("the node is up", async || {

@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 use tollway_filter_api::accounts::{Accounts, AuditEntry, Change, Changed, Kind, Object, Wanted};
 use tollway_filter_api::ledger::StoreError;
 use tollway_store::sql::{BODY_MAX, TEXT_MAX};
+use tollway_tests::gateway::PATIENCE;
 
-use crate::place::{PATIENCE, Place};
+use crate::place::Place;
 
 pub(crate) fn object(kind: Kind, id: &str) -> Object {
     let body = json!({"models": ["gpt-4o"], "metadata": {"of": id}, "max_budget": 12.5});
@@ -221,6 +222,7 @@ pub(crate) async fn changes_are_told_in_their_order(place: Place) {
     loop {
         let page = changed(&store, at, 1).await;
         let Some(last) = page.last() else { break };
+        assert!(last.version > at, "the next page goes on");
         at = last.version;
         seen.extend(told(&page));
     }

@@ -8,22 +8,27 @@ use std::time::{Duration, Instant};
 use secrecy::SecretString;
 use sqlx::Row;
 use tollway_filter_api::accounts::{Accounts, Change, Kind};
+use tollway_filter_api::documents;
 use tollway_filter_api::ledger::{Dimension, Ledger, Span, SpendFilter, SpendRecord, StoreError};
 use tollway_store::sql::{CONNECTIONS_MAX, SqlStore};
+use tollway_tests::gateway::Folder;
+use tollway_tests::postgres::Postgres;
+use tollway_tests::setup::eventually;
 use tollway_wire::price::PicoDollars;
 
 use crate::accounts::{create, object};
+use crate::documents::{put, run};
 use crate::ledger::{entries, is_sum_of, record, total};
-use crate::place::{Folder, Place, Postgres, eventually, file};
+use crate::place::{Place, connection, file};
 
 /// What an answer may take while the server is away: more than any limit of the store, and less
 /// than any of the system.
 const IN_TIME: Duration = Duration::from_secs(45);
 
-/// Tells the helper process where to write.
-const HELPER: &str = "TOLLWAY_TEST_SQLITE";
+/// Tells the writing process where to write.
+const WRITER: &str = "TOLLWAY_TEST_SQLITE";
 
-/// How many records the helper writes at once.
+/// How many records are written at once.
 const BATCH: u64 = 37;
 
 #[track_caller]
@@ -53,30 +58,30 @@ async fn write_until_killed(path: String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_sqlite_said_is_written_survives_kill_9_and_counts_once() {
-    if let Ok(path) = std::env::var(HELPER) {
+    if let Ok(path) = std::env::var(WRITER) {
         return write_until_killed(path).await;
     }
-    let folder = Folder::new();
+    let folder = Folder::fresh();
     for batches in [1, 5, 2, 12, 7] {
-        let mut helper = Command::new(std::env::current_exe().expect("this program"))
+        let mut writer = Command::new(std::env::current_exe().expect("this program"))
             .args([
                 "--exact",
                 "faults::what_sqlite_said_is_written_survives_kill_9_and_counts_once",
             ])
             .arg("--nocapture")
-            .env(HELPER, file(&folder))
+            .env(WRITER, file(&folder))
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the helper starts");
-        let lines = BufReader::new(helper.stdout.take().expect("a pipe")).lines();
+            .expect("the writer starts");
+        let lines = BufReader::new(writer.stdout.take().expect("a pipe")).lines();
         let written = lines
             .map_while(Result::ok)
             .filter_map(|line| line.strip_prefix("written ")?.parse::<u64>().ok())
             .nth(batches - 1)
-            .expect("the helper writes");
+            .expect("the writer writes");
         // In the middle of the next one.
-        helper.kill().expect("it still runs");
-        helper.wait().expect("it is gone");
+        writer.kill().expect("it still runs");
+        writer.wait().expect("it is gone");
 
         let store = SqlStore::sqlite(file(&folder)).await.expect("the file is whole");
         let last = store.last_seq("node").await.expect("it answers").expect("it knows the node");
@@ -91,7 +96,7 @@ async fn what_sqlite_said_is_written_survives_kill_9_and_counts_once() {
 
 #[tokio::test]
 async fn the_files_of_sqlite_are_its_owners_alone() {
-    let folder = Folder::new();
+    let folder = Folder::fresh();
     std::fs::write(file(&folder), "").expect("a file in the folder");
     let all = std::fs::Permissions::from_mode(0o666);
     std::fs::set_permissions(file(&folder), all).expect("it is ours");
@@ -111,7 +116,7 @@ async fn the_files_of_sqlite_are_its_owners_alone() {
 
 #[tokio::test]
 async fn what_is_no_database_is_said_so() {
-    let folder = Folder::new();
+    let folder = Folder::fresh();
     std::fs::write(file(&folder), "not a database, whatever its name is".repeat(500))
         .expect("a file in the folder");
     let message = is_unavailable(SqlStore::sqlite(file(&folder)).await);
@@ -138,11 +143,11 @@ async fn a_database_of_a_newer_version_is_left_alone() {
     assert!(message.contains("newer version"), "{message}");
 }
 
-/// What the first version had, and what it called itself.
-const FIRST_VERSION: [&str; 3] = [
+/// What the second version had, and what it called itself.
+const SECOND_VERSION: [&str; 3] = [
     "DELETE FROM tollway_sums WHERE dimension > 8",
     "ALTER TABLE tollway_spend DROP COLUMN model_id",
-    "DELETE FROM tollway_migrations WHERE number > 1",
+    "DELETE FROM tollway_migrations WHERE number > 2",
 ];
 
 async fn older_ledger_gets_the_sums_it_lacks(place: Place) {
@@ -168,7 +173,7 @@ async fn older_ledger_gets_the_sums_it_lacks(place: Place) {
     let before = sums(&store).await;
     assert!(before.iter().all(|sums| !sums.is_empty()));
     store.close().await;
-    for statement in FIRST_VERSION {
+    for statement in SECOND_VERSION {
         place.execute(statement, statement).await;
     }
     assert_eq!(sums(&place.open().await).await, before);
@@ -206,6 +211,7 @@ async fn a_hundred_thousand_keys_are_read_at_once_or_in_pages() {
     loop {
         let page = store.changed_since(at, 10_000).await.expect("a page");
         let Some(last) = page.last() else { break };
+        assert!(last.version > at, "the next page goes on");
         (at, seen) = (last.version, seen + page.len());
     }
     assert_eq!(seen, keys.len());
@@ -237,12 +243,12 @@ async fn postgres_that_is_restarted_costs_nothing_but_time() {
             }
         });
         eventually("the feeder is in the middle of it", async || total(&store).await.0 > seq).await;
-        server.kill();
+        server.kill().await;
         let started = Instant::now();
         is_unavailable(store.change(create([object(Kind::Key, "away")])).await);
         is_unavailable(store.records(SpendFilter::default(), 0, 1).await);
         assert!(started.elapsed() < IN_TIME);
-        server.run();
+        server.again().await;
         let failures;
         (seq, failures) = feeder.await.expect("no panic");
         assert!(failures > 0, "the server was away");
@@ -268,26 +274,30 @@ async fn postgres_that_is_away_or_hangs_is_an_error_in_time() {
     let message = is_unavailable(SqlStore::postgres(SecretString::from(wrong)).await);
     assert!(message.contains("password") && !message.contains("hunter2"), "{message}");
 
-    server.signal("-STOP");
+    server.signal("STOP");
     let started = Instant::now();
     let first = entries([1]);
-    let (written, made, opened) = tokio::join!(
+    let (written, kept, made, opened) = tokio::join!(
         store.append("node", &first),
+        documents::Documents::write(&store, put([run("r")])),
         store.change(Change::default()),
         SqlStore::postgres(SecretString::from(url.clone())),
     );
     assert!(started.elapsed() < IN_TIME, "{:?}", started.elapsed());
     is_unavailable(written);
+    is_unavailable(kept);
     is_unavailable(made);
     is_unavailable(opened);
-    server.signal("-CONT");
+    server.signal("CONT");
     eventually("it is used again", async || store.append("node", &entries([1])).await.is_ok())
         .await;
     assert_eq!(total(&store).await.0, 1);
+    documents::Documents::write(&store, put([run("new")])).await.expect("it is used again");
 
-    server.kill();
+    server.kill().await;
     let started = Instant::now();
     is_unavailable(SqlStore::postgres(SecretString::from(url.clone())).await);
+    is_unavailable(documents::Documents::write(&store, put([run("away")])).await);
     assert!(started.elapsed() < IN_TIME);
 }
 
@@ -307,7 +317,7 @@ async fn no_node_takes_more_connections_of_postgres_than_it_may() {
             })
         })
         .collect();
-    let mut link = server.connection().await;
+    let mut link = connection(&server).await;
     let mut most = 0;
     while askers.iter().any(|asker| !asker.is_finished()) {
         let count = "SELECT COUNT(*) FROM pg_stat_activity WHERE application_name = 'tollway'";

@@ -1,4 +1,4 @@
-//! Accounts and the ledger over a real SQLite and a real Postgres, which the test starts in a folder
+//! Accounts, the ledger and documents over a real SQLite and a real Postgres, which the test starts in a folder
 //! of its own.
 //!
 //! Every store has to pass the same cases; what only one of them can have go wrong is in `faults`.
@@ -6,11 +6,13 @@
 //! Needs the Debian and Ubuntu package `postgresql`.
 
 mod accounts;
+mod documents;
 mod faults;
 mod ledger;
 mod place;
 
-use place::{Case, Place, Postgres};
+use place::{Case, Place};
+use tollway_tests::postgres::Postgres;
 
 /// One test per case for SQLite, and all cases for Postgres in one, because a server takes a while
 /// to start. Each has a database of its own.
@@ -50,6 +52,21 @@ cases! {
     ledger::no_record_can_stop_those_behind_it,
     ledger::a_record_that_the_database_refuses_is_stored_without_its_texts,
     ledger::sums_can_be_more_than_a_record_can_say,
+    documents::a_document_comes_back_as_it_was,
+    documents::only_the_latest_version_of_a_document_is_replaced,
+    documents::a_log_has_no_gaps_and_nothing_twice,
+    documents::a_batch_is_made_whole_or_not_at_all,
+    documents::batches_at_once_are_each_made_whole_or_not_at_all,
+    documents::of_two_nodes_at_once_one_has_its_way,
+    documents::a_thousand_runs_write_their_steps_at_once,
+    documents::a_batch_that_the_database_refuses_stops_no_other,
+    documents::a_document_goes_with_its_log,
+    documents::documents_are_listed_by_all_that_is_asked,
+    documents::what_nobody_holds_is_taken_over_by_one,
+    documents::totals_are_those_of_the_owner,
+    documents::a_log_is_read_by_so_many_bytes,
+    documents::large_bodies_are_kept_and_larger_ones_refused,
+    documents::any_text_of_a_document_is_kept_or_refused,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,10 +8,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tollway_filter_api::treasury::{Budget, BudgetScope, Unpaid};
 use tollway_store::treasury::Books;
+use tollway_tests::gateway::Folder;
+use tollway_tests::servers::Redis;
+use tollway_tests::setup::eventually;
 use tollway_wire::price::PicoDollars;
 
-use super::place::{Node, Redis, UNIT, eventually};
-use crate::support::{DAY, Folder, MemoryLedger, START, budget, open, record};
+use super::place::{Node, UNIT, budgets_in, calls};
+use crate::support::{DAY, MemoryLedger, START, budget, open, record};
 
 /// A millionth of a dollar.
 const MICRO: u64 = 1_000_000;
@@ -95,7 +98,7 @@ async fn fed(node: &Node) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed() {
     let redis = Redis::start().await;
-    let (folder, ledger) = (Folder::fresh("load"), Arc::new(MemoryLedger::default()));
+    let (folder, ledger) = (Folder::fresh(), Arc::new(MemoryLedger::default()));
     let mut nodes = Vec::new();
     for name in ["a", "b", "c"] {
         nodes.push(Node::start(&redis, &ledger, &folder.0.join(name)).await);
@@ -106,7 +109,7 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
         budget(BudgetScope::User, "ann", None, Some(2 * limit)),
     ]);
     let tally = Arc::new(Tally::default());
-    let before = redis.calls().await;
+    let before = calls(&redis).await;
     let mut groups: Vec<_> = nodes
         .iter()
         .zip(["a", "b", "c"])
@@ -123,7 +126,7 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
         }
     }
     let requests = tally.requests.load(Ordering::Relaxed);
-    let calls = redis.calls().await - before;
+    let calls = calls(&redis).await - before;
     let ratio = calls as f64 / requests as f64;
     assert!(ratio <= 0.15, "{calls} calls to Redis for {requests} requests");
 
@@ -134,7 +137,7 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
         for node in &nodes {
             clients(node, &budgets, "late", 1, &tally).join_all().await;
         }
-        let shared = redis.budgets().await;
+        let shared = budgets_in(&redis).await;
         let team = shared.iter().min_by_key(|shared| shared.used()).expect("there are budgets");
         u128::from(limit).saturating_sub(team.used()) <= u128::from(BOUND)
     })
@@ -143,7 +146,7 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
         let name = node.books.status().node;
         fed(node).await;
         eventually("nothing is held back", async || {
-            let (spent, shared) = (ledger.of(&name), redis.budgets().await);
+            let (spent, shared) = (ledger.of(&name), budgets_in(&redis).await);
             let team = shared.iter().min_by_key(|shared| shared.used()).expect("there are budgets");
             let mut claims = team.claims.iter();
             let claim = claims.find(|(holder, _)| holder.starts_with(&*name));
@@ -176,7 +179,7 @@ async fn nodes_never_overspend_and_use_up_what_there_is_also_when_one_is_killed(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_never_overspend_when_redis_forgets_everything_under_load() {
     let redis = Redis::start().await;
-    let (folder, ledger) = (Folder::fresh("flush"), Arc::new(MemoryLedger::default()));
+    let (folder, ledger) = (Folder::fresh(), Arc::new(MemoryLedger::default()));
     let mut nodes = Vec::new();
     for name in ["a", "b", "c"] {
         nodes.push(Node::start(&redis, &ledger, &folder.0.join(name)).await);

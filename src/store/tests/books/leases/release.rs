@@ -6,15 +6,19 @@ use std::time::Duration;
 use tollway_filter_api::treasury::{BudgetScope, Unpaid};
 use tollway_store::treasury::{ReleaseError, holdings, release};
 
-use super::place::{Node, Redis, eventually};
-use crate::support::{DAY, Folder, MemoryLedger, START, budget, open, record};
+use tollway_tests::gateway::Folder;
+use tollway_tests::servers::Redis;
+use tollway_tests::setup::eventually;
+
+use super::place::{self, Node};
+use crate::support::{DAY, MemoryLedger, START, budget, open, record};
 
 const DOLLAR: u64 = 1_000_000_000_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claims_of_a_dead_node_are_let_go_of_but_for_what_it_has_spent() {
     let redis = Redis::start().await;
-    let (folder, ledger) = (Folder::fresh("release"), Arc::new(MemoryLedger::default()));
+    let (folder, ledger) = (Folder::fresh(), Arc::new(MemoryLedger::default()));
     let budgets = [budget(BudgetScope::Key, "key", DAY, Some(10 * DOLLAR))];
     let one = Node::start(&redis, &ledger, &folder.0.join("one")).await;
     let two = Node::start(&redis, &ledger, &folder.0.join("two")).await;
@@ -27,7 +31,7 @@ async fn claims_of_a_dead_node_are_let_go_of_but_for_what_it_has_spent() {
     // It dies with a call under way.
     let held = open(&one.books, &budgets, "b", START, 7 * DOLLAR, 7 * DOLLAR).await;
     let name = one.books.status().node.to_string();
-    let link = redis.link();
+    let link = place::link(&redis);
     link.up().await;
     eventually("it has said what it has spent", async || {
         let spent = holdings(&link).await.expect("Redis answers")[&name].spent;
@@ -46,7 +50,7 @@ async fn claims_of_a_dead_node_are_let_go_of_but_for_what_it_has_spent() {
     let mut silence = redis::cmd("HSET");
     let long_ago = Duration::from_secs(1).as_millis() as u64;
     silence.arg("tollway:{cluster}").arg(format!("m:{name}")).arg(long_ago);
-    silence.exec_async(&mut redis.connection().await).await.expect("Redis does it");
+    silence.exec_async(&mut place::connection(&redis).await).await.expect("Redis does it");
     let released = release(&link, &name).await.expect("it is gone");
     assert_eq!((released.budgets, released.spent), (1, u128::from(2 * DOLLAR)));
     assert!(released.claimed >= u128::from(9 * DOLLAR), "{released:?}");

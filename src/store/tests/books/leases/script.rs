@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use redis::aio::MultiplexedConnection;
 
-use super::place::Redis;
+use tollway_tests::servers::Redis;
+
+use super::place::connection;
 
 const SHARE: &str = include_str!("../../../src/treasury/leases/share.lua");
 /// 18 million dollars in hundred-millionths: the largest limit.
@@ -106,7 +108,7 @@ async fn run(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_script_adds_up_exactly() {
     let redis = Redis::start().await;
-    let connection = redis.connection().await;
+    let connection = connection(&redis).await;
     let handle = tokio::runtime::Handle::current();
     let strategy = (0..=LIMIT_MAX, prop::collection::vec(ask(), 1..40));
     tokio::task::spawn_blocking(move || {

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollway_filter_api::treasury::{Budget, BudgetScope, Unpaid};
+use tollway_tests::gateway::Folder;
+use tollway_tests::servers::Redis;
+use tollway_tests::setup::eventually;
 use tollway_wire::price::PicoDollars;
 
-use super::place::{Node, Redis, UNIT, eventually};
-use crate::support::{DAY, Folder, MemoryLedger, START, budget, must_open, open, record};
+use super::place::{Node, UNIT};
+use crate::support::{DAY, MemoryLedger, START, budget, must_open, open, record};
 
 const DOLLAR: u64 = 1_000_000_000_000;
 
@@ -18,9 +21,9 @@ struct Pair {
     two: Node,
 }
 
-async fn pair(name: &str) -> Pair {
+async fn pair() -> Pair {
     let redis = Redis::start().await;
-    let (folder, ledger) = (Folder::fresh(name), Arc::new(MemoryLedger::default()));
+    let (folder, ledger) = (Folder::fresh(), Arc::new(MemoryLedger::default()));
     let one = Node::start(&redis, &ledger, &folder.0.join("one")).await;
     let two = Node::start(&redis, &ledger, &folder.0.join("two")).await;
     Pair { _redis: redis, _folder: folder, one, two }
@@ -61,7 +64,7 @@ async fn room(node: &Node, budgets: &[Arc<Budget>], at: Duration, dollars: u64, 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_has_reserved_the_other_cannot_have_until_it_is_given_back() {
-    let Pair { one, two, _redis, _folder } = pair("reserved").await;
+    let Pair { one, two, _redis, _folder } = pair().await;
     let budgets = key(100);
     let hold = must_open(&one.books, &budgets, "a", START, 80 * DOLLAR).await;
     assert_eq!(refusal(&two, &budgets, START, 50).await, (0, 80 * DOLLAR));
@@ -80,7 +83,7 @@ async fn what_one_node_has_reserved_the_other_cannot_have_until_it_is_given_back
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_node_does_not_use_the_other_gets_when_nothing_is_left() {
-    let Pair { one, two, _redis, _folder } = pair("idle").await;
+    let Pair { one, two, _redis, _folder } = pair().await;
     let budgets = key(100);
     // A small call of a large budget: its lease is much larger.
     room(&one, &budgets, START, 1, 1).await;
@@ -90,7 +93,7 @@ async fn what_one_node_does_not_use_the_other_gets_when_nothing_is_left() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_budget_that_is_lowered_below_what_was_spent_refuses_everywhere() {
-    let Pair { one, two, _redis, _folder } = pair("lowered").await;
+    let Pair { one, two, _redis, _folder } = pair().await;
     room(&one, &key(1_000), START, 60, 60).await;
     room(&two, &key(1_000), START, 30, 30).await;
     refusal(&one, &key(50), START, 1).await;
@@ -101,7 +104,7 @@ async fn a_budget_that_is_lowered_below_what_was_spent_refuses_everywhere() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_period_that_begins_has_all_of_its_budget_and_calls_of_the_one_before_stay_there() {
-    let Pair { one, two, _redis, _folder } = pair("period").await;
+    let Pair { one, two, _redis, _folder } = pair().await;
     let (budgets, next) = (key(100), START + Duration::from_secs(86_400));
     let late = must_open(&one.books, &budgets, "late", START, 60 * DOLLAR).await;
     room(&two, &budgets, START, 40, 40).await;

@@ -1,0 +1,84 @@
+//! The built-in tools, one file (or folder) each.
+//!
+//! To add one: its file, its `pub mod` line, its line in [`BUILTIN`]; where it has settings, a member
+//! of [`Settings`]; where something beside the model uses what is behind it, a member of [`Services`].
+
+pub mod arguments;
+pub mod calculator;
+pub mod settings;
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tollway_filter_api::Clock;
+
+use crate::outgoing::{ClientError, Outgoing, Policy};
+use crate::tool::Tool;
+
+/// What a config says of the tools.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where tools may go that take URLs from models and strangers.
+    pub outgoing: Policy,
+}
+
+/// What tools are made of, and what others use of it directly.
+#[derive(Clone)]
+pub struct Services {
+    /// The time.
+    pub clock: Clock,
+    /// HTTP clients.
+    pub outgoing: Outgoing,
+}
+
+/// Settings that no tool can be made with.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SettingsError {
+    /// One that makes no sense.
+    #[error("{path}: {message}")]
+    Wrong {
+        /// Where it is, from [`Settings`] on.
+        path: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// There can be no HTTP client.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+impl Services {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// When the settings make no sense.
+    pub fn new(
+        _settings: &Settings,
+        outgoing: Outgoing,
+        clock: Clock,
+    ) -> Result<Services, SettingsError> {
+        Ok(Services { clock, outgoing })
+    }
+}
+
+/// Makes tools: none where the settings do not ask for them.
+type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
+
+/// All there are.
+const BUILTIN: &[Build] = &[calculator::build];
+
+/// The built-in tools.
+///
+/// # Errors
+/// When the settings make no sense.
+pub fn built_in(
+    settings: &Settings,
+    services: &Services,
+) -> Result<Vec<Arc<dyn Tool>>, SettingsError> {
+    let mut tools = Vec::new();
+    for build in BUILTIN {
+        tools.extend(build(settings, services)?);
+    }
+    Ok(tools)
+}

@@ -1,0 +1,366 @@
+//! Agents over HTTP: which path means what, who asks, and runs as answers and event streams. What
+//! agents do is in `tollway-agent`; model calls come back to this crate by [`calls`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use pingora_core::protocols::http::ServerSession;
+use pingora_error::Result;
+use serde_json::{Value, json};
+use tollway_agent::ports::Caller;
+use tollway_agent::request::{OnDisconnect, RunRequest};
+use tollway_agent::run::feed::{Follower, Next};
+use tollway_agent::service::{Begun, Fork, ListQuery, Resume};
+use tollway_agent::toolbox::Allowed;
+use tollway_filter_api::accounts::Kind;
+use tollway_filter_api::identity::{KeyStore, Role};
+use tollway_filter_api::{Answer, AnswerBody, Outcome, Reject, Rejection, RequestCtx, VirtualKey};
+
+use crate::body::{self, BodyError};
+use crate::early::{finish, refuse};
+use crate::model_call::gone_error;
+use crate::respond;
+use crate::routes::percent_decoded;
+use crate::state::{Gateway, Generation};
+
+pub(crate) mod calls;
+pub(crate) mod model;
+mod route;
+
+pub(crate) use route::{AgentRoute, find};
+
+/// How often a stream says that it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const DONE: &[u8] = b"data: [DONE]\n\n";
+/// Of whom lists, keys, teams and users say what tools they may use.
+const TOOLS: &str = "tools";
+
+/// Who asks.
+pub(crate) fn caller(
+    gateway: &Gateway,
+    generation: &Generation,
+    identity: Option<Arc<VirtualKey>>,
+) -> Caller {
+    let mut tools = Vec::new();
+    let (mut sees_all, mut is_admin) = (false, false);
+    let usual = || generation.config.agents.default_tools.clone();
+    let owner: Arc<str> = match identity.as_deref() {
+        // Without a key everybody is the same.
+        None => {
+            tools.push(usual());
+            "anonymous".into()
+        }
+        Some(key) => {
+            let keys = calls::keys(gateway, generation);
+            let user = key.user.as_ref().and_then(|id| keys.account(Kind::User, id));
+            let team = key.team.as_ref().and_then(|id| keys.account(Kind::Team, id));
+            let role = user.as_ref().map_or(key.role, |user| user.role.max(key.role));
+            is_admin = key.master || role == Role::Admin;
+            sees_all = is_admin || role == Role::AdminViewer;
+            if key.master {
+                tools.push(Allowed(["*".to_owned()].into()));
+            } else {
+                let own = listed(&key.metadata);
+                let of_team = team.as_ref().and_then(|team| listed(&team.metadata));
+                let of_user = user.as_ref().and_then(|user| listed(&user.metadata));
+                let lists: Vec<Allowed> = [own, of_team, of_user].into_iter().flatten().collect();
+                tools = if lists.is_empty() { vec![usual()] } else { lists };
+            }
+            match &key.user {
+                Some(user) => format!("user:{user}").into(),
+                None => format!("key:{}", key.hash_hex).into(),
+            }
+        }
+    };
+    Caller { owner, identity, end_user: None, client: None, tools, sees_all, is_admin }
+}
+
+/// The tools that metadata names.
+fn listed(metadata: &serde_json::Map<String, Value>) -> Option<Allowed> {
+    let list = metadata.get(TOOLS)?.as_array()?;
+    Some(Allowed(list.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
+}
+
+/// A request for agents, read.
+struct Ask<'a> {
+    gateway: &'a Gateway,
+    caller: Caller,
+    query: String,
+    body: Bytes,
+    /// Behind which event a client goes on that has had some.
+    last_event: Option<u64>,
+}
+
+/// What becomes of a request.
+enum Reply {
+    Json(Value),
+    /// A run that is at work: its events, or its end.
+    Run {
+        begun: Box<Begun>,
+        is_stream: bool,
+        goes_on: bool,
+    },
+    /// Events of a run, the stored ones and those to come.
+    Events(Vec<u8>, Option<Follower>),
+}
+
+/// Serves a request whose head filters have let it through.
+pub(crate) async fn serve(
+    session: &mut ServerSession,
+    gateway: &Gateway,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    route: AgentRoute,
+) -> Result<Outcome> {
+    let mut who = caller(gateway, generation, ctx.identity.clone());
+    who.client = ctx.client;
+    let server = &generation.config.server;
+    let head = session.req_header();
+    let query = head.uri.query().unwrap_or_default().to_owned();
+    let last_event = head.headers.get("last-event-id");
+    let last_event = last_event.and_then(|id| id.to_str().ok()?.trim().parse().ok());
+    let mut held = None;
+    let mut bytes = Bytes::new();
+    if head.method == Method::POST || head.method == Method::PATCH || head.method == Method::PUT {
+        let (max, patience) = (server.request_body_bytes_max, server.body_timeout);
+        match body::read(session, max, patience, &gateway.body_memory).await {
+            Ok((body, memory)) => {
+                bytes = body;
+                held = Some(memory);
+            }
+            Err(BodyError::Rejected(reject)) => {
+                return refuse(session, generation, ctx, reject).await;
+            }
+            Err(BodyError::Gone(error)) => return Err(error),
+        }
+    }
+    let method = session.req_header().method.clone();
+    let ask = Ask { gateway, caller: who, query, body: bytes, last_event };
+    let reply = {
+        let answer = ask.answer(route, &method);
+        tokio::pin!(answer);
+        tokio::select! {
+            biased;
+            reply = &mut answer => reply,
+            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
+        }
+    };
+    drop(held);
+    match reply {
+        Ok(Reply::Json(value)) => finish(session, generation, ctx, Ok(json_answer(&value))).await,
+        Ok(Reply::Run { begun, is_stream: true, goes_on }) => {
+            follow(session, generation, ctx, *begun, goes_on).await
+        }
+        Ok(Reply::Run { mut begun, goes_on, .. }) => {
+            if goes_on {
+                begun.let_go();
+            }
+            let who = caller(gateway, generation, ctx.identity.clone());
+            let stopped = tokio::select! {
+                biased;
+                () = begun.stopped() => Ok(()),
+                gone = session.read_body_or_idle(true) => Err(gone_error(gone)),
+            };
+            stopped?;
+            let run = gateway.agents.ended(&who, &begun).await;
+            finish(session, generation, ctx, run.map(|run| json_answer(&run))).await
+        }
+        Ok(Reply::Events(stored, follower)) => {
+            respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
+            if !stored.is_empty() {
+                session.write_response_body(stored.into(), false).await?;
+            }
+            if let Some(mut follower) = follower {
+                pass_on(session, &mut follower).await?;
+            }
+            session.write_response_body(Bytes::from_static(DONE), true).await?;
+            Ok(Outcome::Done)
+        }
+        Err(reject) => refuse(session, generation, ctx, reject).await,
+    }
+}
+
+fn json_answer(value: &Value) -> Answer {
+    let bytes = value.to_string().into();
+    let headers = vec![(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"))];
+    let body = AnswerBody::Full { content_type: "application/json", bytes };
+    Answer { status: 200, headers, body }
+}
+
+/// Streams a run from its beginning. Where the client leaves, the run ends unless it `goes_on`.
+async fn follow(
+    session: &mut ServerSession,
+    generation: &Generation,
+    ctx: &mut RequestCtx,
+    mut begun: Begun,
+    goes_on: bool,
+) -> Result<Outcome> {
+    if goes_on {
+        begun.let_go();
+    }
+    let mut follower = begun.follow();
+    respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
+    pass_on(session, &mut follower).await?;
+    session.write_response_body(Bytes::from_static(DONE), true).await?;
+    Ok(Outcome::Done)
+}
+
+/// Passes on events for as long as the client is there.
+async fn pass_on(session: &mut ServerSession, follower: &mut Follower) -> Result<()> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = follower.next() => next,
+            gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
+            () = tokio::time::sleep(HEARTBEAT) => {
+                session.write_response_body(Bytes::from_static(b": still here\n\n"), false).await?;
+                continue;
+            }
+        };
+        match next {
+            Next::Events(events) => session.write_response_body(events, false).await?,
+            Next::Ended => return Ok(()),
+            Next::Lost => {
+                let event =
+                    b"event: error\ndata: {\"error\":{\"code\":\"events_lost\",\"message\":\
+                    \"There are too many events to be kept: ask for the run.\"}}\n\n";
+                return session.write_response_body(Bytes::from_static(event), false).await;
+            }
+        }
+    }
+}
+
+impl Ask<'_> {
+    async fn answer(self, route: AgentRoute, method: &Method) -> Result<Reply, Rejection> {
+        let agents = &self.gateway.agents;
+        let by_get = *method == Method::GET || *method == Method::HEAD;
+        match route {
+            AgentRoute::Chat => {
+                let request = RunRequest::read(&self.body)?;
+                let (is_stream, in_background) = (request.stream, request.background);
+                let goes_on = in_background || request.on_disconnect == OnDisconnect::Continue;
+                let caller = self.caller.clone();
+                let begun = agents.begin(self.caller, request).await?;
+                reply(agents, caller, begun, is_stream, in_background, goes_on).await
+            }
+            AgentRoute::Status => match self.parameter("run_id") {
+                Some(id) => agents.run(&self.caller, &id).await.map(Reply::Json),
+                None => Ok(Reply::Json(agents.status(&self.caller))),
+            },
+            AgentRoute::Runs => {
+                agents.runs(&self.caller, &self.list_query()?).await.map(Reply::Json)
+            }
+            AgentRoute::Run(id) => agents.run(&self.caller, &id).await.map(Reply::Json),
+            AgentRoute::Steps(id) => agents.steps(&self.caller, &id).await.map(Reply::Json),
+            AgentRoute::Cancel(id) => agents.cancel(&self.caller, &id).await.map(Reply::Json),
+            AgentRoute::Events(id) => {
+                let after = match self.parameter("starting_after") {
+                    Some(text) => text.parse().map_err(|_| {
+                        Reject::invalid_request("'starting_after' must be a number.")
+                            .with_param("starting_after")
+                    })?,
+                    None => self.last_event.unwrap_or(0),
+                };
+                let (stored, follower) = agents.events(&self.caller, &id, after).await?;
+                Ok(Reply::Events(stored, follower))
+            }
+            AgentRoute::Resume(id) => {
+                let body = Resume::read(&self.body)?;
+                let (is_stream, in_background) = (body.stream, body.background);
+                let caller = self.caller.clone();
+                let begun = agents.resume(self.caller, &id, body).await?;
+                reply(agents, caller, begun, is_stream, in_background, true).await
+            }
+            AgentRoute::Fork(id) => {
+                let body = Fork::read(&self.body)?;
+                let (is_stream, in_background) = (body.stream, body.background);
+                let caller = self.caller.clone();
+                let begun = agents.fork(self.caller, &id, body).await?;
+                reply(agents, caller, begun, is_stream, in_background, in_background).await
+            }
+            AgentRoute::Agents if by_get => agents.definitions(&self.caller).await.map(Reply::Json),
+            AgentRoute::Agents => {
+                agents.define(&self.caller, None, &self.body).await.map(Reply::Json)
+            }
+            AgentRoute::Agent(name) => match *method {
+                Method::DELETE => agents.undefine(&self.caller, &name).await.map(Reply::Json),
+                Method::PATCH => {
+                    agents.define(&self.caller, Some(&name), &self.body).await.map(Reply::Json)
+                }
+                _ => {
+                    let agent = agents.agent(&self.caller, &name).await?;
+                    Ok(Reply::Json(tollway_agent::definitions::view(&agent)))
+                }
+            },
+            AgentRoute::Threads if by_get => {
+                agents.threads(&self.caller, &self.list_query()?).await.map(Reply::Json)
+            }
+            AgentRoute::Threads => {
+                agents.open_thread(&self.caller, &self.body).await.map(Reply::Json)
+            }
+            AgentRoute::Thread(id) => match *method {
+                Method::DELETE => agents.remove_thread(&self.caller, &id).await.map(Reply::Json),
+                Method::GET | Method::HEAD => {
+                    agents.thread(&self.caller, &id).await.map(Reply::Json)
+                }
+                _ => agents.change_thread(&self.caller, &id, &self.body).await.map(Reply::Json),
+            },
+            AgentRoute::Messages(id) if by_get => {
+                agents.messages(&self.caller, &id).await.map(Reply::Json)
+            }
+            AgentRoute::Messages(id) => {
+                agents.add_messages(&self.caller, &id, &self.body).await.map(Reply::Json)
+            }
+            AgentRoute::Tools => Ok(Reply::Json(agents.tools(&self.caller))),
+            AgentRoute::Tool(name) if by_get => agents.tool(&self.caller, &name).map(Reply::Json),
+            AgentRoute::Tool(name) => {
+                agents.use_tool(&self.caller, &name, &self.body).await.map(Reply::Json)
+            }
+        }
+    }
+
+    /// A parameter of the query.
+    fn parameter(&self, name: &str) -> Option<String> {
+        let pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
+        let mut values = pairs.filter(|(have, _)| *have == name).map(|(_, value)| value);
+        values.next().map(|value| percent_decoded(&value.replace('+', " ")))
+    }
+
+    fn list_query(&self) -> Result<ListQuery, Rejection> {
+        let limit = match self.parameter("limit") {
+            Some(text) => Some(text.parse().map_err(|_| {
+                Reject::invalid_request("'limit' must be a number.").with_param("limit")
+            })?),
+            None => None,
+        };
+        Ok(ListQuery {
+            status: self.parameter("status"),
+            thread_id: self.parameter("thread_id"),
+            after: self.parameter("after"),
+            limit,
+        })
+    }
+}
+
+/// How a run that has begun is answered.
+async fn reply(
+    agents: &tollway_agent::service::Agents,
+    caller: Caller,
+    mut begun: Begun,
+    is_stream: bool,
+    in_background: bool,
+    goes_on: bool,
+) -> Result<Reply, Rejection> {
+    if in_background && !is_stream {
+        begun.let_go();
+        return agents.run(&caller, &begun.id).await.map(Reply::Json);
+    }
+    Ok(Reply::Run { begun: Box::new(begun), is_stream, goes_on })
+}
+
+/// What is told of an agent in a list of models.
+pub(crate) fn as_model(name: &str, created: u64) -> Value {
+    json!({"id": format!("agent/{name}"), "object": "model", "created": created, "owned_by": "tollway"})
+}

@@ -1,0 +1,90 @@
+//! Agents and tools, checked.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tollway_agent::agent::{AgentSpec, ConfigAgents};
+use tollway_agent::run::Approval;
+use tollway_agent::service;
+use tollway_agent::toolbox::Allowed;
+use tollway_agent::tools;
+
+use super::file::{FileAgentSettings, FileConfig};
+use super::mistake::Report;
+
+/// What there is of agents.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentSettings {
+    /// What runs are made by.
+    pub(crate) service: service::Settings,
+    /// The tools of keys that say nothing.
+    pub(crate) default_tools: Allowed,
+    /// The tools there are.
+    pub(crate) tools: tools::Settings,
+    /// Runs at work at once.
+    pub(crate) running_max: usize,
+    /// Runs that may wait.
+    pub(crate) waiting_max: usize,
+}
+
+pub(super) fn resolve(file: &mut FileConfig, report: &mut Report) -> AgentSettings {
+    let mut agents = ConfigAgents::new();
+    for (at, given) in std::mem::take(&mut file.agents).into_iter().enumerate() {
+        let path = format!("agents[{at}]");
+        let Some(agent) = read::<AgentSpec>(given, &path, report) else { continue };
+        if let Some((member, message)) = agent.mistake() {
+            report.mistake(&format!("{path}.{member}"), message);
+        } else if agents.contains_key(&agent.name) {
+            let message = format!("there is an agent {:?} already", agent.name);
+            report.mistake(&format!("{path}.name"), message);
+        } else {
+            agents.insert(agent.name.clone(), agent);
+        }
+    }
+    let settings = std::mem::take(&mut file.agent_settings);
+    let approval = settings
+        .approval
+        .clone()
+        .and_then(|given| read::<Approval>(given, "agent_settings.approval", report));
+    let tools = std::mem::take(&mut file.tools);
+    let tools = tools.and_then(|given| read::<tools::Settings>(given, "tools", report));
+    let FileAgentSettings { max_steps, max_steps_limit, deadline, deadline_limit, .. } = settings;
+    let usual = service::Settings::default();
+    let steps_limit = max_steps_limit.unwrap_or(usual.max_steps.1);
+    let time_limit = deadline_limit.unwrap_or(usual.deadline.1);
+    let number = |given: Option<u64>, usual: usize| {
+        given.map_or(usual, |given| usize::try_from(given).unwrap_or(usize::MAX)).min(1 << 20)
+    };
+    AgentSettings {
+        service: service::Settings {
+            agents,
+            max_steps: (max_steps.unwrap_or(usual.max_steps.0).min(steps_limit), steps_limit),
+            max_cost: settings.max_cost,
+            deadline: (
+                deadline.unwrap_or(usual.deadline.0).min(time_limit).max(Duration::from_secs(1)),
+                time_limit,
+            ),
+            tool_timeout: settings.tool_timeout.unwrap_or(usual.tool_timeout),
+            approval: approval.unwrap_or_default(),
+            retention: settings.retention.unwrap_or(usual.retention),
+        },
+        default_tools: Allowed(settings.default_tools.into_iter().collect()),
+        tools: tools.unwrap_or_default(),
+        running_max: number(settings.running_max, 1_000),
+        waiting_max: number(settings.waiting_max, 10_000),
+    }
+}
+
+/// Reads what was written as it stands.
+fn read<T: DeserializeOwned>(given: Value, path: &str, report: &mut Report) -> Option<T> {
+    match serde_path_to_error::deserialize(given) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            let below = error.path().to_string();
+            let at = if below == "." { path.to_owned() } else { format!("{path}.{below}") };
+            report.mistake(&at, error.into_inner().to_string());
+            None
+        }
+    }
+}
