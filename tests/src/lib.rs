@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod issuer;
 pub mod postgres;
 pub mod proof;
+pub mod redis_cluster;
 pub mod servers;
 pub mod setup;
 

@@ -56,6 +56,10 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         Route::Response(_) => ctx.dialect = Dialect::Responses,
         // It counts as a call, of the kind that has no body of its own.
         Route::Realtime => ctx.operation = Some(Operation::Realtime),
+        Route::PassThrough(at) => {
+            ctx.passage = Some(Box::new(generation.pass_through[*at].passage()));
+        }
+        Route::Stored => ctx.passage = Some(Box::new(stored::passage(session.req_header()))),
         Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }
