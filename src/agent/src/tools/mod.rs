@@ -6,7 +6,10 @@
 pub mod arguments;
 pub mod calculator;
 pub mod files;
+pub mod html;
 pub mod settings;
+pub mod web_fetch;
+pub mod web_search;
 
 use std::sync::Arc;
 
@@ -14,6 +17,8 @@ use serde::Deserialize;
 use tollway_filter_api::Clock;
 
 use self::files::{Files, FilesSettings};
+use self::web_fetch::WebFetchSettings;
+use self::web_search::{SearchTool, WebSearch, WebSearchSettings};
 use crate::outgoing::{ClientError, Outgoing, Policy};
 use crate::tool::Tool;
 
@@ -25,6 +30,12 @@ pub struct Settings {
     pub outgoing: Policy,
     /// Where files are kept; without it, nowhere.
     pub files: Option<FilesSettings>,
+    /// Who searches the web, in the order in which they are asked.
+    pub search_tools: Vec<SearchTool>,
+    /// How it is searched.
+    pub web_search: WebSearchSettings,
+    /// How pages are read.
+    pub web_fetch: WebFetchSettings,
 }
 
 /// What tools are made of, and what others use of it directly.
@@ -36,6 +47,8 @@ pub struct Services {
     pub outgoing: Outgoing,
     /// Keeps files, where they are kept.
     pub files: Option<Files>,
+    /// Searches the web, if somebody is configured to.
+    pub web_search: Option<Arc<WebSearch>>,
 }
 
 /// Settings that no tool can be made with.
@@ -60,11 +73,13 @@ impl Services {
     /// # Errors
     /// When the settings make no sense.
     pub fn new(
-        _settings: &Settings,
+        settings: &Settings,
         outgoing: Outgoing,
         clock: Clock,
     ) -> Result<Services, SettingsError> {
-        Ok(Services { clock, outgoing, files: None })
+        let (tools, how) = (&settings.search_tools, &settings.web_search);
+        let web_search = WebSearch::new(tools, how, &outgoing, clock.clone())?.map(Arc::new);
+        Ok(Services { clock, outgoing, files: None, web_search })
     }
 }
 
@@ -72,7 +87,7 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build, files::build];
+const BUILTIN: &[Build] = &[calculator::build, files::build, web_fetch::build, web_search::build];
 
 /// The built-in tools.
 ///
