@@ -11,9 +11,11 @@ use tollway_agent::metrics::AgentMetrics;
 use tollway_agent::outgoing::Outgoing;
 use tollway_agent::service::{Agents, Live, Parts};
 use tollway_agent::toolbox::Tools;
+use tollway_agent::tools::files::analyse::{Isolation, NoIsolation, Sandboxed};
 use tollway_agent::tools::{self, Services};
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
+use tollway_filter_api::documents::Documents;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::LimitStore;
 use tollway_filter_api::treasury::Treasury;
@@ -122,11 +124,14 @@ async fn serve_on(
             directory: None,
             treasury: None,
             oidc: None,
+            documents: None,
+            isolation: isolation(),
         },
     };
     let shared = loader.shared_limits()?;
     let limits = Arc::clone(&loader.stores.limits);
     let money = Arc::new(loader.money().await?);
+    loader.stores.documents = Some(Arc::new(money.store().clone()));
     let directory = Arc::new(Directory::new(Arc::new(money.store().clone())));
     // Where it is away now, it comes when it is back.
     let _ = directory.refresh().await;
@@ -229,6 +234,8 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             directory: None,
             treasury: None,
             oidc: None,
+            documents: None,
+            isolation: Arc::new(NoIsolation),
         },
     };
     let (config, warnings) = loader.config()?;
@@ -294,6 +301,17 @@ struct Stores {
     treasury: Option<Arc<dyn Treasury>>,
     /// Who verifies tokens; nobody where nothing is served.
     oidc: Option<Oidc>,
+    /// What agents keep; nothing where nothing is served.
+    documents: Option<Arc<dyn Documents>>,
+    /// Where documents of strangers are parsed.
+    isolation: Arc<dyn Isolation>,
+}
+
+/// The sandbox. Its folder is not in the data folder, which other users may not enter, and guests are
+/// such where the gateway is root.
+fn isolation() -> Arc<dyn Isolation> {
+    let folder = std::env::temp_dir().join(format!("tollway-sandbox-{}", std::process::id()));
+    Arc::new(Sandboxed::new(tollway_sandbox::Settings::new(folder)))
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -368,13 +386,21 @@ impl Loader {
         let outgoing = Outgoing::new().map_err(|error| wrong(&error))?;
         let clock = self.stores.clock.clone();
         let services = Services::new(&config.agents.tools, outgoing, clock);
-        let services = services.map_err(|error| wrong(&error))?;
+        let mut services = services.map_err(|error| wrong(&error))?;
+        if let Some(documents) = &self.stores.documents {
+            let folder = config.data.join("files");
+            let (documents, isolation) =
+                (Arc::clone(documents), Arc::clone(&self.stores.isolation));
+            services = services
+                .with_files(&config.agents.tools, documents, &folder, isolation)
+                .map_err(|error| wrong(&error))?;
+        }
         let mut tools = Tools::default();
         let built_in = tools::built_in(&config.agents.tools, &services);
         for tool in built_in.map_err(|error| wrong(&error))? {
             tools.add(tool);
         }
-        Ok(Live { settings, tools })
+        Ok(Live { settings, tools, services })
     }
 
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {

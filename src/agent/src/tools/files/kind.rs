@@ -33,6 +33,10 @@ pub(super) struct Kind {
 
 /// Tells what `bytes` are.
 pub(super) fn of(bytes: &[u8], name: &str) -> Kind {
+    // What old Office files are packed in. Which kind it is, only a parser can tell.
+    if bytes.starts_with(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1") {
+        return Kind { media_type: "application/x-ole-storage", is_text: false };
+    }
     // What begins like a PDF is one for every reader, also where the rest happens to be text.
     let known = infer::get(bytes).map(|found| found.mime_type());
     if let Some(media_type) = known.filter(|found| !found.starts_with("text/")) {

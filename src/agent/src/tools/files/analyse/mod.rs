@@ -8,6 +8,7 @@ mod image;
 mod native;
 mod outline;
 mod pdf;
+mod sandboxed;
 mod sheet;
 mod table;
 mod text;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::native::{NATIVES, Native};
+pub use self::sandboxed::Sandboxed;
 
 use super::kept::FileInfo;
 use crate::tool::ToolError;
