@@ -27,6 +27,7 @@ use crate::run::{Approval, Plan, Status, view};
 use crate::threads;
 use crate::tool::{Call, Output, Tool, ToolError};
 use crate::toolbox::{NoTool, Toolbox, Tools, needs_approval};
+use crate::tools::web_search::WebSearch;
 
 /// For how long a run is held by the node that works on it, unless it says so again.
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
@@ -80,6 +81,8 @@ pub struct Live {
     pub settings: Settings,
     /// The tools there are.
     pub tools: Tools,
+    /// Searches the web, if somebody is configured to.
+    pub web_search: Option<Arc<WebSearch>>,
 }
 
 /// What all runs share.

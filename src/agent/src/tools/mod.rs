@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod calculator;
+pub mod code;
 pub mod html;
 pub mod settings;
 pub mod web_fetch;
@@ -14,11 +15,15 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use tollway_filter_api::Clock;
+use tollway_sandbox::Sandbox;
 
+use self::code::CodeSettings;
 use self::web_fetch::WebFetchSettings;
 use self::web_search::{SearchTool, WebSearch, WebSearchSettings};
+use crate::keeper::Keeper;
 use crate::outgoing::{ClientError, Outgoing, Policy};
 use crate::tool::Tool;
+use crate::toolbox::Missing;
 
 /// What a config says of the tools.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -32,6 +37,15 @@ pub struct Settings {
     pub web_search: WebSearchSettings,
     /// How pages are read.
     pub web_fetch: WebFetchSettings,
+    /// Which languages are run, if any.
+    pub code: Option<CodeSettings>,
+}
+
+impl Settings {
+    /// Whether a tool wants the sandbox.
+    pub fn needs_sandbox(&self) -> bool {
+        self.code.is_some()
+    }
 }
 
 /// What tools are made of, and what others use of it directly.
@@ -43,6 +57,10 @@ pub struct Services {
     pub outgoing: Outgoing,
     /// Searches the web, if somebody is configured to.
     pub web_search: Option<Arc<WebSearch>>,
+    /// Runs untrusted code, where a tool wants that.
+    pub sandbox: Option<Sandbox>,
+    /// Keeps files, where that is configured.
+    pub keeper: Option<Arc<dyn Keeper>>,
 }
 
 /// Settings that no tool can be made with.
@@ -73,7 +91,7 @@ impl Services {
     ) -> Result<Services, SettingsError> {
         let (tools, how) = (&settings.search_tools, &settings.web_search);
         let web_search = WebSearch::new(tools, how, &outgoing, clock.clone())?.map(Arc::new);
-        Ok(Services { clock, outgoing, web_search })
+        Ok(Services { clock, outgoing, web_search, sandbox: None, keeper: None })
     }
 }
 
@@ -81,7 +99,7 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build, web_fetch::build, web_search::build];
+const BUILTIN: &[Build] = &[calculator::build, code::build, web_fetch::build, web_search::build];
 
 /// The built-in tools.
 ///
@@ -96,4 +114,9 @@ pub fn built_in(
         tools.extend(build(settings, services)?);
     }
     Ok(tools)
+}
+
+/// The tools that are wanted and cannot be there, and why.
+pub fn missing(settings: &Settings, services: &Services) -> Vec<(&'static str, Missing)> {
+    code::missing(settings, services)
 }
