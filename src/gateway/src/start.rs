@@ -24,7 +24,7 @@ use tollway_store::cache_memory::MemoryCache;
 use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
 use tollway_store::limits_redis::{RedisLimits, RedisLimitsSettings};
-use tollway_store::redis_link::RedisLink;
+use tollway_store::redis_link::{RedisLink, RedisServer};
 use tollway_store::responses_memory::MemoryResponses;
 
 use crate::admin::Admin;
@@ -250,6 +250,8 @@ pub(crate) struct Place {
     pub(crate) folder: PathBuf,
     /// The Postgres that is used instead of it.
     pub(crate) database_url: Option<SecretString>,
+    /// The Redis that gateways share.
+    pub(crate) redis: Option<RedisServer>,
     pub(crate) environment: Environment,
 }
 
@@ -263,8 +265,9 @@ impl Place {
             None => FileConfig::of_environment(environment.clone()),
         };
         let found = file.place().map_err(|mistakes| StartError::of_mistakes(&mistakes))?;
-        let (folder, database_url) = found;
-        Ok(Place { folder: data.map_or(folder, Path::to_owned), database_url, environment })
+        let (folder, database_url, redis) = found;
+        let folder = data.map_or(folder, Path::to_owned);
+        Ok(Place { folder, database_url, redis, environment })
     }
 }
 

@@ -8,7 +8,8 @@
 //!
 //! [`treasury`] keeps budgets, on the [`journal`], and brings what was spent to a ledger. It does
 //! refuse calls: what cannot be written down must not be spent. [`sql`] keeps keys, users, teams and
-//! all that was spent in SQLite or Postgres. No request waits for it.
+//! all that was spent in SQLite or Postgres, which no model call waits for, and what agents keep,
+//! which their steps do wait for.
 
 pub mod cache_memory;
 pub mod cache_redis;

@@ -4,6 +4,11 @@
 //! that a thousand runs that write a step each cost a few statements and not thousands. Which of
 //! them can be made is found out before ([`plan`]): one that cannot be changes nothing, and the
 //! others are made.
+//!
+//! A batch that was answered outlives the process. Whether it outlives the machine's power is the
+//! database's: Postgres sees to it, SQLite (`synchronous` is normal) may lose the last moments, but
+//! then whole batches. One that fails as unavailable may have been made all the same: who wants to
+//! know reads.
 
 mod plan;
 mod writer;

@@ -57,6 +57,7 @@ cases! {
     documents::a_log_has_no_gaps_and_nothing_twice,
     documents::a_batch_is_made_whole_or_not_at_all,
     documents::batches_at_once_are_each_made_whole_or_not_at_all,
+    documents::of_two_nodes_at_once_one_has_its_way,
     documents::a_thousand_runs_write_their_steps_at_once,
     documents::a_batch_that_the_database_refuses_stops_no_other,
     documents::a_document_goes_with_its_log,
