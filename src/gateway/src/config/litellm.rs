@@ -51,7 +51,6 @@ pub(super) const TOP: &[&str] = &[
     "policy_attachments",
     "prompts",
     "sandbox_tools",
-    "search_tools",
     "skills",
     "vector_store_registry",
     "vector_stores",
