@@ -96,6 +96,7 @@ mod settle {
 mod text {
     use std::time::Duration;
 
+    use tollway_wire::calendar::civil;
     use tollway_wire::price::PicoDollars;
 
     /// A moment, counted from the Unix epoch: `2026-11-22T10:00:00.125Z`.
@@ -152,20 +153,6 @@ mod text {
             number /= 10;
         }
         text.extend_from_slice(&digits[12 - width..]);
-    }
-
-    /// Year, month and day of the Gregorian calendar, from days since 1970-01-01. Years are counted
-    /// from March, so that the leap day is a year's last (Howard Hinnant's `civil_from_days`).
-    fn civil(days: u64) -> (u64, u64, u64) {
-        let days = days + 719_468;
-        let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * month + 2) / 5 + 1;
-        let month = if month < 10 { month + 3 } else { month - 9 };
-        (era * 400 + year_of_era + u64::from(month <= 2), month, day)
     }
 
     #[cfg(test)]

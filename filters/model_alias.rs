@@ -244,7 +244,6 @@ mod tests {
 
     use bytes::Bytes;
     use serde_json::json;
-    use tollway_filter_api::limits::RateLimits;
     use tollway_filter_api::{Flow, KeyHash, RequestView};
     use tollway_wire::operation::{Dialect, Operation};
     use tollway_wire::scan::{Limits, scan};
@@ -254,14 +253,8 @@ mod tests {
     fn group(name: &str, access_groups: &[&str]) -> Arc<ModelGroup> {
         Arc::new(ModelGroup {
             name: name.into(),
-            deployments: Vec::new(),
-            fallbacks: Vec::new(),
-            context_window_fallbacks: Vec::new(),
-            content_policy_fallbacks: Vec::new(),
-            limits: RateLimits::default(),
             access_groups: access_groups.iter().map(|name| (*name).to_owned()).collect(),
-            hidden: false,
-            mode: None,
+            ..ModelGroup::default()
         })
     }
 

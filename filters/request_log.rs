@@ -340,17 +340,7 @@ mod tests {
             stream: true,
             include_usage: false,
         }));
-        let group = ModelGroup {
-            name: "gpt-group".into(),
-            deployments: Vec::new(),
-            fallbacks: Vec::new(),
-            context_window_fallbacks: Vec::new(),
-            content_policy_fallbacks: Vec::new(),
-            limits: RateLimits::default(),
-            access_groups: Vec::new(),
-            hidden: false,
-            mode: None,
-        };
+        let group = ModelGroup { name: "gpt-group".into(), ..ModelGroup::default() };
         ctx.plan = Some(Plan { requested: "gpt".into(), group: Arc::new(group) });
         let report = &mut ctx.report;
         report.status = Some(200);

@@ -55,12 +55,7 @@ fn group(name: &str) -> Option<Arc<ModelGroup>> {
         name: name.into(),
         deployments,
         fallbacks,
-        context_window_fallbacks: Vec::new(),
-        content_policy_fallbacks: Vec::new(),
-        limits: RateLimits::default(),
-        access_groups: Vec::new(),
-        hidden: false,
-        mode: None,
+        ..ModelGroup::default()
     }))
 }
 

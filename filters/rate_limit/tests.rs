@@ -132,17 +132,7 @@ fn limits(rpm: Option<u64>, tpm: Option<u64>, max_parallel_requests: Option<u64>
 }
 
 fn group(name: &str) -> ModelGroup {
-    ModelGroup {
-        name: name.into(),
-        deployments: Vec::new(),
-        fallbacks: Vec::new(),
-        context_window_fallbacks: Vec::new(),
-        content_policy_fallbacks: Vec::new(),
-        limits: RateLimits::default(),
-        access_groups: Vec::new(),
-        hidden: false,
-        mode: None,
-    }
+    ModelGroup { name: name.into(), ..ModelGroup::default() }
 }
 
 fn view(operation: Operation, body: &str) -> RequestView {

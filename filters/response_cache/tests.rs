@@ -264,17 +264,7 @@ impl Gateway {
 }
 
 fn group(name: &str) -> ModelGroup {
-    ModelGroup {
-        name: name.into(),
-        deployments: Vec::new(),
-        fallbacks: Vec::new(),
-        context_window_fallbacks: Vec::new(),
-        content_policy_fallbacks: Vec::new(),
-        limits: Default::default(),
-        access_groups: Vec::new(),
-        hidden: false,
-        mode: None,
-    }
+    ModelGroup { name: name.into(), ..ModelGroup::default() }
 }
 
 fn futures_block_on<T>(future: impl Future<Output = T>) -> T {

@@ -43,13 +43,7 @@ fn group() -> Arc<ModelGroup> {
     Arc::new(ModelGroup {
         name: "gpt-4o-group".into(),
         deployments: vec![Arc::new(deployment)],
-        fallbacks: Vec::new(),
-        context_window_fallbacks: Vec::new(),
-        content_policy_fallbacks: Vec::new(),
-        limits: RateLimits::default(),
-        access_groups: Vec::new(),
-        hidden: false,
-        mode: None,
+        ..ModelGroup::default()
     })
 }
 

@@ -105,20 +105,26 @@ async fn websocket_carries_frames_both_ways() {
     assert!(client.closes(PATIENCE).await);
 }
 
+/// A websocket that is open at both ends.
+async fn websocket(upstream: &HandMade, gateway: &Gateway) -> (Connection, Call) {
+    let mut client = Connection::open(gateway.address).await;
+    let request = format!(
+        "GET /through HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {MASTER_KEY}\r\n\
+         connection: upgrade\r\nupgrade: websocket\r\n\r\n"
+    );
+    client.write(request.as_bytes()).await;
+    let mut call = upstream.call().await;
+    call.write("HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+    assert_eq!(client.head().await.0, 101);
+    (client, call)
+}
+
 #[tokio::test]
 async fn websocket_whose_server_answers_at_once_is_carried_as_well() {
     let upstream = HandMade::start().await;
     let gateway = gateway(&upstream).await;
     for round in 0..40 {
-        let mut client = Connection::open(gateway.address).await;
-        let request = format!(
-            "GET /through HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {MASTER_KEY}\r\n\
-             connection: upgrade\r\nupgrade: websocket\r\n\r\n"
-        );
-        client.write(request.as_bytes()).await;
-        let mut call = upstream.call().await;
-        call.write("HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
-        assert_eq!(client.head().await.0, 101);
+        let (mut client, mut call) = websocket(&upstream, &gateway).await;
         client.write(b"ping").await;
         let mut got = [0; 4];
         let read = within(PATIENCE, "a frame", call.stream.read_exact(&mut got)).await;
@@ -132,15 +138,7 @@ async fn websocket_whose_server_answers_at_once_is_carried_as_well() {
 async fn websocket_that_the_client_leaves_is_closed_upstream() {
     let upstream = HandMade::start().await;
     let gateway = gateway(&upstream).await;
-    let mut client = Connection::open(gateway.address).await;
-    let request = format!(
-        "GET /through HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {MASTER_KEY}\r\n\
-         connection: upgrade\r\nupgrade: websocket\r\n\r\n"
-    );
-    client.write(request.as_bytes()).await;
-    let mut call = upstream.call().await;
-    call.write("HTTP/1.1 101 Go\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
-    assert_eq!(client.head().await.0, 101);
+    let (client, mut call) = websocket(&upstream, &gateway).await;
     drop(client);
     call.closed().await;
     gateway.idle().await;

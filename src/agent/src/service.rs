@@ -217,7 +217,9 @@ impl Shared {
     /// When a run that ends now is forgotten.
     pub(crate) fn expires_ms(&self) -> u64 {
         let retention = self.live.load().settings.retention.as_millis();
-        self.now_ms().saturating_add(u64::try_from(retention).unwrap_or(u64::MAX))
+        let kept = u64::try_from(retention).unwrap_or(u64::MAX);
+        // No store keeps larger numbers.
+        self.now_ms().saturating_add(kept).min(i64::MAX as u64)
     }
 
     fn held_until_ms(&self) -> u64 {

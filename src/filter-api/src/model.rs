@@ -35,7 +35,7 @@ pub struct Deployment {
 }
 
 /// A name that clients call, and the deployments that serve it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ModelGroup {
     /// The name.
     pub name: Arc<str>,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tollway_filter_api::treasury::Period;
+use tollway_wire::calendar::{self, civil};
 
 const DAY: u64 = 86_400;
 
@@ -54,26 +55,9 @@ pub(crate) fn day_text(since_epoch: Duration) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// Year, month and day of a day since the epoch. Years are counted from March, so that the leap day
-/// is a year's last (Howard Hinnant's `civil_from_days`).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
-/// The inverse of [`civil`], for dates after the epoch.
+/// A date as days since the epoch; the epoch where it is before that.
 fn days(year: u64, month: u64, day: u64) -> u64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year / 400, year % 400);
-    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+    calendar::days(year as i64, month as i64, day as i64).max(0) as u64
 }
 
 fn days_of(year: u64, month: u64) -> u64 {

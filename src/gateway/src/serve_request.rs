@@ -114,6 +114,14 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
                 Box::pin(responses::serve(route, session, &gateway, &generation, ctx)).await
             }
             Route::Admin(_) => Box::pin(admin::serve(session, &gateway, &generation, ctx)).await,
+            Route::Models => {
+                let who = agents::caller(&gateway, &generation, ctx.identity.clone());
+                // Where the store is away, the models are there all the same.
+                let agents = Box::pin(gateway.agents.names(&who)).await.unwrap_or_default();
+                let key = ctx.identity.as_deref();
+                let list = models::list(&generation, key, ctx.dialect, &agents);
+                finish(session, &generation, ctx, Ok(json_answer(&list))).await
+            }
             Route::Agent(route) => {
                 Box::pin(agents::serve(session, &gateway, &generation, ctx, route)).await
             }
@@ -180,7 +188,6 @@ fn local(
 ) -> Result<Answer, Rejection> {
     let json = |value: serde_json::Value| json_answer(&value);
     match route {
-        Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref(), ctx.dialect))),
         Route::Model => {
             let id = routes::model_id(session.req_header().uri.path()).unwrap_or_default();
             models::one(generation, ctx.identity.as_deref(), id, ctx.dialect).map(json)
@@ -200,6 +207,7 @@ fn local(
         | Route::Stored
         | Route::Admin(_)
         | Route::Agent(_)
+        | Route::Models
         | Route::Realtime
         | Route::Health
         | Route::Metrics

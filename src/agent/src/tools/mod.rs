@@ -5,13 +5,18 @@
 
 pub mod arguments;
 pub mod calculator;
+pub mod html;
 pub mod settings;
+pub mod web_fetch;
+pub mod web_search;
 
 use std::sync::Arc;
 
 use serde::Deserialize;
 use tollway_filter_api::Clock;
 
+use self::web_fetch::WebFetchSettings;
+use self::web_search::{SearchTool, WebSearch, WebSearchSettings};
 use crate::outgoing::{ClientError, Outgoing, Policy};
 use crate::tool::Tool;
 
@@ -21,6 +26,12 @@ use crate::tool::Tool;
 pub struct Settings {
     /// Where tools may go that take URLs from models and strangers.
     pub outgoing: Policy,
+    /// Who searches the web, in the order in which they are asked.
+    pub search_tools: Vec<SearchTool>,
+    /// How it is searched.
+    pub web_search: WebSearchSettings,
+    /// How pages are read.
+    pub web_fetch: WebFetchSettings,
 }
 
 /// What tools are made of, and what others use of it directly.
@@ -30,6 +41,8 @@ pub struct Services {
     pub clock: Clock,
     /// HTTP clients.
     pub outgoing: Outgoing,
+    /// Searches the web, if somebody is configured to.
+    pub web_search: Option<Arc<WebSearch>>,
 }
 
 /// Settings that no tool can be made with.
@@ -54,11 +67,13 @@ impl Services {
     /// # Errors
     /// When the settings make no sense.
     pub fn new(
-        _settings: &Settings,
+        settings: &Settings,
         outgoing: Outgoing,
         clock: Clock,
     ) -> Result<Services, SettingsError> {
-        Ok(Services { clock, outgoing })
+        let (tools, how) = (&settings.search_tools, &settings.web_search);
+        let web_search = WebSearch::new(tools, how, &outgoing, clock.clone())?.map(Arc::new);
+        Ok(Services { clock, outgoing, web_search })
     }
 }
 
@@ -66,7 +81,7 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build];
+const BUILTIN: &[Build] = &[calculator::build, web_fetch::build, web_search::build];
 
 /// The built-in tools.
 ///

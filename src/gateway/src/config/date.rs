@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tollway_wire::calendar;
+
 /// Reads `2027-01-31`, which is when that day begins, or `2027-01-31T12:00:00Z` with an optional
 /// fraction of a second or offset (`+02:00`); RFC 3339. The time since the Unix epoch.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
@@ -25,7 +27,7 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
         return None;
     }
     let seconds =
-        days_from_civil(year, month, day) * 86_400 + time.map_or(Some(0), seconds_of_day)?;
+        calendar::days(year, month, day) * 86_400 + time.map_or(Some(0), seconds_of_day)?;
     u64::try_from(seconds).ok().map(Duration::from_secs)
 }
 
@@ -64,16 +66,6 @@ fn seconds_of_day(time: &str) -> Option<i64> {
 fn digits(text: &str, count: usize) -> Option<i64> {
     let is_number = text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().ok())?
-}
-
-/// Days since 1970-01-01. Years are counted from March, so that the leap day is a year's last
-/// (Howard Hinnant's `days_from_civil`).
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
+use tollway_wire::gemini::{self, ModalityCount, UsageMetadata};
 use tollway_wire::openai::usage::{CompletionDetails, PromptDetails, UsageObject};
-use tollway_wire::usage::Usage;
 
 use super::error::Status;
 use crate::Asked;
@@ -21,7 +21,7 @@ pub(super) struct Answer<'a> {
     #[serde(borrow, deserialize_with = "list")]
     pub(super) candidates: Vec<Candidate<'a>>,
     pub(super) prompt_feedback: Option<Feedback>,
-    pub(super) usage_metadata: Option<Counts>,
+    pub(super) usage_metadata: Option<UsageMetadata>,
     pub(super) response_id: Option<String>,
     pub(super) error: Option<Status>,
 }
@@ -84,27 +84,6 @@ pub(super) struct Feedback {
     pub(super) block_reason: Option<String>,
 }
 
-/// `usageMetadata`. In a stream each event has the counts so far.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct Counts {
-    prompt_token_count: Option<u64>,
-    candidates_token_count: Option<u64>,
-    thoughts_token_count: Option<u64>,
-    tool_use_prompt_token_count: Option<u64>,
-    cached_content_token_count: Option<u64>,
-    total_token_count: Option<u64>,
-    prompt_tokens_details: Option<Vec<Modality>>,
-    candidates_tokens_details: Option<Vec<Modality>>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Modality {
-    modality: Option<String>,
-    token_count: Option<u64>,
-}
-
 /// Reads null as an empty list.
 fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
@@ -124,82 +103,30 @@ impl FunctionCall<'_> {
     }
 }
 
-impl Counts {
-    /// The counts of an event over those before: what an event leaves out stays.
-    pub(super) fn update(&mut self, later: Counts) {
-        fn over<T>(earlier: &mut Option<T>, later: Option<T>) {
-            if later.is_some() {
-                *earlier = later;
+/// OpenAI's object, with the kinds of tokens as LiteLLM names them.
+pub(super) fn usage_object(counts: &UsageMetadata, web_searches: u64) -> UsageObject {
+    let mut usage = UsageObject::from(&counts.usage(web_searches));
+    let kinds = |details: &Option<Vec<ModalityCount>>| {
+        let mut extra = Map::new();
+        for (name, modality) in
+            [("text_tokens", "TEXT"), ("image_tokens", "IMAGE"), ("video_tokens", "VIDEO")]
+        {
+            let count = gemini::of_modality(details, modality);
+            if count > 0 {
+                extra.insert(name.into(), count.into());
             }
         }
-        over(&mut self.prompt_token_count, later.prompt_token_count);
-        over(&mut self.candidates_token_count, later.candidates_token_count);
-        over(&mut self.thoughts_token_count, later.thoughts_token_count);
-        over(&mut self.tool_use_prompt_token_count, later.tool_use_prompt_token_count);
-        over(&mut self.cached_content_token_count, later.cached_content_token_count);
-        over(&mut self.total_token_count, later.total_token_count);
-        over(&mut self.prompt_tokens_details, later.prompt_tokens_details);
-        over(&mut self.candidates_tokens_details, later.candidates_tokens_details);
+        extra
+    };
+    let prompt = usage.prompt_tokens_details.get_or_insert_with(PromptDetails::default);
+    prompt.extra = kinds(&counts.prompt_tokens_details);
+    let completion = usage.completion_tokens_details.get_or_insert_with(CompletionDetails::default);
+    completion.extra = kinds(&counts.candidates_tokens_details);
+    if web_searches > 0 {
+        let used = json!({"web_search_requests": web_searches});
+        usage.extra.insert("server_tool_use".into(), used);
     }
-
-    /// In OpenAI's inclusive convention. What tools brought in is input; thinking is output, but for
-    /// the few models whose candidates' count holds it already, which the total tells.
-    pub(super) fn usage(&self, web_searches: u64) -> Usage {
-        let count = |value: Option<u64>| value.unwrap_or(0);
-        let tools = count(self.tool_use_prompt_token_count);
-        let prompt = count(self.prompt_token_count).saturating_add(tools);
-        let candidates = count(self.candidates_token_count);
-        let thoughts = count(self.thoughts_token_count);
-        let is_inside = self.total_token_count == Some(prompt.saturating_add(candidates))
-            && candidates >= thoughts;
-        let completion = if is_inside { candidates } else { candidates.saturating_add(thoughts) };
-        let (sent, made) = (&self.prompt_tokens_details, &self.candidates_tokens_details);
-        Usage {
-            prompt_tokens: prompt,
-            completion_tokens: completion,
-            cache_read_tokens: count(self.cached_content_token_count).min(prompt),
-            audio_prompt_tokens: of_modality(sent, "AUDIO").min(prompt),
-            audio_completion_tokens: of_modality(made, "AUDIO").min(completion),
-            image_prompt_tokens: of_modality(sent, "IMAGE").min(prompt),
-            image_completion_tokens: of_modality(made, "IMAGE").min(completion),
-            reasoning_tokens: thoughts.min(completion),
-            web_searches,
-            ..Usage::default()
-        }
-    }
-
-    /// OpenAI's object, with the kinds of tokens as LiteLLM names them.
-    pub(super) fn to_openai(&self, web_searches: u64) -> UsageObject {
-        let mut usage = UsageObject::from(&self.usage(web_searches));
-        let kinds = |details: &Option<Vec<Modality>>| {
-            let mut extra = Map::new();
-            for (name, modality) in
-                [("text_tokens", "TEXT"), ("image_tokens", "IMAGE"), ("video_tokens", "VIDEO")]
-            {
-                let count = of_modality(details, modality);
-                if count > 0 {
-                    extra.insert(name.into(), count.into());
-                }
-            }
-            extra
-        };
-        let prompt = usage.prompt_tokens_details.get_or_insert_with(PromptDetails::default);
-        prompt.extra = kinds(&self.prompt_tokens_details);
-        let completion =
-            usage.completion_tokens_details.get_or_insert_with(CompletionDetails::default);
-        completion.extra = kinds(&self.candidates_tokens_details);
-        if web_searches > 0 {
-            let used = json!({"web_search_requests": web_searches});
-            usage.extra.insert("server_tool_use".into(), used);
-        }
-        usage
-    }
-}
-
-fn of_modality(details: &Option<Vec<Modality>>, modality: &str) -> u64 {
-    let all = details.iter().flatten();
-    let of_kind = all.filter(|detail| detail.modality.as_deref() == Some(modality));
-    of_kind.fold(0, |sum, detail| sum.saturating_add(detail.token_count.unwrap_or(0)))
+    usage
 }
 
 /// OpenAI's `finish_reason`, as LiteLLM maps them. `FUNCTION_CALL` is not Google's own, but servers

@@ -11,7 +11,7 @@ use crate::{Asked, DecodeError};
 
 use super::answer::{
     Answer, Candidate, annotations, answer_id, call_id, finish_reason, image, logprobs, text_of,
-    web_searches,
+    usage_object, web_searches,
 };
 use super::error::read_event;
 
@@ -53,7 +53,7 @@ pub(super) fn translate(
         extra.insert("vertex_ai_grounding_metadata".into(), grounding.into());
     }
     let counts = answer.usage_metadata;
-    let usage = counts.as_ref().map(|counts| counts.to_openai(searches));
+    let usage = counts.as_ref().map(|counts| usage_object(counts, searches));
     let json = completion(format!("chatcmpl-{answer_id}"), asked, choices, usage, extra)?;
     Ok((json, counts.map(|counts| counts.usage(searches))))
 }

@@ -5,6 +5,7 @@
 //! written when the provider closes the stream, and only if every candidate has finished.
 
 use serde_json::{Value, json};
+use tollway_wire::gemini::UsageMetadata;
 use tollway_wire::sse::Parser;
 use tollway_wire::surrogate::mend;
 use tollway_wire::usage::Usage;
@@ -13,8 +14,8 @@ use crate::chunks::{Chunks, string};
 use crate::{Asked, DecodeError, Decoder};
 
 use super::answer::{
-    Answer, CITED_BYTES_MAX, Candidate, Counts, FunctionCall, Part, annotations, answer_id,
-    call_id, finish_reason, image, logprobs, text_of, web_searches,
+    Answer, CITED_BYTES_MAX, Candidate, FunctionCall, Part, annotations, answer_id, call_id,
+    finish_reason, image, logprobs, text_of, usage_object, web_searches,
 };
 use super::error::{read_error, read_event};
 use super::model::Model;
@@ -39,7 +40,7 @@ struct State {
     answer_id: String,
     candidates: Vec<Progress>,
     blocked: bool,
-    counts: Option<Counts>,
+    counts: Option<UsageMetadata>,
     /// Usage of an answer in one piece.
     whole: Option<Usage>,
 }
@@ -292,7 +293,7 @@ impl State {
             self.chunks.of_choice(one.index).finish(finish_reason(reason, one.calls > 0), out);
         }
         let counts = self.counts.as_ref();
-        let usage = counts.map(|counts| counts.to_openai(self.searches()));
+        let usage = counts.map(|counts| usage_object(counts, self.searches()));
         self.chunks.end(usage, "", out);
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod error;
 mod schema;
 mod tap;
 mod to_chat;
+mod usage;
 
 use serde_json::{Map, Value};
 
@@ -21,6 +22,7 @@ pub use embed::{EmbedEncoder, to_embeddings};
 pub use encode::GeminiEncoder;
 pub use tap::{GeminiTap, usage_of_body};
 pub use to_chat::to_chat;
+pub use usage::{ModalityCount, UsageMetadata, of_modality};
 
 use crate::client::Invalid;
 

@@ -6,6 +6,7 @@ use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::usage::UsageMetadata;
 use crate::openai::usage::{member_object, skip_space, string_end};
 use crate::sse::{self, Splitter};
 use crate::tap::{Tap, TapError, Verdict, check_object, event_in, has_error, pass, place_in};
@@ -161,66 +162,13 @@ fn is_finish(json: &[u8]) -> bool {
     })
 }
 
-/// `usageMetadata`, as far as it is counted.
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Counts {
-    prompt_token_count: Option<u64>,
-    candidates_token_count: Option<u64>,
-    thoughts_token_count: Option<u64>,
-    tool_use_prompt_token_count: Option<u64>,
-    cached_content_token_count: Option<u64>,
-    total_token_count: Option<u64>,
-    prompt_tokens_details: Option<Vec<Detail>>,
-    candidates_tokens_details: Option<Vec<Detail>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Detail {
-    modality: Option<String>,
-    token_count: Option<u64>,
-}
-
-impl From<Counts> for Usage {
-    fn from(counts: Counts) -> Usage {
-        let of = |count: Option<u64>| count.unwrap_or(0);
-        let kind = |details: &Option<Vec<Detail>>, modality: &str| {
-            let of_kind = details
-                .iter()
-                .flatten()
-                .filter(|detail| detail.modality.as_deref() == Some(modality));
-            of_kind.fold(0u64, |sum, detail| sum.saturating_add(of(detail.token_count)))
-        };
-        let (sent, made) = (&counts.prompt_tokens_details, &counts.candidates_tokens_details);
-        let prompt =
-            of(counts.prompt_token_count).saturating_add(of(counts.tool_use_prompt_token_count));
-        let (answer, thoughts) =
-            (of(counts.candidates_token_count), of(counts.thoughts_token_count));
-        // Some models count thoughts as part of the answer: then the sum is right without them.
-        let holds_thoughts = counts.total_token_count == Some(prompt.saturating_add(answer));
-        let completion = if holds_thoughts { answer } else { answer.saturating_add(thoughts) };
-        Usage {
-            prompt_tokens: prompt,
-            completion_tokens: completion,
-            cache_read_tokens: of(counts.cached_content_token_count).min(prompt),
-            reasoning_tokens: thoughts.min(completion),
-            audio_prompt_tokens: kind(sent, "AUDIO").min(prompt),
-            audio_completion_tokens: kind(made, "AUDIO").min(completion),
-            image_prompt_tokens: kind(sent, "IMAGE").min(prompt),
-            image_completion_tokens: kind(made, "IMAGE").min(completion),
-            ..Usage::default()
-        }
-    }
-}
-
 /// The last usage in an event or a body.
 fn usage_in(json: &[u8]) -> Option<Usage> {
     const KEY: &[u8] = b"\"usageMetadata\"";
     memmem::rfind_iter(json, KEY)
         .find_map(|at| member_object(json, at + KEY.len()))
-        .and_then(|(object, _)| serde_json::from_slice::<Counts>(object).ok())
-        .map(Usage::from)
+        .and_then(|(object, _)| serde_json::from_slice::<UsageMetadata>(object).ok())
+        .map(|counts| counts.usage(0))
         .filter(|usage| *usage != Usage::default())
 }
 
