@@ -4,7 +4,7 @@
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::caller::{CANARY, Caller, in_every_way};
 
