@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use tollway_filter_api::documents::{Append, Batch, Collection, Document, Wanted};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{Reject, Rejection};
+use tollway_sandbox::Sandbox;
 
 use crate::ports::Caller;
 use crate::run::feed::{self, Follower};
@@ -106,6 +107,7 @@ impl Agents {
             "queued": working.saturating_sub(running),
             "tools": tools,
             "unavailable": missing,
+            "sandbox": live.sandbox.as_ref().map(Sandbox::status),
         })
     }
 

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document, Documents};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{Clock, Reject, Rejection};
+use tollway_sandbox::Sandbox;
 use tollway_wire::event_log::Budget;
 use tollway_wire::price::PicoDollars;
 
@@ -77,6 +78,8 @@ pub struct Live {
     pub tools: Tools,
     /// Searches the web, if somebody is configured to.
     pub web_search: Option<Arc<WebSearch>>,
+    /// Runs untrusted code, where a tool wants that.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// What all runs share.
