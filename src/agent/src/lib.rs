@@ -6,13 +6,18 @@
 
 pub mod agent;
 pub mod definitions;
+pub mod keeper;
 pub mod metrics;
 pub mod outgoing;
+mod planning;
 pub mod ports;
 pub mod request;
+pub mod resume;
 pub mod run;
+pub mod runs;
 pub mod service;
 pub mod threads;
 pub mod tool;
 pub mod toolbox;
 pub mod tools;
+mod upkeep;

@@ -11,7 +11,6 @@ use tollway_agent::metrics::AgentMetrics;
 use tollway_agent::outgoing::Outgoing;
 use tollway_agent::service::{Agents, Live, Parts};
 use tollway_agent::toolbox::Tools;
-use tollway_agent::tools::files::analyse::{Isolation, NoIsolation, Sandboxed};
 use tollway_agent::tools::{self, Services};
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
@@ -21,6 +20,7 @@ use tollway_filter_api::limits::LimitStore;
 use tollway_filter_api::treasury::Treasury;
 use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
 use tollway_filters::BUILTIN;
+use tollway_sandbox::{self as sandbox, Sandbox};
 use tollway_simulator::Simulator;
 use tollway_store::cache_memory::MemoryCache;
 use tollway_store::cache_redis::RedisCache;
@@ -46,6 +46,7 @@ use crate::log::{self, StdoutLog};
 use crate::money::Money;
 use crate::oidc::Oidc;
 use crate::pass_through::PassThrough;
+use crate::random;
 use crate::server;
 use crate::state::{Gateway, Generation, InFlight};
 
@@ -124,8 +125,8 @@ async fn serve_on(
             directory: None,
             treasury: None,
             oidc: None,
+            sandbox: None,
             documents: None,
-            isolation: isolation(),
         },
     };
     let shared = loader.shared_limits()?;
@@ -154,7 +155,7 @@ async fn serve_on(
     let body_memory = BodyMemory::new(generation.config.server.body_memory_bytes_max);
     let agent_metrics = AgentMetrics::new(&metrics.registry)
         .map_err(|error| StartError::new(format!("the metrics of agents: {error}")))?;
-    let live = loader.agents(&generation.config)?;
+    let live = loader.agents(&generation.config).await?;
     let gateway = Arc::new_cyclic(|gateway| Gateway {
         agents: Agents::new(
             Parts {
@@ -234,8 +235,8 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             directory: None,
             treasury: None,
             oidc: None,
+            sandbox: None,
             documents: None,
-            isolation: Arc::new(NoIsolation),
         },
     };
     let (config, warnings) = loader.config()?;
@@ -301,17 +302,10 @@ struct Stores {
     treasury: Option<Arc<dyn Treasury>>,
     /// Who verifies tokens; nobody where nothing is served.
     oidc: Option<Oidc>,
+    /// What untrusted code runs in, once it is wanted.
+    sandbox: Option<Sandbox>,
     /// What agents keep; nothing where nothing is served.
     documents: Option<Arc<dyn Documents>>,
-    /// Where documents of strangers are parsed.
-    isolation: Arc<dyn Isolation>,
-}
-
-/// The sandbox. Its folder is not in the data folder, which other users may not enter, and guests are
-/// such where the gateway is root.
-fn isolation() -> Arc<dyn Isolation> {
-    let folder = std::env::temp_dir().join(format!("tollway-sandbox-{}", std::process::id()));
-    Arc::new(Sandboxed::new(tollway_sandbox::Settings::new(folder)))
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -380,19 +374,20 @@ impl Loader {
     }
 
     /// The agents and tools of a config.
-    pub(crate) fn agents(&self, config: &Config) -> Result<Live, StartError> {
+    pub(crate) async fn agents(&mut self, config: &Config) -> Result<Live, StartError> {
         let settings = config.agents.service.clone();
         let wrong = |error: &dyn fmt::Display| StartError::new(format!("tools: {error}"));
         let outgoing = Outgoing::new().map_err(|error| wrong(&error))?;
         let clock = self.stores.clock.clone();
         let services = Services::new(&config.agents.tools, outgoing, clock);
         let mut services = services.map_err(|error| wrong(&error))?;
+        if config.agents.tools.needs_sandbox() {
+            services.sandbox = Some(self.sandbox().await);
+        }
         if let Some(documents) = &self.stores.documents {
             let folder = config.data.join("files");
-            let (documents, isolation) =
-                (Arc::clone(documents), Arc::clone(&self.stores.isolation));
             services = services
-                .with_files(&config.agents.tools, documents, &folder, isolation)
+                .with_files(&config.agents.tools, Arc::clone(documents), &folder)
                 .map_err(|error| wrong(&error))?;
         }
         let mut tools = Tools::default();
@@ -400,7 +395,30 @@ impl Loader {
         for tool in built_in.map_err(|error| wrong(&error))? {
             tools.add(tool);
         }
-        Ok(Live { settings, tools, services })
+        for (name, why) in tools::missing(&config.agents.tools, &services) {
+            tracing::warn!(tool = name, code = why.code, "{}", why.message);
+            tools.add_missing(name, why);
+        }
+        let Services { web_search, sandbox, files, .. } = services;
+        Ok(Live { settings, tools, web_search, sandbox, files })
+    }
+
+    /// What untrusted code runs in: tried once, when it is wanted first.
+    async fn sandbox(&mut self) -> Sandbox {
+        if let Some(sandbox) = &self.stores.sandbox {
+            return sandbox.clone();
+        }
+        let folder = format!("tollway-sandbox-{}", random::unguessable());
+        let sandbox =
+            Sandbox::probe(sandbox::Settings::new(std::env::temp_dir().join(folder))).await;
+        let status = sandbox.status();
+        tracing::info!(
+            python = ?status.python,
+            javascript = ?status.javascript,
+            shell = ?status.shell,
+            "the sandbox has been tried"
+        );
+        self.stores.sandbox.insert(sandbox).clone()
     }
 
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {

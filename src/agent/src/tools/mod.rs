@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod calculator;
+pub mod code;
 pub mod files;
 pub mod html;
 pub mod settings;
@@ -15,12 +16,16 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use tollway_filter_api::Clock;
+use tollway_sandbox::Sandbox;
 
+use self::code::CodeSettings;
 use self::files::{Files, FilesSettings};
 use self::web_fetch::WebFetchSettings;
 use self::web_search::{SearchTool, WebSearch, WebSearchSettings};
+use crate::keeper::Keeper;
 use crate::outgoing::{ClientError, Outgoing, Policy};
 use crate::tool::Tool;
+use crate::toolbox::Missing;
 
 /// What a config says of the tools.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -36,6 +41,15 @@ pub struct Settings {
     pub web_search: WebSearchSettings,
     /// How pages are read.
     pub web_fetch: WebFetchSettings,
+    /// Which languages are run, if any.
+    pub code: Option<CodeSettings>,
+}
+
+impl Settings {
+    /// Whether a tool wants the sandbox.
+    pub fn needs_sandbox(&self) -> bool {
+        self.code.is_some() || self.files.is_some()
+    }
 }
 
 /// What tools are made of, and what others use of it directly.
@@ -49,6 +63,10 @@ pub struct Services {
     pub files: Option<Files>,
     /// Searches the web, if somebody is configured to.
     pub web_search: Option<Arc<WebSearch>>,
+    /// Runs untrusted code, where a tool wants that.
+    pub sandbox: Option<Sandbox>,
+    /// Keeps files, where that is configured.
+    pub keeper: Option<Arc<dyn Keeper>>,
 }
 
 /// Settings that no tool can be made with.
@@ -79,7 +97,7 @@ impl Services {
     ) -> Result<Services, SettingsError> {
         let (tools, how) = (&settings.search_tools, &settings.web_search);
         let web_search = WebSearch::new(tools, how, &outgoing, clock.clone())?.map(Arc::new);
-        Ok(Services { clock, outgoing, files: None, web_search })
+        Ok(Services { clock, outgoing, files: None, web_search, sandbox: None, keeper: None })
     }
 }
 
@@ -87,7 +105,8 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build, files::build, web_fetch::build, web_search::build];
+const BUILTIN: &[Build] =
+    &[calculator::build, code::build, files::build, web_fetch::build, web_search::build];
 
 /// The built-in tools.
 ///
@@ -102,4 +121,9 @@ pub fn built_in(
         tools.extend(build(settings, services)?);
     }
     Ok(tools)
+}
+
+/// The tools that are wanted and cannot be there, and why.
+pub fn missing(settings: &Settings, services: &Services) -> Vec<(&'static str, Missing)> {
+    code::missing(settings, services)
 }

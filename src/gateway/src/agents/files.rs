@@ -71,7 +71,7 @@ pub(crate) async fn serve(
     generation: &Generation,
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
-    let files = gateway.agents.live().services.files.clone();
+    let files = gateway.agents.live().files.clone();
     let route = find(session.req_header());
     let (Some(files), Some(route)) = (files, route) else {
         return stored::serve(session, gateway, generation, ctx, None).await;

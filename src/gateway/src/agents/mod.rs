@@ -11,8 +11,10 @@ use pingora_error::Result;
 use serde_json::{Value, json};
 use tollway_agent::ports::Caller;
 use tollway_agent::request::{OnDisconnect, RunRequest};
+use tollway_agent::resume::{Fork, Resume};
 use tollway_agent::run::feed::{Follower, Next};
-use tollway_agent::service::{Begun, Fork, ListQuery, Resume};
+use tollway_agent::runs::ListQuery;
+use tollway_agent::service::Begun;
 use tollway_agent::toolbox::Allowed;
 use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::{KeyStore, Role};
@@ -313,6 +315,9 @@ impl Ask<'_> {
             }
             AgentRoute::Messages(id) => {
                 agents.add_messages(&self.caller, &id, &self.body).await.map(Reply::Json)
+            }
+            AgentRoute::Search(tool) => {
+                agents.search(&self.caller, tool, &self.body).await.map(Reply::Json)
             }
             AgentRoute::Tools => Ok(Reply::Json(agents.tools(&self.caller))),
             AgentRoute::Tool(name) if by_get => agents.tool(&self.caller, &name).map(Reply::Json),

@@ -97,6 +97,8 @@ pub(crate) struct FileConfig {
     pub(crate) agent_settings: FileAgentSettings,
     /// `tools`: the tools that agents may use.
     pub(crate) tools: Option<serde_json::Value>,
+    /// `search_tools`: who searches the web, in the order in which they are asked. LiteLLM's form.
+    pub(crate) search_tools: Option<serde_json::Value>,
     /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
     /// instead of OpenAI's machine-readable codes.
     pub(crate) compat_litellm: bool,
@@ -261,6 +263,7 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.agent_settings =
         fields.section("agent_settings", &[], read_agent_settings).unwrap_or_default();
     file.tools = fields.json("tools");
+    file.search_tools = fields.json("search_tools");
     file.compat_litellm =
         fields.choice("compat", &[("litellm", true), ("openai", false)]).unwrap_or_default();
 }

@@ -197,6 +197,11 @@ fn lingering(mark: &str) -> String {
     )
 }
 
+/// A script that its own time does not end before the test does.
+fn long(script: &str) -> Value {
+    job_with("shell", script, |limits| limits.wall = Duration::from_secs(600))
+}
+
 /// Waits until no process has this in its command line.
 fn wait_until_gone(caller: &Caller, mark: &str) {
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
@@ -212,7 +217,7 @@ fn wait_until_gone(caller: &Caller, mark: &str) {
 
 fn a_run_that_is_given_up_is_killed_with_all_it_started(mut caller: Caller) {
     let mark = format!("777{}", std::process::id());
-    let mut shell = job("shell", &lingering(&mark));
+    let mut shell = long(&lingering(&mark));
     shell["give_up_at"] = json!("started");
     assert_eq!(caller.run(shell), json!({"given_up": "started\n"}));
     wait_until_gone(&caller, &mark);
@@ -227,7 +232,7 @@ fn a_run_that_is_given_up_is_killed_with_all_it_started(mut caller: Caller) {
 
 fn nothing_outlives_a_caller_that_is_killed(mut caller: Caller) {
     let mark = format!("888{}", std::process::id());
-    caller.order(&[job("shell", &lingering(&mark))]);
+    caller.order(&[long(&lingering(&mark))]);
     while caller.left_behind(&mark).len() < 3 {
         std::thread::yield_now();
     }
@@ -237,7 +242,7 @@ fn nothing_outlives_a_caller_that_is_killed(mut caller: Caller) {
 
 fn nothing_outlives_a_supervisor_that_is_killed(mut caller: Caller) {
     let mark = format!("999{}", std::process::id());
-    caller.order(&[job("shell", &lingering(&mark))]);
+    caller.order(&[long(&lingering(&mark))]);
     while caller.left_behind(&mark).len() < 3 {
         std::thread::yield_now();
     }

@@ -31,7 +31,7 @@ use tollway_filter_api::documents::Documents;
 pub use self::analyse::{Analysis, Wishes};
 pub use self::kept::{FileInfo, Files, FilesError, ID_PREFIX, Listed, NewFile};
 
-use self::analyse::Isolation;
+use self::analyse::{Isolation, NoIsolation};
 use super::{Services, Settings, SettingsError};
 use crate::tool::Tool;
 
@@ -69,7 +69,7 @@ impl Default for FilesSettings {
 
 impl Services {
     /// Keeps files as the settings say, if they say so: documents in `documents`, bytes in `folder`
-    /// where no other place is named. `isolation` is where parsers run.
+    /// where no other place is named. Parsers run in the sandbox that there is by now.
     ///
     /// # Errors
     /// When the settings make no sense, or the place cannot be used.
@@ -78,12 +78,17 @@ impl Services {
         settings: &Settings,
         documents: Arc<dyn Documents>,
         folder: &Path,
-        isolation: Arc<dyn Isolation>,
     ) -> Result<Services, SettingsError> {
         let Some(files) = &settings.files else { return Ok(self) };
         let store = place::open(files, folder, &self.outgoing)
             .map_err(|message| SettingsError::Wrong { path: "files.store".to_owned(), message })?;
-        self.files = Some(Files::new(files, documents, store, self.clock.clone(), isolation));
+        let isolation: Arc<dyn Isolation> = match &self.sandbox {
+            Some(sandbox) => Arc::new(sandbox.clone()),
+            None => Arc::new(NoIsolation),
+        };
+        let files = Files::new(files, documents, store, self.clock.clone(), isolation);
+        self.keeper = Some(Arc::new(files.clone()));
+        self.files = Some(files);
         Ok(self)
     }
 }

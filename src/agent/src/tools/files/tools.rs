@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::analyse::{Wishes, analyse};
 use super::{FileInfo, Files, Listed, NewFile};
+use crate::keeper::{Keeper, Keeping};
 use crate::tool::{Call, Called, Output, Risk, Tool, ToolError, ToolSpec};
 use crate::tools::arguments;
 
@@ -15,7 +17,7 @@ use crate::tools::arguments;
 const READ_BYTES: (u64, u64) = (16 * 1024, 60 * 1024);
 /// How many files are listed where nothing is said, and at most.
 const LISTED: (u32, u32) = (50, 200);
-/// What files are for that models write.
+/// What files are for that models and their tools write.
 const WRITTEN: &str = "assistants_output";
 
 /// What is done with files.
@@ -179,6 +181,30 @@ impl Files {
     }
 }
 
+/// For tools that take files in and give some out.
+impl Keeper for Files {
+    fn read<'a>(&'a self, owner: &'a str, id: &'a str) -> Keeping<'a, (String, Bytes)> {
+        Box::pin(async move {
+            let (info, bytes) = self.bytes(owner, id).await?;
+            Ok((info.name, bytes))
+        })
+    }
+
+    fn keep<'a>(
+        &'a self,
+        owner: &'a Arc<str>,
+        name: &'a str,
+        bytes: Bytes,
+    ) -> Keeping<'a, Arc<str>> {
+        Box::pin(async move { Ok(self.add_once(owner, written(name, bytes)).await?.id) })
+    }
+}
+
+/// A file that a tool leaves.
+fn written(name: &str, bytes: Bytes) -> NewFile {
+    NewFile { name: name.to_owned(), purpose: WRITTEN.to_owned(), bytes, expires_after: None }
+}
+
 impl FileTool {
     async fn list(&self, owner: &Arc<str>, arguments: ListArguments) -> Result<Output, ToolError> {
         let limit = arguments.limit.unwrap_or(LISTED.0).clamp(1, LISTED.1);
@@ -239,13 +265,7 @@ impl FileTool {
         arguments: WriteArguments,
     ) -> Result<Output, ToolError> {
         let WriteArguments { name, content } = arguments;
-        let new = NewFile {
-            name,
-            purpose: WRITTEN.to_owned(),
-            bytes: content.into_bytes().into(),
-            expires_after: None,
-        };
-        let file = self.files.add_once(owner, new).await?;
+        let file = self.files.add_once(owner, written(&name, content.into())).await?;
         Ok(Output {
             data: Some(file.view()),
             files: vec![Arc::clone(&file.id)],

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tollway_wire::price::PicoDollars;
 
 use crate::tools::settings::{dollars, duration};
@@ -26,6 +27,9 @@ pub struct SearchTool {
     pub search_tool_name: String,
     /// What it is.
     pub litellm_params: SearchParams,
+    /// `search_tool_info`: what LiteLLM shows of it. Nothing here does.
+    #[serde(default, rename = "search_tool_info")]
+    pub _info: IgnoredAny,
 }
 
 /// Where and how a provider is asked.
@@ -34,8 +38,9 @@ pub struct SearchTool {
 pub struct SearchParams {
     /// Which one.
     pub search_provider: ProviderName,
-    /// The key for it.
-    pub api_key: SecretString,
+    /// The key for it. Default: what [`ProviderName::key_variable`] has.
+    #[serde(default)]
+    pub api_key: Option<SecretString>,
     /// Where it is, if not where it usually is. It may be a private address.
     #[serde(default)]
     pub api_base: Option<String>,
@@ -45,6 +50,9 @@ pub struct SearchParams {
     /// What a search costs, in dollars, for the bill. Default 0.
     #[serde(default, deserialize_with = "dollars")]
     pub cost_per_query: PicoDollars,
+    /// `max_retries`: LiteLLM's. Here the next provider is asked instead.
+    #[serde(default, rename = "max_retries")]
+    pub _max_retries: IgnoredAny,
     /// How many searches a minute the key allows. Others go to the next provider. Default: any.
     #[serde(default)]
     pub rpm: Option<NonZeroU32>,

@@ -219,12 +219,16 @@ fn endpoint(
     let base = params.api_base.as_deref().unwrap_or(provider.base());
     let base = Url::parse(base).map_err(|error| wrong(format!("is no URL: {error}")))?;
     let client = outgoing.trusted(&base).map_err(|error| wrong(error.to_string()))?;
+    let key = params.api_key.clone().ok_or_else(|| SettingsError::Wrong {
+        path: format!("{path}.litellm_params.api_key"),
+        message: format!("is missing, and so is {}", params.search_provider.key_variable()),
+    })?;
     Ok(Endpoint {
         name: tool.search_tool_name.as_str().into(),
         provider,
         client,
         base,
-        key: params.api_key.clone(),
+        key,
         cost: params.cost_per_query,
         within: params.timeout,
         rate: params.rpm.map(|rpm| PerMinute::new(rpm, clock)),

@@ -142,8 +142,9 @@ fn settings_are_litellms() {
         "search_tool_name": "my-search",
         "litellm_params": {
             "search_provider": "tavily", "api_key": "tvly-hidden", "api_base": "http://10.0.0.1:8080/t",
-            "timeout": 5, "cost_per_query": 0.008, "rpm": 100,
+            "timeout": 5, "cost_per_query": 0.008, "rpm": 100, "max_retries": 2,
         },
+        "search_tool_info": {"description": "x"},
     }))
     .unwrap();
     assert_eq!(tool.litellm_params.cost_per_query, PicoDollars(8_000_000_000));
@@ -156,6 +157,11 @@ fn settings_are_litellms() {
     assert!(make(std::slice::from_ref(&tool)).unwrap().is_some());
     let twice = make(&[tool.clone(), tool.clone()]).err().unwrap().to_string();
     assert_eq!(twice, "search_tools[1].search_tool_name: `my-search` is there twice");
+    let mut keyless = tool.clone();
+    keyless.litellm_params.api_key = None;
+    let error = make(&[keyless]).err().unwrap().to_string();
+    let expect = "search_tools[0].litellm_params.api_key: is missing, and so is TAVILY_API_KEY";
+    assert_eq!(error, expect);
     let mut wrong = tool;
     wrong.litellm_params.api_base = Some("localhost".to_owned());
     let error = make(&[wrong]).err().unwrap().to_string();

@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::native::{NATIVES, Native};
-pub use self::sandboxed::Sandboxed;
 
 use super::kept::FileInfo;
 use crate::tool::ToolError;

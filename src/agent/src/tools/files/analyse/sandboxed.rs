@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::OnceCell;
-use tollway_sandbox::{Ending, Guest, Job, Limits, Refused, Sandbox, Settings};
+use tollway_sandbox::{Ending, Guest, Job, Limits, Refused, Sandbox};
 
 use super::{Isolated, Isolation};
 use crate::tool::ToolError;
@@ -16,23 +15,9 @@ const OUTPUT: u64 = 1 << 20;
 /// How long a parser may be at work.
 const WALL: Duration = Duration::from_secs(20);
 
-/// The sandbox, which proves itself when it is first needed.
-pub struct Sandboxed {
-    settings: Settings,
-    sandbox: OnceCell<Sandbox>,
-}
-
-impl Sandboxed {
-    /// A sandbox that is set up like this.
-    pub fn new(settings: Settings) -> Sandboxed {
-        Sandboxed { settings, sandbox: OnceCell::new() }
-    }
-}
-
-impl Isolation for Sandboxed {
+impl Isolation for Sandbox {
     fn run(&self, guest: &'static str, input: Bytes) -> Isolated<'_> {
         Box::pin(async move {
-            let sandbox = self.sandbox.get_or_init(|| Sandbox::probe(self.settings.clone())).await;
             let limits = Limits {
                 wall: WALL,
                 cpu: WALL,
@@ -42,7 +27,7 @@ impl Isolation for Sandboxed {
                 ..Limits::default()
             };
             let job = Job { guest: Guest::Native(guest), input, files: Vec::new(), limits };
-            let outcome = sandbox.run(job, |_, _| {}).await.map_err(refused)?;
+            let outcome = Sandbox::run(self, job, |_, _| {}).await.map_err(refused)?;
             match outcome.ending {
                 Ending::Exited(0) => Ok(outcome.stdout),
                 Ending::Killed(why) => Err(ToolError::Failed(format!(
