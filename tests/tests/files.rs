@@ -134,8 +134,8 @@ async fn strangers_learn_nothing_of_a_file() {
         let denied = ask(gateway, BOB, method, &path, b"").await;
         assert_eq!(denied.status, 404, "{method} {path}");
         let none = format!("/v1/files/file-tw{}", "0".repeat(32));
-        let missing =
-            ask(gateway, BOB, method, &path.replace(&format!("/v1/files/{id}"), &none), b"");
+        let elsewhere = path.replace(&format!("/v1/files/{id}"), &none);
+        let missing = ask(gateway, BOB, method, &elsewhere, b"");
         let missing = missing.await.text().replace(&"0".repeat(32), &id["file-tw".len()..]);
         assert_eq!(denied.text(), missing, "it is as if it were not there");
     }
@@ -249,11 +249,11 @@ async fn all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
 async fn quota_counts_bytes() {
     let setup = Setup::with(CONFIG).await;
     let gateway = &setup.gateway;
-    kept(gateway, ANN, "a", &[b'a'; 900_000]).await;
-    kept(gateway, ANN, "b", &[b'b'; 900_000]).await;
-    let full = upload(gateway, ANN, "c", &[b'c'; 300_000]).await;
+    kept(gateway, ANN, "a", &vec![b'a'; 900_000]).await;
+    kept(gateway, ANN, "b", &vec![b'b'; 900_000]).await;
+    let full = upload(gateway, ANN, "c", &vec![b'c'; 300_000]).await;
     assert_eq!((full.status, full.error("code")), (403, json!("file_quota_exceeded")));
-    kept(gateway, ANN, "d", &[b'd'; 200_000]).await;
+    kept(gateway, ANN, "d", &vec![b'd'; 200_000]).await;
 }
 
 #[tokio::test]
@@ -322,9 +322,9 @@ async fn broken_uploads_are_refused_and_leave_nothing() {
         ]);
         refused(FORM, &short, 400, "expires_after").await;
     }
-    let large = form(&[Text("purpose", "user_data"), File("a", &[b'a'; 1_000_001])]);
+    let large = form(&[Text("purpose", "user_data"), File("a", &vec![b'a'; 1_000_001])]);
     refused(FORM, &large, 413, "at most 1000000 bytes").await;
-    let huge = form(&[Text("purpose", "user_data"), File("a", &[b'a'; 3_000_000])]);
+    let huge = form(&[Text("purpose", "user_data"), File("a", &vec![b'a'; 3_000_000])]);
     refused(FORM, &huge, 413, "at most 1000000 bytes").await;
 
     // A client that leaves in the middle.
@@ -361,7 +361,7 @@ async fn what_is_for_a_provider_goes_there() {
     let setup = Setup::with(CONFIG).await;
     let gateway = &setup.gateway;
     let lines = br#"{"custom_id":"1","method":"POST","url":"/v1/chat/completions","body":{}}"#;
-    let large = [b'x'; 2_500_000];
+    let large = vec![b'x'; 2_500_000];
     let cases: [(&str, Vec<Part>); 6] = [
         ("/v1/files", vec![Text("purpose", "batch"), File("in.jsonl", lines)]),
         ("/v1/files", vec![File("in.jsonl", lines), Text("purpose", "batch")]),
@@ -452,7 +452,7 @@ async fn models_list_read_write_and_delete_files() {
 }
 
 #[tokio::test]
-async fn files_survive_a_reload_and_a_restart() {
+async fn files_survive_a_reload() {
     let setup = Setup::with(CONFIG).await;
     let id = kept(&setup.gateway, ANN, "a", b"words").await;
     let file = setup.gateway.folder.join("config.yaml");

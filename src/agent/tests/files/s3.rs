@@ -58,14 +58,14 @@ async fn s3rver() -> Server {
 #[tokio::test]
 async fn bytes_are_kept_in_a_bucket() {
     let server = s3rver().await;
-    let open = |secret: &str| {
+    let open = |key: &str| {
         let settings: Settings = serde_json::from_value(json!({"files": {
             "store": "s3://bucket/below/files",
             "options": {
                 "region": "us-east-1",
                 "endpoint": format!("http://127.0.0.1:{}", server.port),
-                "access_key_id": "S3RVER",
-                "secret_access_key": secret,
+                "access_key_id": key,
+                "secret_access_key": "S3RVER",
             },
         }}))
         .unwrap();
@@ -85,7 +85,7 @@ async fn bytes_are_kept_in_a_bucket() {
     assert_eq!(objects(), 1, "they are below the prefix");
     files.remove("user:ann", &kept.id).await.unwrap();
     assert_eq!(objects(), 0);
-    // Requests are signed.
+    // Requests are signed; whether they are well, it does not look.
     let refused = open("wrong").add(&ann(), file("a", b"x")).await;
     assert!(matches!(refused, Err(FilesError::Bytes(_))), "{refused:?}");
     let told = tollway_filter_api::Rejection::from(refused.unwrap_err());

@@ -17,13 +17,13 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tollway_filter_api::Clock;
 use tollway_filter_api::documents::{Batch, Collection, Document, Documents, Wanted};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{Reject, Rejection};
 
-use super::analyse::Isolation;
+use super::analyse::{Analysis, Isolation, Wishes, analyse};
 use super::{FilesSettings, kind, name};
 use crate::service::{new_id, unavailable};
 use crate::tool::ToolError;
@@ -39,6 +39,9 @@ const EXPIRES_AFTER: std::ops::RangeInclusive<u64> = 3_600..=2_592_000;
 
 /// Documents that are asked for at once.
 const PAGE: u64 = 500;
+
+/// How many files are held whole at once to be looked into.
+const LOOKED_INTO_MAX: usize = 4;
 
 /// Locks, by owner: two uploads at the edge of a quota are looked at one after the other.
 const EDGES: usize = 64;
@@ -216,6 +219,7 @@ struct Inner {
     quota_bytes: u64,
     quota_files: u64,
     edges: [Mutex<()>; EDGES],
+    looking: Semaphore,
 }
 
 impl Files {
@@ -236,6 +240,7 @@ impl Files {
             quota_bytes: settings.quota_bytes,
             quota_files: settings.quota_files,
             edges: std::array::from_fn(|_| Mutex::new(())),
+            looking: Semaphore::new(LOOKED_INTO_MAX),
         }))
     }
 
@@ -244,9 +249,21 @@ impl Files {
         self.0.file_bytes_max
     }
 
-    /// Where parsers run.
-    pub(super) fn isolation(&self) -> &dyn Isolation {
-        &*self.0.isolation
+    /// Looks into a file.
+    ///
+    /// # Errors
+    /// Where there is none of this id for this owner, or it cannot be looked into.
+    pub async fn analyse(
+        &self,
+        owner: &str,
+        id: &str,
+        wishes: &Wishes,
+    ) -> Result<(FileInfo, Analysis), ToolError> {
+        // Never closed: an error would let all look.
+        let _one_of_few = self.0.looking.acquire().await;
+        let (info, bytes) = self.bytes(owner, id).await?;
+        let analysis = analyse(&*self.0.isolation, &info, bytes, wishes).await?;
+        Ok((info, analysis))
     }
 
     /// Keeps a file. It is kept also where nobody waits for that any more.

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::analyse::{Wishes, analyse};
+use super::analyse::Wishes;
 use super::{FileInfo, Files, Listed, NewFile};
 use crate::keeper::{Keeper, Keeping};
 use crate::tool::{Call, Called, Output, Risk, Tool, ToolError, ToolSpec};
@@ -161,23 +161,6 @@ impl Tool for FileTool {
                 }
             }
         })
-    }
-}
-
-impl Files {
-    /// Looks into a file.
-    ///
-    /// # Errors
-    /// Where there is none of this id for this owner, or it cannot be looked into.
-    pub async fn analyse(
-        &self,
-        owner: &str,
-        id: &str,
-        wishes: &Wishes,
-    ) -> Result<(FileInfo, super::Analysis), ToolError> {
-        let (info, bytes) = self.bytes(owner, id).await?;
-        let analysis = analyse(self.isolation(), &info, bytes, wishes).await?;
-        Ok((info, analysis))
     }
 }
 

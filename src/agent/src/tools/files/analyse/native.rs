@@ -80,33 +80,10 @@ fn serve(parse: Parse, input: &[u8], out: &mut dyn Write) -> i32 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Isolated, Isolation};
     use super::*;
-    use crate::tool::ToolError;
-
-    /// Guests run in the test's own process.
-    pub(crate) struct Here;
-
-    impl Isolation for Here {
-        fn run(&self, guest: &'static str, input: Bytes) -> Isolated<'_> {
-            Box::pin(async move {
-                let native = NATIVES.iter().find(|(name, _)| *name == guest).unwrap().1;
-                let mut out = Vec::new();
-                // What a worker process is for.
-                let ran = std::panic::catch_unwind(move || {
-                    let code = native(&input, &mut out);
-                    (code, out)
-                });
-                match ran {
-                    Ok((0, out)) => Ok(out.into()),
-                    _ => Err(ToolError::Failed("it broke".to_owned())),
-                }
-            })
-        }
-    }
 
     #[test]
     fn guests_answer_behind_whatever_was_printed() {

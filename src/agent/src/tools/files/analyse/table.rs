@@ -150,7 +150,7 @@ mod tests {
             assert_eq!(part(text, &Wishes::default()), expect, "{text:?}");
         };
         check("a,b\r\n1,2\r\n", json!([["a", "b"], ["1", "2"]]));
-        check("a;b,c\n1;\n", json!([["a", "b,c"], ["1", ""]]));
+        check("a;b,c;\n1;", json!([["a", "b,c", ""], ["1", ""]]));
         check("\"a, \"\"b\"\"\n\",c", json!([["a, \"b\"\n", "c"]]));
         check("\"never closed", json!([["never closed"]]));
         check("a\n\nb", json!([["a"], [""], ["b"]]));
