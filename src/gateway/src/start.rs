@@ -387,8 +387,7 @@ impl Loader {
             tracing::warn!(tool = name, code = why.code, "{}", why.message);
             tools.add_missing(name, why);
         }
-        let Services { web_search, sandbox, .. } = services;
-        Ok(Live { settings, tools, web_search, sandbox })
+        Ok(Live { settings, tools, sandbox: services.sandbox })
     }
 
     /// What untrusted code runs in: tried once, when it is wanted first.
