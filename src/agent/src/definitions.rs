@@ -15,8 +15,6 @@ use crate::runs::{ListQuery, list};
 use crate::service::{Agents, new_id, refused_tool, unavailable};
 use crate::threads;
 use crate::tool::{Call, Scope, Tool, ToolError};
-use crate::toolbox::NoTool;
-use crate::tools::web_search::Query;
 
 /// How many agents are listed.
 const AGENTS_MAX: u64 = 1_000;
@@ -48,7 +46,7 @@ impl Agents {
         for owner in [Arc::from(EVERYBODY), Arc::clone(&caller.owner)] {
             let wanted = Wanted { owner: Some(owner), ..Wanted::of(Collection::Agent, AGENTS_MAX) };
             let found = self.shared.documents.list(wanted).await.map_err(unavailable)?;
-            for agent in found.iter().filter_map(|found| read(found)) {
+            for agent in found.iter().filter_map(read) {
                 if !agents.iter().any(|have| have.name == agent.name) {
                     agents.push(agent);
                 }
@@ -244,17 +242,24 @@ impl Agents {
         tool: Option<String>,
         body: &[u8],
     ) -> Result<Value, Rejection> {
+        const NAME: &str = "web_search";
         let live = self.live();
-        live.tools.find("web_search", &caller.tools).map_err(refused_tool)?;
-        let mut query: Query = read_json(body)?;
-        if tool.is_some() {
-            query.provider = tool;
+        let search = live.tools.find(NAME, &caller.tools).map_err(refused_tool)?;
+        let mut query: Map<String, Value> = read_json(body)?;
+        if let Some(tool) = tool {
+            query.insert("provider".to_owned(), tool.into());
         }
-        let Some(search) = &live.web_search else {
-            return Err(refused_tool(NoTool::Unknown("web_search".to_owned())));
+        let scope =
+            Scope { owner: Arc::clone(&caller.owner), run: None, user_context: Arc::default() };
+        let call = Call {
+            arguments: Value::Object(query),
+            scope: &scope,
+            idempotency_key: &new_id("call_"),
+            progress: &|_| {},
         };
-        let found = search.search(query, &caller.owner).await;
-        found.map(|found| json!(found)).map_err(|error| refused_call(&error))
+        let output = self.call_tool(caller, &**search, call).await;
+        let output = output.map_err(|error| refused_call(&error))?;
+        Ok(output.data.unwrap_or_default())
     }
 
     /// Calls a tool without a run. Who calls it by themselves has approved it.
@@ -279,7 +284,8 @@ impl Agents {
             idempotency_key: &key,
             progress: &|_| {},
         };
-        let output = self.call_tool(&**tool, call).await.map_err(|error| refused_call(&error))?;
+        let output =
+            self.call_tool(caller, &**tool, call).await.map_err(|error| refused_call(&error))?;
         Ok(json!({
             "object": "tool.result",
             "tool": name,

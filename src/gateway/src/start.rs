@@ -399,8 +399,8 @@ impl Loader {
             tracing::warn!(tool = name, code = why.code, "{}", why.message);
             tools.add_missing(name, why);
         }
-        let Services { web_search, sandbox, files, .. } = services;
-        Ok(Live { settings, tools, web_search, sandbox, files })
+        let Services { sandbox, files, .. } = services;
+        Ok(Live { settings, tools, sandbox, files })
     }
 
     /// What untrusted code runs in: tried once, when it is wanted first.

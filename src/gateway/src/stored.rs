@@ -97,7 +97,13 @@ pub(crate) fn passage(head: &RequestHeader) -> Passage {
         ("fine_tuning", (true, _)) => "aretrieve_fine_tuning_job",
         _ => "pass_through_endpoint",
     };
-    Passage { call_type, provider: "", api_base: Arc::from(""), cost: PicoDollars::ZERO }
+    Passage {
+        call_type,
+        provider: "",
+        api_base: Arc::from(""),
+        name: Arc::from(""),
+        cost: PicoDollars::ZERO,
+    }
 }
 
 /// Whether a form's field of this name says which account is meant.

@@ -1,8 +1,9 @@
 //! Documents in memory.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tollway_filter_api::documents::{Batch, Collection, Document, Documents, Entry, Wanted};
 use tollway_filter_api::ledger::{Asking, StoreError};
 
@@ -12,7 +13,7 @@ pub(crate) struct InMemoryDocuments(Mutex<BTreeMap<(Collection, Arc<str>), Docum
 
 impl InMemoryDocuments {
     fn apply(&self, batch: Batch) -> Result<Vec<u64>, StoreError> {
-        let mut all = self.0.lock().unwrap();
+        let mut all = self.0.lock();
         for document in &batch.put {
             let have = all.get(&(document.collection, Arc::clone(&document.id)));
             if have.map_or(0, |have| have.version) != document.version {
@@ -32,7 +33,7 @@ impl InMemoryDocuments {
     }
 
     fn found(&self, wanted: &Wanted) -> Vec<Document> {
-        let all = self.0.lock().unwrap();
+        let all = self.0.lock();
         let is_wanted = |document: &&Document| {
             let place = (document.created_ms, Arc::clone(&document.id));
             let is_behind =
@@ -54,7 +55,7 @@ impl InMemoryDocuments {
         if wanted.is_latest_first {
             found.reverse();
         }
-        found.truncate(usize::try_from(wanted.limit).unwrap());
+        found.truncate(usize::try_from(wanted.limit).expect("a small number"));
         found
     }
 }
@@ -71,7 +72,7 @@ impl Documents for InMemoryDocuments {
     }
 
     fn get<'a>(&'a self, collection: Collection, id: &'a str) -> Asking<'a, Option<Document>> {
-        let found = self.0.lock().unwrap().get(&(collection, id.into())).cloned();
+        let found = self.0.lock().get(&(collection, id.into())).cloned();
         Box::pin(async move { Ok(found) })
     }
 
@@ -87,7 +88,7 @@ impl Documents for InMemoryDocuments {
     fn total<'a>(&'a self, collection: Collection, owner: &'a str) -> Asking<'a, (u64, u64)> {
         Box::pin(async move {
             tokio::task::yield_now().await;
-            let all = self.0.lock().unwrap();
+            let all = self.0.lock();
             let own = all.values().filter(|it| it.collection == collection && *it.owner == *owner);
             Ok(own.fold((0, 0), |(count, size), it| (count + 1, size + it.size)))
         })

@@ -14,7 +14,7 @@ use object_store::{
 
 /// How many objects there are.
 pub(crate) async fn count(store: &dyn ObjectStore) -> usize {
-    store.list(None).try_collect::<Vec<_>>().await.unwrap().len()
+    store.list(None).try_collect::<Vec<_>>().await.expect("a list").len()
 }
 
 /// A store in memory that can break, and be mended.

@@ -218,8 +218,7 @@ async fn upload(
                 reject.message = format!(
                     "The file is too large: at most {max} bytes are kept here. If it is for a \
                      provider, name the provider, or send `purpose` before `file`."
-                )
-                .into();
+                );
             }
             return refuse(session, generation, ctx, reject).await;
         }

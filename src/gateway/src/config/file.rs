@@ -32,8 +32,8 @@ mod people;
 mod router;
 mod server;
 
-pub(crate) use agents::FileAgentSettings;
 use agents::read_agent_settings;
+pub(crate) use agents::{FileAgentSettings, Written};
 pub(crate) use alerts::{FileAlerting, FileAlerts};
 use alerts::{read_alerting, read_alerts};
 use cache::read_cache;
@@ -96,9 +96,9 @@ pub(crate) struct FileConfig {
     /// `agent_settings`
     pub(crate) agent_settings: FileAgentSettings,
     /// `tools`: the tools that agents may use.
-    pub(crate) tools: Option<serde_json::Value>,
+    pub(crate) tools: Option<Written>,
     /// `search_tools`: who searches the web, in the order in which they are asked. LiteLLM's form.
-    pub(crate) search_tools: Option<serde_json::Value>,
+    pub(crate) search_tools: Option<Written>,
     /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
     /// instead of OpenAI's machine-readable codes.
     pub(crate) compat_litellm: bool,
