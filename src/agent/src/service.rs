@@ -26,6 +26,7 @@ use crate::run::{Approval, Plan, Status, view};
 use crate::threads;
 use crate::tool::{Call, Output, Tool, ToolError};
 use crate::toolbox::{NoTool, Toolbox, Tools, needs_approval};
+use crate::tools::files::Files;
 
 /// For how long a run is held by the node that works on it, unless it says so again.
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
@@ -77,6 +78,8 @@ pub struct Live {
     pub tools: Tools,
     /// Runs untrusted code, where a tool wants that.
     pub sandbox: Option<Sandbox>,
+    /// Keeps files, where they are kept.
+    pub files: Option<Files>,
 }
 
 /// What all runs share.
