@@ -1,6 +1,7 @@
 //! Object stores for tests.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::BoxStream;
@@ -11,6 +12,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use tokio::sync::Notify;
 
 /// How many objects there are.
 pub(crate) async fn count(store: &dyn ObjectStore) -> usize {
@@ -20,11 +22,26 @@ pub(crate) async fn count(store: &dyn ObjectStore) -> usize {
 /// A store in memory that can break, and be mended.
 #[derive(Debug, Default)]
 pub(crate) struct Broken {
-    inner: InMemory,
+    inner: Arc<InMemory>,
     is_broken: AtomicBool,
+    gate: Option<Arc<Gate>>,
+}
+
+/// Where what is to be deleted waits.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Told when somebody is about to delete.
+    pub(crate) reached: Notify,
+    /// Lets it go on.
+    pub(crate) opened: Notify,
 }
 
 impl Broken {
+    /// One in which deleting waits.
+    pub(crate) fn gated(gate: &Arc<Gate>) -> Broken {
+        Broken { gate: Some(Arc::clone(gate)), ..Broken::default() }
+    }
+
     pub(crate) fn break_now(&self, is_broken: bool) {
         self.is_broken.store(is_broken, Ordering::SeqCst);
     }
@@ -68,10 +85,17 @@ impl ObjectStore for Broken {
         &self,
         places: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        match self.works() {
-            Ok(()) => self.inner.delete_stream(places),
-            Err(error) => stream::once(async { Err(error) }).boxed(),
+        if let Err(error) = self.works() {
+            return stream::once(async { Err(error) }).boxed();
         }
+        let Some(gate) = self.gate.clone() else { return self.inner.delete_stream(places) };
+        let inner = Arc::clone(&self.inner);
+        let waiting = async move {
+            gate.reached.notify_one();
+            gate.opened.notified().await;
+            inner.delete_stream(places)
+        };
+        stream::once(waiting).flatten().boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
