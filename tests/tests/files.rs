@@ -495,6 +495,10 @@ async fn text_tables_and_code_are_looked_into() {
 
 #[tokio::test]
 async fn documents_are_parsed_in_the_sandbox() {
+    const PDF: &[u8] = include_bytes!("../../src/agent/tests/files/three.pdf");
+    const GIF: &[u8] =
+        b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff!\xf9\x04\x01\0\0\0\0,\0\0\0\0\
+        \x01\0\x01\0\0\x02\x01D\0;";
     const XLSX: &[u8] = include_bytes!("../../src/agent/tests/files/two.xlsx");
     let setup = Setup::with(CONFIG).await;
     let gateway = &setup.gateway;
@@ -508,6 +512,19 @@ async fn documents_are_parsed_in_the_sandbox() {
     }
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.json()["data"]["data"]["part"], json!([["first"], ["second"]]));
+    let id = kept(gateway, ANN, "three.pdf", PDF).await;
+    let pages = json!({"first_page": 2, "last_page": 2}).to_string();
+    let path = format!("/v1/files/{id}/analyze");
+    let answer = ask(gateway, ANN, "POST", &path, pages.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer = answer.json();
+    assert_eq!(answer["data"]["part"], json!([{"page": 2, "text": "Second words"}]));
+    let id = kept(gateway, ANN, "a.gif", GIF).await;
+    let want = json!({"id": id, "want": {"copy_pixels": 64}});
+    let answer = tool(gateway, ANN, "files.analyze", want).await.json();
+    assert_eq!(answer["data"]["data"]["width"], 1);
+    let content = answer["content"].as_str().expect("text");
+    assert!(content.contains("data:image/jpeg;base64,"), "{content}");
     // Broken ones break nothing but themselves.
     for bytes in [&b"%PDF-1.4\n1 0 obj<</Type/Catalog"[..], b"\x89PNG\r\n\x1a\n\0\0", &XLSX[..900]]
     {

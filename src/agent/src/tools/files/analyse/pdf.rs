@@ -43,41 +43,12 @@ pub(super) fn analyse(document: &[u8], wishes: &Wishes) -> Result<Analysis, Stri
 mod tests {
     use super::*;
 
-    /// A PDF with a line of text on each page.
-    fn pdf(lines: &[&str]) -> Vec<u8> {
-        let kids: Vec<String> = (0..lines.len()).map(|at| format!("{} 0 R", 4 + 2 * at)).collect();
-        let mut objects = vec![
-            "<</Type/Catalog/Pages 2 0 R>>".to_owned(),
-            format!("<</Type/Pages/Kids[{}]/Count {}>>", kids.join(" "), lines.len()),
-            "<</Type/Font/Subtype/Type1/BaseFont/Helvetica/Encoding/WinAnsiEncoding>>".to_owned(),
-        ];
-        for (at, line) in lines.iter().enumerate() {
-            let content = format!("BT /F1 12 Tf 72 720 Td ({line}) Tj ET");
-            objects.push(format!(
-                "<</Type/Page/Parent 2 0 R/MediaBox[0 0 612 792]/Contents {} 0 R\
-                 /Resources<</Font<</F1 3 0 R>>>>>>",
-                5 + 2 * at
-            ));
-            let length = content.len();
-            objects.push(format!("<</Length {length}>>\nstream\n{content}\nendstream"));
-        }
-        let (mut pdf, mut places) = ("%PDF-1.4\n".to_owned(), String::new());
-        for (at, object) in objects.iter().enumerate() {
-            places.push_str(&format!("{:010} 00000 n \n", pdf.len()));
-            pdf.push_str(&format!("{} 0 obj\n{object}\nendobj\n", at + 1));
-        }
-        let (start, size) = (pdf.len(), objects.len() + 1);
-        pdf.push_str(&format!(
-            "xref\n0 {size}\n0000000000 65535 f \n{places}trailer\n<</Size {size}/Root 1 0 R>>\n\
-             startxref\n{start}\n%%EOF\n"
-        ));
-        pdf.into_bytes()
-    }
+    /// A page for each of: First words, Second words, Third words.
+    const THREE: &[u8] = include_bytes!("../../../../tests/files/three.pdf");
 
     #[test]
     fn pages_are_read() {
-        let document = pdf(&["First words", "Second words", "Third words"]);
-        let all = analyse(&document, &Wishes::default()).unwrap();
+        let all = analyse(THREE, &Wishes::default()).unwrap();
         assert_eq!(all.data["pages"], 3);
         assert!(
             all.text.contains("First words") && all.text.contains("Third words"),
@@ -85,16 +56,15 @@ mod tests {
             all.text
         );
         let wishes = Wishes { first_page: Some(2), last_page: Some(2), ..Wishes::default() };
-        let one = analyse(&document, &wishes).unwrap();
+        let one = analyse(THREE, &wishes).unwrap();
         assert_eq!(one.data["part"], json!([{"page": 2, "text": "Second words"}]));
         let wishes = Wishes { first_page: Some(9), ..Wishes::default() };
-        assert_eq!(analyse(&document, &wishes).unwrap().data["part"], json!([]));
+        assert_eq!(analyse(THREE, &wishes).unwrap().data["part"], json!([]));
     }
 
     #[test]
     fn what_is_cut_off_is_told() {
-        let document = pdf(&["words"]);
-        assert!(analyse(&document[..60], &Wishes::default()).is_err());
+        assert!(analyse(&THREE[..60], &Wishes::default()).is_err());
         assert!(analyse(b"", &Wishes::default()).is_err());
     }
 }
