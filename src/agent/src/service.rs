@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document, Documents};
@@ -248,7 +249,9 @@ impl Shared {
 pub struct Begun {
     /// Its id.
     pub id: Arc<str>,
-    feed: Arc<Feed>,
+    /// The whole run as it began, if it is a new one.
+    first: Option<Value>,
+    pub(crate) feed: Arc<Feed>,
     /// Ends it when it is dropped, where nobody else wants it.
     guard: Guard,
 }
@@ -265,6 +268,11 @@ impl Drop for Guard {
 }
 
 impl Begun {
+    /// The whole run as it began, if it is a new one.
+    pub fn take_first(&mut self) -> Option<Value> {
+        self.first.take()
+    }
+
     /// Follows it from its beginning.
     pub fn follow(&self) -> Follower {
         Follower::new(Arc::clone(&self.feed), 0)
@@ -413,7 +421,7 @@ impl Agents {
             drop(place);
         });
         let guard = Guard(Some((Arc::clone(shared), Arc::clone(&id))));
-        Begun { id, feed, guard }
+        Begun { id, first: None, feed, guard }
     }
 
     /// The agent of this name, as this caller sees it.
@@ -479,8 +487,9 @@ impl Agents {
     ) -> Result<Begun, Rejection> {
         let Some(plan) = state.plan.clone() else { return Err(unreadable()) };
         self.shared.metrics.began();
+        let first = view::run(&document, Status::InProgress, &plan, &state);
         let begun = self.spawn(document, plan, state, Arc::new(caller), 0, false);
-        Ok(begun)
+        Ok(Begun { first: Some(first), ..begun })
     }
 
     /// Writes down that a run begins.

@@ -361,7 +361,10 @@ async fn reply(
 ) -> Result<Reply, Rejection> {
     if in_background && !is_stream {
         begun.let_go();
-        return agents.run(&caller, &begun.id).await.map(Reply::Json);
+        return match begun.take_first() {
+            Some(run) => Ok(Reply::Json(run)),
+            None => agents.run(&caller, &begun.id).await.map(Reply::Json),
+        };
     }
     Ok(Reply::Run { begun: Box::new(begun), is_stream, goes_on })
 }
