@@ -39,7 +39,8 @@ async fn run_uses_a_tool_and_answers_with_what_it_found() {
     assert!(content.contains("42"), "{content}");
     let calls = setup.gateway.metric("tollway_tool_calls_total", &["tool=\"calculator\""]).await;
     assert_eq!(calls, 1.0);
-    let spent = setup.gateway.metric("litellm_spend_metric_total", &["api_key_alias=\"ann\""]).await;
+    let spent =
+        setup.gateway.metric("litellm_spend_metric_total", &["api_key_alias=\"ann\""]).await;
     assert!((spent - 0.0000465).abs() < 1e-12, "{spent}");
 }
 
@@ -105,7 +106,8 @@ async fn agent_is_a_model_in_every_dialect() {
         setup.simulator.enqueue(reckons("6 * 7").usage(10, 2));
         setup.simulator.enqueue(Reply::text("It is 42.").usage(20, 3));
     };
-    let body = json!({"model": "agent/reckoner", "messages": [{"role": "user", "content": "6*7?"}]});
+    let body =
+        json!({"model": "agent/reckoner", "messages": [{"role": "user", "content": "6*7?"}]});
 
     script();
     let chat = call(&setup, "POST", "/v1/chat/completions", ANN, Some(&body)).await;
@@ -124,7 +126,8 @@ async fn agent_is_a_model_in_every_dialect() {
     let text: String =
         chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str()).collect();
     assert_eq!(text, "It is 42.");
-    let told: Vec<_> = chunks.iter().filter_map(|chunk| chunk["x_agent"]["type"].as_str()).collect();
+    let told: Vec<_> =
+        chunks.iter().filter_map(|chunk| chunk["x_agent"]["type"].as_str()).collect();
     assert_eq!(told, ["tool_call.started", "tool_call.completed"]);
     assert_eq!(chunks.last().expect("usage")["usage"]["total_tokens"], 35);
     assert_eq!(stream.events().last().map(String::as_str), Some("[DONE]"));
@@ -228,7 +231,8 @@ async fn approved_call_is_made_once_and_what_was_not_approved_never() {
 
 #[tokio::test]
 async fn clients_of_a_model_approve_by_answering_a_function_call() {
-    let text = CONFIG.replace("tools: ['*']", "tools: ['*']\n    approval: { always: [calculator] }");
+    let text =
+        CONFIG.replace("tools: ['*']", "tools: ['*']\n    approval: { always: [calculator] }");
     let setup = Setup::with(&text).await;
     setup.simulator.enqueue(reckons("6 * 7"));
     let mut messages = vec![json!({"role": "user", "content": "6*7?"})];
@@ -491,7 +495,8 @@ async fn parallel_limit_of_one_does_not_stop_an_agent() {
     let setup = Setup::with(&text).await;
     setup.simulator.enqueue(reckons("6 * 7"));
     setup.simulator.enqueue(Reply::text("42"));
-    let body = json!({"model": "agent/reckoner", "messages": [{"role": "user", "content": "6*7?"}]});
+    let body =
+        json!({"model": "agent/reckoner", "messages": [{"role": "user", "content": "6*7?"}]});
     let done = call(&setup, "POST", "/v1/chat/completions", ANN, Some(&body)).await;
     assert_eq!(done.status, 200, "{}", done.text());
 }
@@ -601,6 +606,7 @@ async fn many_runs_at_once_are_all_there_and_paid_exactly() {
     for response in runs.join_all().await {
         assert_eq!(response.json()["status"], "completed", "{}", response.text());
     }
-    let spent = setup.gateway.metric("litellm_spend_metric_total", &["api_key_alias=\"ann\""]).await;
+    let spent =
+        setup.gateway.metric("litellm_spend_metric_total", &["api_key_alias=\"ann\""]).await;
     assert!((spent - 0.000021 * RUNS as f64).abs() < 1e-9, "{spent}");
 }

@@ -17,6 +17,8 @@ use tollway_wire::event_log::Budget;
 use tollway_wire::price::PicoDollars;
 
 use crate::agent::{AgentSpec, ConfigAgents};
+use crate::mcp::settings::ServersSettings;
+use crate::mcp::{self, Servers};
 use crate::metrics::AgentMetrics;
 use crate::ports::{Caller, Completions};
 use crate::request::{RunRequest, read_json};
@@ -58,6 +60,8 @@ pub struct Settings {
     pub approval: Approval,
     /// For how long runs can be asked for.
     pub retention: Duration,
+    /// The MCP servers whose tools there are beside the built-in ones.
+    pub mcp_servers: ServersSettings,
 }
 
 impl Default for Settings {
@@ -70,6 +74,7 @@ impl Default for Settings {
             tool_timeout: Duration::from_secs(60),
             approval: Approval::default(),
             retention: Duration::from_secs(30 * 86_400),
+            mcp_servers: ServersSettings::new(),
         }
     }
 }
@@ -88,6 +93,9 @@ pub struct Shared {
     pub(crate) documents: Arc<dyn Documents>,
     pub(crate) metrics: Arc<AgentMetrics>,
     live: ArcSwap<Live>,
+    /// Held by who puts other tools in the place of those there are.
+    replacing: Mutex<()>,
+    servers: Servers,
     clock: Clock,
     /// This node's name: a run that it held before a restart is its own to take up again.
     node: Arc<str>,
@@ -112,6 +120,8 @@ pub struct Parts {
     pub documents: Arc<dyn Documents>,
     /// Counts.
     pub metrics: Arc<AgentMetrics>,
+    /// MCP servers.
+    pub servers: Servers,
     /// Tells the time.
     pub clock: Clock,
     /// This node's name.
@@ -273,13 +283,24 @@ impl Shared {
 impl Agents {
     /// Begins. Nothing is taken up before [`Agents::watch`].
     pub fn new(parts: Parts, live: Live) -> Agents {
-        let Parts { completions, documents, metrics, clock, node, running_max, waiting_max } =
-            parts;
+        let Parts {
+            completions,
+            documents,
+            metrics,
+            servers,
+            clock,
+            node,
+            running_max,
+            waiting_max,
+        } = parts;
+        servers.replace(&live.settings.mcp_servers);
         let shared = Shared {
             completions,
             documents,
             metrics,
             live: ArcSwap::from_pointee(live),
+            replacing: Mutex::default(),
+            servers,
             clock,
             node,
             events: Budget::new(EVENTS_BYTES_MAX),
@@ -291,8 +312,32 @@ impl Agents {
     }
 
     /// Other settings and tools, for runs that begin from now on.
-    pub fn replace(&self, live: Live) {
-        self.shared.live.store(Arc::new(live));
+    pub fn replace(&self, mut live: Live) {
+        let shared = &self.shared;
+        let _alone = shared.replacing.lock();
+        shared.servers.replace(&live.settings.mcp_servers);
+        shared.servers.put_into(&mut live.tools);
+        shared.live.store(Arc::new(live));
+    }
+
+    /// Puts tools of MCP servers in their place as they come and go. Never returns.
+    pub async fn watch_servers(&self) {
+        let shared = &self.shared;
+        let mut changes = shared.servers.changes();
+        changes.mark_changed();
+        while changes.changed().await.is_ok() {
+            let _alone = shared.replacing.lock();
+            let live = shared.live.load();
+            let mut tools = live.tools.clone();
+            shared.servers.put_into(&mut tools);
+            let settings = live.settings.clone();
+            shared.live.store(Arc::new(Live { settings, tools }));
+        }
+    }
+
+    /// Ends what runs beside this process.
+    pub async fn close(&self) {
+        self.shared.servers.close().await;
     }
 
     /// The settings and tools as they are.
@@ -838,6 +883,18 @@ impl Agents {
                 (name.to_string(), json!({"code": why.code, "message": why.message}))
             })
             .collect();
+        let mut servers = self.shared.servers.status();
+        servers.retain(|name, _| {
+            let of_server = |tool: &&Arc<str>| {
+                let rest = tool.strip_prefix(mcp::GROUP).and_then(|rest| rest.strip_prefix('.'));
+                rest.and_then(|rest| rest.strip_prefix(name.as_str()))
+                    .is_some_and(|rest| rest.starts_with('.'))
+            };
+            let group = format!("{}.{name}", mcp::GROUP);
+            caller.sees_all
+                || caller.tools.iter().all(|list| list.allows(&group))
+                || tools.iter().any(of_server)
+        });
         let working = self.working();
         let running = usize::try_from(self.shared.metrics.running.get()).unwrap_or(0);
         json!({
@@ -847,6 +904,7 @@ impl Agents {
             "queued": working.saturating_sub(running),
             "tools": tools,
             "unavailable": missing,
+            "mcp_servers": servers,
         })
     }
 

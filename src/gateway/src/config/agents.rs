@@ -11,6 +11,7 @@ use tollway_agent::toolbox::Allowed;
 use tollway_agent::tools;
 
 use super::file::{FileAgentSettings, FileConfig};
+use super::mcp;
 use super::mistake::Report;
 
 /// What there is of agents.
@@ -47,6 +48,7 @@ pub(super) fn resolve(file: &mut FileConfig, report: &mut Report) -> AgentSettin
         .approval
         .clone()
         .and_then(|given| read::<Approval>(given, "agent_settings.approval", report));
+    let mcp_servers = mcp::resolve(file, report);
     let tools = std::mem::take(&mut file.tools);
     let tools = tools.and_then(|given| read::<tools::Settings>(given, "tools", report));
     let FileAgentSettings { max_steps, max_steps_limit, deadline, deadline_limit, .. } = settings;
@@ -68,6 +70,7 @@ pub(super) fn resolve(file: &mut FileConfig, report: &mut Report) -> AgentSettin
             tool_timeout: settings.tool_timeout.unwrap_or(usual.tool_timeout),
             approval: approval.unwrap_or_default(),
             retention: settings.retention.unwrap_or(usual.retention),
+            mcp_servers,
         },
         default_tools: Allowed(settings.default_tools.into_iter().collect()),
         tools: tools.unwrap_or_default(),
