@@ -14,6 +14,7 @@ use std::sync::{Arc, LazyLock};
 use aho_corasick::packed::Searcher;
 use memchr::memmem;
 use smallvec::SmallVec;
+use tollway_filter_api::treasury::{BudgetId, BudgetScope};
 use tollway_filter_api::{Deployment, ModelGroup, RequestView};
 use tollway_wire::count;
 use tollway_wire::operation::{Dialect, Operation};
@@ -250,11 +251,52 @@ impl Bound {
 /// Who may come to serve a call.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Servers {
-    /// The plan's group first.
+    /// The plan's group first, then those that are tried after any failure, then the others.
     pub(super) groups: SmallVec<[Arc<ModelGroup>; 2]>,
+    /// How many of them are tried after any failure.
+    pub(super) usual: usize,
+    /// Deployments that are not to serve it, because their own budgets are spent.
+    pub(super) left_out: Vec<Arc<str>>,
 }
 
 impl Servers {
+    /// Adds a group, if there is one and it is not among them.
+    pub(super) fn add(&mut self, group: Option<Arc<ModelGroup>>) {
+        let Some(group) = group else { return };
+        if !self.groups.iter().any(|have| have.name == group.name) {
+            self.groups.push(group);
+        }
+    }
+
+    /// The groups that have deployments which may serve it.
+    pub(super) fn groups(&self) -> impl Iterator<Item = &Arc<ModelGroup>> {
+        self.groups.iter().filter(|group| !group.deployments.is_empty())
+    }
+
+    /// Leaves out the deployments that a budget is about. False where that is none, or leaves none
+    /// that the call would come to.
+    pub(super) fn leave_out(&mut self, budget: &BudgetId) -> bool {
+        let is_its = |deployment: &Arc<Deployment>| match budget.scope {
+            BudgetScope::Provider => *deployment.provider == *budget.subject,
+            BudgetScope::Deployment => deployment.id == budget.subject,
+            _ => false,
+        };
+        let usual = self.groups[..self.usual].iter().flat_map(|group| &group.deployments);
+        if !self.deployments().any(is_its) || usual.clone().all(is_its) {
+            return false;
+        }
+        for group in &mut self.groups {
+            if group.deployments.iter().any(is_its) {
+                let its = group.deployments.iter().filter(|deployment| is_its(deployment));
+                self.left_out.extend(its.map(|deployment| Arc::clone(&deployment.id)));
+                let others = group.deployments.iter().filter(|deployment| !is_its(deployment));
+                let deployments = others.cloned().collect();
+                *group = Arc::new(ModelGroup { deployments, ..(**group).clone() });
+            }
+        }
+        true
+    }
+
     pub(super) fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
         self.groups.iter().flat_map(|group| &group.deployments)
     }

@@ -37,10 +37,14 @@ pub struct BudgetConfig {
     pub series_max: usize,
     /// What everybody together may spend.
     pub global: Option<Allowance>,
-    /// What each provider may cost, by name.
+    /// What each provider may cost, by name. One whose budget is spent is left out, where others
+    /// can serve a call.
     pub providers: BTreeMap<String, Allowance>,
     /// What each model group may cost, by name.
     pub models: BTreeMap<String, Allowance>,
+    /// What each deployment may cost, by its `model_info.id`. One whose budget is spent is left out:
+    /// the group's others go on.
+    pub deployments: BTreeMap<String, Allowance>,
     /// What requests with a tag may cost, by tag.
     pub tags: BTreeMap<String, Allowance>,
     /// What each user may spend that has no budget of its own.
@@ -64,6 +68,7 @@ impl Default for BudgetConfig {
             global: None,
             providers: BTreeMap::new(),
             models: BTreeMap::new(),
+            deployments: BTreeMap::new(),
             tags: BTreeMap::new(),
             per_user: None,
             per_end_user: None,
@@ -88,6 +93,7 @@ impl BudgetConfig {
             single("global", self.global),
             named("providers", &self.providers),
             named("models", &self.models),
+            named("deployments", &self.deployments),
             named("tags", &self.tags),
             single("per_user", self.per_user),
             single("per_end_user", self.per_end_user),

@@ -145,7 +145,8 @@ fn pays_for(budget: &Budget, record: &SpendRecord) -> bool {
     match budget.id.scope {
         BudgetScope::Provider => budget.id.subject == record.provider,
         BudgetScope::Model => budget.id.subject == record.group,
-        BudgetScope::KeyModel => budget.id.part.as_ref() == Some(&record.group),
+        BudgetScope::Deployment => budget.id.subject == record.model_id,
+        scope if scope.is_by_model() => budget.id.part.as_ref() == Some(&record.group),
         _ => true,
     }
 }

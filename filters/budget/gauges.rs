@@ -50,7 +50,7 @@ const FAMILIES: &[Family] = &[
 ];
 
 /// The labels of our own gauges. Those without a value are empty, which Prometheus takes for absent.
-const LABELS: &[&str] = &["scope", "id", "alias", "model", "period"];
+const LABELS: &[&str] = &["scope", "id", "alias", "model", "user", "period"];
 
 const LIMIT: &str = "tollway_budget_limit_dollars";
 const SPENT: &str = "tollway_budget_spent_dollars";
@@ -109,11 +109,17 @@ impl Exposition {
         for standing in &standings {
             let id = &standing.budget.id;
             let period = id.period.map(|period| period.to_string());
+            let part = id.part.as_deref().unwrap_or_default();
+            let (model, user) = match id.scope {
+                BudgetScope::TeamMember => ("", part),
+                _ => (part, ""),
+            };
             let labels = [
                 id.scope.name(),
                 &id.subject,
                 standing.alias.as_deref().unwrap_or_else(|| short(&id.subject)),
-                id.part.as_deref().unwrap_or_default(),
+                model,
+                user,
                 period.as_deref().unwrap_or_default(),
             ];
             if let Some(limit) = standing.budget.limit {

@@ -3,19 +3,23 @@
 //! Place it after `model_alias`, which says what is called, and before `rate_limit` and
 //! `response_cache`: an answer out of the cache costs nothing, and one that was made shorter for want
 //! of money is nobody else's answer. List it in any case: it hands every call to the journal, which
-//! the ledger is fed from, also where there are no budgets.
+//! the ledger is fed from, also where there are no budgets. What is handed on as it is (pass-through,
+//! files, batches) has its line there, too, and costs a pass-through's `cost_per_request`.
 //!
 //! All budgets that apply to a call must have room for the most it can cost: everybody's, those of
-//! the providers and models that may come to serve it, of the team, the user, the key, the key for
-//! that model, the end user, its tags, and its own (`x-tollway-max-cost: 0.25`, or `max_cost` in the
-//! body). What does not fit is made smaller or refused (`on_budget`). At the end, what is reserved is
-//! replaced by what it did cost: nothing for an answer out of the cache or of a failed call.
+//! the providers, deployments and models that may come to serve it, of the team, the member in the
+//! team, the user, the key, those of the three for that model, the end user, its tags, and its own
+//! (`x-tollway-max-cost: 0.25`, or `max_cost` in the body). A deployment or provider whose own budget
+//! has no room is left out, where others can serve the call. What does not fit is made smaller or
+//! refused (`on_budget`). At the end, what is reserved is replaced by what it did cost: nothing for an
+//! answer out of the cache or of a failed call.
 //!
 //! ```yaml
 //! - filter: budget
 //!   on_budget: clamp
 //!   global:       { max_budget: 1000, budget_duration: 1mo }
 //!   providers:    { openai: { max_budget: 50, budget_duration: 1d } }
+//!   deployments:  { gpt-4o-eu: { max_budget: 20, budget_duration: 1d } }
 //!   tags:         { nightly: { max_budget: 5, budget_duration: 1d } }
 //!   per_end_user: { max_budget: 0.5, budget_duration: 1d }
 //! ```
@@ -28,6 +32,7 @@ mod fake;
 mod gauges;
 mod headers;
 mod known;
+mod passed;
 mod record;
 mod refusal;
 mod rules;
@@ -93,6 +98,8 @@ struct Account {
     least: PicoDollars,
     /// The output ends where `most` has it.
     is_certain: bool,
+    /// It is not made smaller yet: another deployment may have room for all of it.
+    is_whole: bool,
     wishes: Wishes,
     begun: Begun,
 }
@@ -166,7 +173,11 @@ impl Allowance {
 
 impl Filter for Budgets {
     fn phases(&self) -> Phases {
-        Phases::BODY | Phases::RESPONSE | Phases::CHUNK | Phases::END
+        Phases::HEAD | Phases::BODY | Phases::RESPONSE | Phases::CHUNK | Phases::END
+    }
+
+    fn head<'a>(&'a self, ctx: &'a mut RequestCtx, _head: &'a RequestHead) -> Step<'a> {
+        self.pass(ctx)
     }
 
     fn body<'a>(&'a self, ctx: &'a mut RequestCtx, head: &'a RequestHead) -> Step<'a> {
@@ -188,32 +199,29 @@ impl Filter for Budgets {
         };
         let mut account = account;
         let draft = record::draft(ctx, &account.servers, account.begun);
-        let mut opened = treasury.open(account.opening(&ctx.id, &draft));
-        if let Opened::Ready(Err(Unpaid::OverBudget(_))) = &opened
-            && account.bound.input == Input::Bounded
-        {
-            if let Err(refused) = self.count(ctx, &mut account) {
-                return Step::reject(refused);
-            }
-            opened = treasury.open(account.opening(&ctx.id, &draft));
-        }
-        match opened {
-            Opened::Ready(paid) => Step::Ready(self.concluded(ctx, account, paid)),
-            Opened::Wait(wait) => Step::Wait(Box::pin(async move {
+        loop {
+            let wait = match treasury.open(account.opening(&ctx.id, &draft)) {
+                Opened::Wait(wait) => wait,
+                Opened::Ready(paid) => match self.again(ctx, &mut account, &paid) {
+                    Ok(true) => continue,
+                    Ok(false) => return Step::Ready(self.concluded(ctx, account, paid)),
+                    Err(refused) => return Step::reject(refused),
+                },
+            };
+            return Step::Wait(Box::pin(async move {
                 let mut paid = wait.await;
-                if let Err(Unpaid::OverBudget(_)) = &paid
-                    && account.bound.input == Input::Bounded
-                {
-                    if let Err(refused) = self.count(ctx, &mut account) {
-                        return Flow::Reject(refused);
+                loop {
+                    match self.again(ctx, &mut account, &paid) {
+                        Ok(true) => {}
+                        Ok(false) => return self.concluded(ctx, account, paid),
+                        Err(refused) => return Flow::Reject(refused),
                     }
                     paid = match treasury.open(account.opening(&ctx.id, &draft)) {
                         Opened::Ready(paid) => paid,
                         Opened::Wait(wait) => wait.await,
                     };
                 }
-                self.concluded(ctx, account, paid)
-            })),
+            }));
         }
     }
 
@@ -277,6 +285,9 @@ impl Filter for Budgets {
     }
 
     fn end(&self, ctx: &mut RequestCtx, outcome: Outcome) {
+        if ctx.passage.is_some() {
+            return self.end_passed(ctx, outcome);
+        }
         let Some(open) = ctx.take_slot::<Open>(self.slot) else { return };
         let Open { account, hold, .. } = *open;
         let Account { servers, mut bound, begun, .. } = account;
@@ -311,9 +322,7 @@ impl Budgets {
         wishes.final_cost |= self.policy.final_cost;
         let servers = self.servers(group, view);
         let budgets = self.rules.applying(ctx, &servers);
-        if let Some(known) = &self.known {
-            budgets.iter().for_each(|budget| known.note(&budget.id, self.policy.series_max));
-        }
+        self.note(&budgets);
         let cap = wishes.cap;
         let is_limited = cap.is_some() || budgets.iter().any(|budget| budget.limit.is_some());
         if is_limited && let Some(deployment) = servers.unpriced() {
@@ -327,10 +336,45 @@ impl Budgets {
         let bound = Bound::of(operation, view, tier(ctx), input);
         let begun = Begun { at: self.clock.now(), unix: self.clock.unix() };
         let (most, least, is_certain) = (PicoDollars::ZERO, PicoDollars::ZERO, false);
-        let mut account =
-            Account { budgets, cap, servers, bound, most, least, is_certain, wishes, begun };
+        let is_whole = budgets.iter().any(|budget| {
+            matches!(budget.id.scope, BudgetScope::Provider | BudgetScope::Deployment)
+        });
+        let mut account = Account {
+            budgets,
+            cap,
+            servers,
+            bound,
+            most,
+            least,
+            is_certain,
+            is_whole,
+            wishes,
+            begun,
+        };
         self.weigh(ctx, &mut account)?;
         Ok(Some(account))
+    }
+
+    /// Whether a call that a budget has no room for is to be opened again, and how: its input
+    /// counted, without the deployments whose budget that is, or smaller.
+    fn again(
+        &self,
+        ctx: &RequestCtx,
+        account: &mut Account,
+        paid: &Paid,
+    ) -> Result<bool, Rejection> {
+        let Err(Unpaid::OverBudget(over)) = paid else { return Ok(false) };
+        if account.bound.input == Input::Bounded {
+            self.count(ctx, account)?;
+        } else if account.servers.leave_out(&over.budget.id) {
+            account.budgets = self.rules.applying(ctx, &account.servers);
+            self.weigh(ctx, account)?;
+        } else if account.is_whole && account.least < account.most {
+            account.is_whole = false;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Bounds a call by its tokens: by its length it does not fit.
@@ -375,17 +419,16 @@ impl Budgets {
         let own = view.object.raw(&view.body, "fallbacks");
         let own: Vec<String> =
             own.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
-        let configured =
-            [&group.fallbacks, &group.context_window_fallbacks, &group.content_policy_fallbacks];
-        let names = configured.into_iter().flatten().map(|name| &**name);
         let mut servers = Servers::default();
-        servers.groups.push(Arc::clone(&group));
-        for name in names.chain(own.iter().map(String::as_str)) {
-            let Some(other) = self.directory.resolve(name) else { continue };
-            if !servers.groups.iter().any(|have| have.name == other.name) {
-                servers.groups.push(other);
-            }
-        }
+        servers.add(Some(Arc::clone(&group)));
+        // The request's own take the place of the usual ones.
+        let usual = if own.is_empty() { &group.fallbacks[..] } else { &[] };
+        let special = [&group.context_window_fallbacks, &group.content_policy_fallbacks];
+        own.iter().for_each(|name| servers.add(self.directory.resolve(name)));
+        usual.iter().for_each(|name| servers.add(self.directory.resolve(name)));
+        servers.usual = servers.groups.len();
+        let others = special.into_iter().flatten().chain(&group.fallbacks);
+        others.for_each(|name| servers.add(self.directory.resolve(name)));
         servers
     }
 
@@ -393,13 +436,22 @@ impl Budgets {
     fn concluded(&self, ctx: &mut RequestCtx, account: Account, paid: Paid) -> Flow {
         match paid {
             Ok(hold) => self.begin(ctx, account, Some(hold)),
-            Err(unpaid) => {
-                if let (Some(known), Unpaid::OverBudget(over)) = (&self.known, &unpaid) {
-                    known.refused(&over.budget.id);
-                }
-                let (most, status) = (account.most, self.policy.status);
-                Flow::Reject(refusal::unpaid(&unpaid, most, status))
-            }
+            Err(unpaid) => Flow::Reject(self.refused(&unpaid, account.most)),
+        }
+    }
+
+    /// The refusal of a call, which operators hear of.
+    fn refused(&self, unpaid: &Unpaid, most: PicoDollars) -> Rejection {
+        if let (Some(known), Unpaid::OverBudget(over)) = (&self.known, unpaid) {
+            known.refused(&over.budget.id);
+        }
+        refusal::unpaid(unpaid, most, self.policy.status)
+    }
+
+    /// Makes the budgets of a call known.
+    fn note(&self, budgets: &Applying) {
+        if let Some(known) = &self.known {
+            budgets.iter().for_each(|budget| known.note(&budget.id, self.policy.series_max));
         }
     }
 
@@ -407,6 +459,9 @@ impl Budgets {
     fn begin(&self, ctx: &mut RequestCtx, account: Account, hold: Option<Box<dyn Hold>>) -> Flow {
         let granted = hold.as_ref().map_or(account.most, |hold| hold.granted());
         let (is_limited, begun) = (account.is_limited(), account.begun);
+        if !account.servers.left_out.is_empty() {
+            ctx.left_out.clone_from(&account.servers.left_out);
+        }
         let mut open = Open {
             account,
             hold,
@@ -503,7 +558,7 @@ impl Account {
         Opening {
             budgets: &self.budgets,
             most: self.most,
-            least: self.least.min(self.most),
+            least: if self.is_whole { self.most } else { self.least.min(self.most) },
             request_id: id,
             draft,
             now: self.begun.unix,

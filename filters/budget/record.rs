@@ -25,7 +25,7 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    fn millis_at(self, moment: Instant) -> u64 {
+    pub(super) fn millis_at(self, moment: Instant) -> u64 {
         let since = moment.saturating_duration_since(self.at);
         millis(self.unix.saturating_add(since))
     }
@@ -78,14 +78,7 @@ pub(super) fn of(
     begun: Begun,
     now: Instant,
 ) -> SpendRecord {
-    let status = match (ctx.report.status, outcome) {
-        (Some(_), Outcome::Broken) => BROKEN,
-        (Some(status), _) => status,
-        (None, Outcome::ClientGone) => CLIENT_LEFT,
-        // A response that was made in the background.
-        (None, Outcome::Done) if ctx.report.error_kind.is_none() => 200,
-        (None, _) => BROKEN,
-    };
+    let status = self::status(ctx, outcome);
     count_ourselves(ctx, outcome, status, bound);
     settle(ctx);
     let mut record = draft(ctx, servers, begun);
@@ -108,6 +101,18 @@ pub(super) fn of(
         place(&mut record, deployment);
     }
     record
+}
+
+/// The status that counts.
+pub(super) fn status(ctx: &RequestCtx, outcome: Outcome) -> u16 {
+    match (ctx.report.status, outcome) {
+        (Some(_), Outcome::Broken) => BROKEN,
+        (Some(status), _) => status,
+        (None, Outcome::ClientGone) => CLIENT_LEFT,
+        // A response that was made in the background.
+        (None, Outcome::Done) if ctx.report.error_kind.is_none() => 200,
+        (None, _) => BROKEN,
+    }
 }
 
 /// Counts what a provider did and did not tell of: a server that has no usage in its answers, and a

@@ -14,7 +14,11 @@ static SCOPE: HeaderName = HeaderName::from_static("x-tollway-budget-scope");
 pub(super) fn is_callers_own(budget: &Budget) -> bool {
     !matches!(
         budget.id.scope,
-        BudgetScope::Global | BudgetScope::Provider | BudgetScope::Model | BudgetScope::Tag
+        BudgetScope::Global
+            | BudgetScope::Provider
+            | BudgetScope::Model
+            | BudgetScope::Deployment
+            | BudgetScope::Tag
     )
 }
 

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope};
-use tollway_filter_api::{KeyHash, RequestCtx};
+use tollway_filter_api::{KeyHash, ModelGroup, RequestCtx};
 
 use super::bound::Servers;
 use super::config::{Allowance, BudgetConfig};
@@ -21,6 +21,7 @@ pub(super) struct Rules {
     global: Option<Arc<Budget>>,
     providers: HashMap<String, Arc<Budget>>,
     models: HashMap<String, Arc<Budget>>,
+    deployments: HashMap<String, Arc<Budget>>,
     tags: HashMap<String, Arc<Budget>>,
     per_user: Option<Allowance>,
     per_end_user: Option<Allowance>,
@@ -44,6 +45,7 @@ impl Rules {
             global: global.map(Arc::new),
             providers: each(BudgetScope::Provider, "Provider", config.providers),
             models: each(BudgetScope::Model, "Model", config.models),
+            deployments: each(BudgetScope::Deployment, "Deployment", config.deployments),
             tags: each(BudgetScope::Tag, "Tag", config.tags),
             per_user: config.per_user,
             per_end_user: config.per_end_user,
@@ -63,27 +65,32 @@ impl Rules {
             let of = |provider| self.providers.get(provider);
             servers.deployments().filter_map(|d| of(d.provider)).for_each(&mut add);
         }
+        if !self.deployments.is_empty() {
+            let of = |id: &Arc<str>| self.deployments.get(&**id);
+            servers.deployments().filter_map(|d| of(&d.id)).for_each(&mut add);
+        }
         if !self.models.is_empty() {
             let of = |group: &Arc<str>| self.models.get(&**group);
-            servers.groups.iter().filter_map(|group| of(&group.name)).for_each(&mut add);
+            servers.groups().filter_map(|group| of(&group.name)).for_each(&mut add);
         }
+        // Those for one model only where that model may come to serve the call.
+        let mut add = |budget: &Arc<Budget>| {
+            let is_its = |group: &Arc<ModelGroup>| budget.id.part.as_ref() == Some(&group.name);
+            if !budget.id.scope.is_by_model() || servers.groups().any(is_its) {
+                add(budget);
+            }
+        };
         if let Some(key) = &ctx.identity {
             if let Some(team) = key.team.as_ref().and_then(|id| self.keys.account(Kind::Team, id)) {
                 team.budgets.iter().for_each(&mut add);
+                if let Some(user) = &key.user {
+                    team.of_member(user).iter().for_each(&mut add);
+                }
             }
             if let Some(id) = &key.user {
                 self.of_person(Kind::User, id, &mut add);
             }
-            for budget in &key.budgets {
-                let applies = budget.id.scope != BudgetScope::KeyModel
-                    || servers
-                        .groups
-                        .iter()
-                        .any(|group| budget.id.part.as_ref() == Some(&group.name));
-                if applies {
-                    add(budget);
-                }
-            }
+            key.budgets.iter().for_each(&mut add);
         }
         if let Some(id) = &ctx.end_user {
             self.of_person(Kind::EndUser, id, &mut add);
@@ -103,7 +110,8 @@ impl Rules {
             Kind::User => (self.per_user, BudgetScope::User, "User"),
             _ => (self.per_end_user, BudgetScope::EndUser, "End User"),
         };
-        if let (true, Some(each)) = (own.is_empty(), each) {
+        let has_own = own.iter().any(|budget| !budget.id.scope.is_by_model());
+        if let (false, Some(each)) = (has_own, each) {
             add(&Arc::new(each.budget(scope, Arc::clone(id), format!("{word}={id}"))));
         }
     }
@@ -130,11 +138,21 @@ impl Rules {
             BudgetScope::Provider => self.providers.get(&*id.subject).into_iter().for_each(look),
             BudgetScope::Model => self.models.get(&*id.subject).into_iter().for_each(look),
             BudgetScope::Tag => self.of_tag(&id.subject, &mut look),
-            BudgetScope::User => self.of_person(Kind::User, &id.subject, &mut look),
+            BudgetScope::Deployment => {
+                self.deployments.get(&*id.subject).into_iter().for_each(look);
+            }
+            BudgetScope::User | BudgetScope::UserModel => {
+                self.of_person(Kind::User, &id.subject, &mut look);
+            }
             BudgetScope::EndUser => self.of_person(Kind::EndUser, &id.subject, &mut look),
-            BudgetScope::Team => {
+            BudgetScope::Team | BudgetScope::TeamModel | BudgetScope::TeamMember => {
                 let team = self.keys.account(Kind::Team, &id.subject)?;
-                team.budgets.iter().for_each(look);
+                match &id.part {
+                    Some(user) if id.scope == BudgetScope::TeamMember => {
+                        team.of_member(user).iter().for_each(look);
+                    }
+                    _ => team.budgets.iter().for_each(look),
+                }
                 alias.clone_from(&team.alias);
             }
             BudgetScope::Key | BudgetScope::KeyModel => {

@@ -96,6 +96,7 @@ impl KeyStore for People {
                 limits: RateLimits::default(),
                 model_limits: Default::default(),
                 budgets: vec![budget],
+                members_budgets: Default::default(),
                 blocked: false,
                 metadata: Default::default(),
             })
@@ -445,6 +446,47 @@ fn fallbacks_pay_only_where_they_have_answered() {
 }
 
 #[test]
+fn deployment_whose_budget_is_spent_is_left_out_as_long_as_another_has_room() {
+    let providers = json!({"deployments": {"id-openai": {"max_budget": "0.00000001"}, "id-anthropic": {"max_budget": 1}}});
+    let setup = setup(providers);
+    // It fits as a whole: nobody is left out.
+    let mut small = chat("falls", json!({"max_tokens": 10}));
+    setup.open(&mut small, key(1_000_000)).expect("it fits");
+    assert_eq!(small.left_out, Vec::<Arc<str>>::new());
+    setup.close(small, 1, 10);
+    // It does not, and is rather made elsewhere than made smaller.
+    let mut large = chat("falls", json!({"max_tokens": 1_000}));
+    setup.open(&mut large, key(1_000_000)).expect("the other one has room");
+    assert_eq!(large.left_out, ["id-openai".into()]);
+    assert_eq!(member(&large, "max_tokens"), Some(1_000));
+    large.report.deployment = group("other").expect("it is there").deployments.first().cloned();
+    setup.close(large, 1, 1_000);
+    // Where there is nobody else it is made as small as what is left.
+    let mut alone = chat("plain", json!({"max_tokens": 1_000}));
+    setup.open(&mut alone, key(1_000_000)).expect("it is clamped");
+    assert_eq!(alone.left_out, Vec::<Arc<str>>::new());
+    assert!(member(&alone, "max_tokens").is_some_and(|tokens| tokens < 1_000));
+    setup.close(alone, 0, 989);
+    let why = setup.open(&mut chat("plain", json!({})), key(1_000_000)).expect_err("all is spent");
+    assert_eq!(
+        (why.status, &*why.message),
+        (422, "Budget has been exceeded! Deployment=id-openai")
+    );
+    let mut falls = chat("falls", json!({}));
+    setup.open(&mut falls, key(1_000_000)).expect("the other one has room");
+    assert_eq!(falls.left_out, ["id-openai".into()]);
+}
+
+#[test]
+fn provider_whose_budget_is_spent_is_left_out_as_long_as_another_has_room() {
+    let setup = setup(json!({"providers": {"openai": {"max_budget": 0}}}));
+    let mut falls = chat("falls", json!({}));
+    setup.open(&mut falls, key(1_000_000)).expect("the other one has room");
+    assert_eq!(falls.left_out, ["id-openai".into()]);
+    setup.open(&mut chat("plain", json!({})), key(1_000_000)).expect_err("there is nobody else");
+}
+
+#[test]
 fn nothing_is_charged_for_what_cost_nothing() {
     let setup = setup(json!({}));
     let mut cached = chat("plain", json!({}));
@@ -655,12 +697,12 @@ fn gauges_show_what_is_left() {
         format!("litellm_remaining_api_key_budget_metric [\"ci\", \"{hash}\"] 3.5\n"),
         format!("litellm_api_key_max_budget_metric [\"ci\", \"{hash}\"] 4\n"),
         "litellm_team_max_budget_metric [\"dev\", \"developers\"] 0.000000001\n".to_owned(),
-        "tollway_budget_limit_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 2\n"
+        "tollway_budget_limit_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\", \"\"] 2\n"
             .to_owned(),
-        "tollway_budget_spent_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 0.5\n"
+        "tollway_budget_spent_dollars [\"openai\", \"openai\", \"\", \"1d\", \"provider\", \"\"] 0.5\n"
             .to_owned(),
         // The clock of tests stands at midnight.
-        "tollway_budget_reset_seconds [\"openai\", \"openai\", \"\", \"1d\", \"provider\"] 86400\n"
+        "tollway_budget_reset_seconds [\"openai\", \"openai\", \"\", \"1d\", \"provider\", \"\"] 86400\n"
             .to_owned(),
     ] {
         assert!(text.contains(&line), "{line}{text}");

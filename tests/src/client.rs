@@ -272,8 +272,8 @@ impl Connection {
         loop {
             while let Some(end) = self.event.find("\n\n") {
                 let event: String = self.event.drain(..end + 2).collect();
-                if let Some(data) = event.trim().strip_prefix("data: ") {
-                    return Some(Some(data.to_owned()));
+                if let Some(data) = event.lines().find_map(|line| line.strip_prefix("data: ")) {
+                    return Some(Some(data.trim().to_owned()));
                 }
             }
             let Some(chunk) = self.try_chunk().await? else { return Some(None) };

@@ -4,6 +4,7 @@
 //! Everything runs on loopback and port 0, nothing sleeps to wait for something, and everything
 //! that was started is stopped when its handle is dropped.
 
+pub mod agents;
 pub mod client;
 pub mod dialects;
 pub mod examples;
@@ -12,6 +13,7 @@ pub mod issuer;
 pub mod mcp;
 pub mod postgres;
 pub mod proof;
+pub mod redis_cluster;
 pub mod servers;
 pub mod setup;
 

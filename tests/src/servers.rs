@@ -215,7 +215,7 @@ impl Refusing {
 }
 
 /// A port that was free a moment ago. Nobody else is given it so soon: the kernel goes round.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
 }
@@ -272,6 +272,17 @@ impl Redis {
     /// When it is not installed.
     pub async fn on_port() -> Redis {
         Redis::start_at(free_port()).await
+    }
+
+    /// Starts one that also speaks TLS on a port, with this certificate and key, as PEM.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn with_tls(cert: &str, key: &str) -> Redis {
+        let (folder, port) = (Folder::fresh(), free_port());
+        folder.write(REDIS_CERT, cert);
+        folder.write(REDIS_KEY, key);
+        Redis { server: serve_redis(&folder, port).await, folder, port }
     }
 
     async fn start_at(port: u16) -> Redis {
@@ -338,15 +349,30 @@ impl Redis {
 /// The name of the socket in its folder. The path of a socket may have no more than 107 bytes.
 const REDIS_SOCKET: &str = "redis.sock";
 
-/// Runs `redis-server` in a folder.
-async fn serve_redis(folder: &Folder, port: u16) -> Server {
-    let program = ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
+/// Its certificate and its key in the folder, where it speaks TLS.
+const REDIS_CERT: &str = "cert.pem";
+const REDIS_KEY: &str = "key.pem";
+
+/// Debian's `redis-server`.
+pub(crate) fn redis_server() -> &'static str {
+    ["/usr/bin/redis-server", "/usr/local/bin/redis-server"]
         .into_iter()
         .find(|path| std::path::Path::new(path).exists())
-        .expect("redis-server is missing: install the Debian package `redis-server`");
-    let mut command = Command::new(program);
+        .expect("redis-server is missing: install the Debian package `redis-server`")
+}
+
+/// Runs `redis-server` in a folder.
+async fn serve_redis(folder: &Folder, port: u16) -> Server {
+    let mut command = Command::new(redis_server());
+    let is_tls = folder.0.join(REDIS_CERT).exists();
+    if is_tls {
+        command
+            .args(["--port", "0", "--tls-auth-clients", "no", "--tls-cert-file", REDIS_CERT])
+            .args(["--tls-key-file", REDIS_KEY, "--tls-ca-cert-file", REDIS_CERT]);
+    }
     command
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args([if is_tls { "--tls-port" } else { "--port" }, &port.to_string()])
+        .args(["--bind", "127.0.0.1", "--save", ""])
         .args(["--appendonly", "no", "--unixsocket", REDIS_SOCKET, "--dir"])
         .arg(&folder.0)
         .current_dir(&folder.0);

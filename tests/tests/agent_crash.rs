@@ -13,7 +13,7 @@ async fn killed_run_goes_on_where_it_was() {
     let start = async || {
         let options = Options {
             config: Some(config(CONFIG, &simulator)),
-            data: Some(folder.0.clone()),
+            folder: Some(folder.0.clone()),
             ..Options::default()
         };
         Gateway::start_with(options).await

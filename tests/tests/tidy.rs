@@ -20,8 +20,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("filter-api", &["wire"]),
     ("filters", &["filter-api", "wire"]),
     ("store", &["filter-api", "wire"]),
-    ("agent", &["filter-api", "wire"]),
-    ("gateway", &["agent", "filter-api", "filters", "providers", "simulator", "store", "wire"]),
+    ("sandbox", &[]),
+    ("agent", &["filter-api", "sandbox", "wire"]),
+    (
+        "gateway",
+        &["agent", "filter-api", "filters", "providers", "sandbox", "simulator", "store", "wire"],
+    ),
     ("tests", &["simulator"]),
     ("bench", &["filter-api", "simulator", "store", "tests"]),
 ];

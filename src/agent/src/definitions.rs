@@ -15,6 +15,7 @@ use crate::service::{Agents, ListQuery, list, new_id, refused_tool, unavailable}
 use crate::threads;
 use crate::tool::{Call, Output, Scope, Tool, ToolError};
 use crate::toolbox::NoTool;
+use crate::tools::web_search::Query;
 
 /// How many agents are listed.
 const AGENTS_MAX: u64 = 1_000;
@@ -234,6 +235,26 @@ impl Agents {
         let live = self.live();
         let tool = live.tools.find(name, &caller.tools).map_err(refused_tool)?;
         Ok(self.tool_view(&**tool))
+    }
+
+    /// Searches the web without a run: at `tool`, or whoever comes first.
+    pub async fn search(
+        &self,
+        caller: &Caller,
+        tool: Option<String>,
+        body: &[u8],
+    ) -> Result<Value, Rejection> {
+        let live = self.live();
+        live.tools.find("web_search", &caller.tools).map_err(refused_tool)?;
+        let mut query: Query = read_json(body)?;
+        if tool.is_some() {
+            query.provider = tool;
+        }
+        let Some(search) = &live.web_search else {
+            return Err(refused_tool(NoTool::Unknown("web_search".to_owned())));
+        };
+        let found = search.search(query, &caller.owner).await;
+        found.map(|found| json!(found)).map_err(|error| refused_call(&error))
     }
 
     /// Calls a tool without a run. Who calls it by themselves has approved it.

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tollway_filter_api::{Rejection, VirtualKey};
@@ -69,8 +68,6 @@ pub struct ModelCall<'a> {
     pub body: Bytes,
     /// What is left of the run's own budget.
     pub cost_max: Option<PicoDollars>,
-    /// When it has to be over.
-    pub deadline: Instant,
 }
 
 /// What a call took.

@@ -29,6 +29,7 @@ use crate::run::{Approval, Plan, Status, view};
 use crate::threads;
 use crate::tool::{Call, Output, Tool, ToolError};
 use crate::toolbox::{NoTool, Toolbox, Tools, needs_approval};
+use crate::tools::web_search::WebSearch;
 
 /// For how long a run is held by the node that works on it, unless it says so again.
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
@@ -85,6 +86,8 @@ pub struct Live {
     pub settings: Settings,
     /// The tools there are.
     pub tools: Tools,
+    /// Searches the web, if somebody is configured to.
+    pub web_search: Option<Arc<WebSearch>>,
 }
 
 /// What all runs share.
@@ -227,7 +230,9 @@ impl Shared {
     /// When a run that ends now is forgotten.
     pub(crate) fn expires_ms(&self) -> u64 {
         let retention = self.live.load().settings.retention.as_millis();
-        self.now_ms().saturating_add(u64::try_from(retention).unwrap_or(u64::MAX))
+        let kept = u64::try_from(retention).unwrap_or(u64::MAX);
+        // No store keeps larger numbers.
+        self.now_ms().saturating_add(kept).min(i64::MAX as u64)
     }
 
     fn held_until_ms(&self) -> u64 {
@@ -330,8 +335,12 @@ impl Agents {
             let live = shared.live.load();
             let mut tools = live.tools.clone();
             shared.servers.put_into(&mut tools);
-            let settings = live.settings.clone();
-            shared.live.store(Arc::new(Live { settings, tools }));
+            let live = Live {
+                settings: live.settings.clone(),
+                tools,
+                web_search: live.web_search.clone(),
+            };
+            shared.live.store(Arc::new(live));
         }
     }
 

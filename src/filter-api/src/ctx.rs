@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 use tollway_wire::operation::{Dialect, Operation};
-use tollway_wire::price::Cost;
+use tollway_wire::price::{Cost, PicoDollars};
 use tollway_wire::usage::Usage;
 
 use crate::cache::{CacheKey, Recorded};
@@ -39,8 +39,12 @@ pub struct RequestCtx {
     pub tags: Vec<Arc<str>>,
     /// The body; set by the gateway before the body phase of a model call.
     pub view: Option<Arc<RequestView>>,
+    /// What it is where it is handed on as it is, and no call of a model; set by the gateway.
+    pub passage: Option<Box<Passage>>,
     /// Where it goes; set by `model_alias`.
     pub plan: Option<Plan>,
+    /// Deployments that are not to be asked, by their ids; set by `budget`.
+    pub left_out: Vec<Arc<str>>,
     /// Requests with the same key may share one upstream call; set by `response_cache`.
     pub coalesce: Option<Coalesce>,
     /// The events of the answer, from before the first of them on, where requests that may come to
@@ -51,6 +55,19 @@ pub struct RequestCtx {
     /// What became of it; written by the exchange, read by metering.
     pub report: Report,
     slots: SmallVec<[Option<Box<dyn Any + Send + Sync>>; 8]>,
+}
+
+/// A request that is handed on as it is.
+#[derive(Clone, Debug)]
+pub struct Passage {
+    /// LiteLLM's name for it: `pass_through_endpoint`, `acreate_file` …
+    pub call_type: &'static str,
+    /// The provider's name, where it is one of those we know.
+    pub provider: &'static str,
+    /// Where it goes, without credentials; empty where that is not known yet.
+    pub api_base: Arc<str>,
+    /// What it costs.
+    pub cost: PicoDollars,
 }
 
 /// How a request may share the upstream call of another one.
@@ -125,7 +142,9 @@ impl RequestCtx {
             end_user: None,
             tags: Vec::new(),
             view: None,
+            passage: None,
             plan: None,
+            left_out: Vec::new(),
             coalesce: None,
             recorded: None,
             held: None,

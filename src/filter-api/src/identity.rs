@@ -8,10 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollway_wire::price::PicoDollars;
+
 use crate::accounts::Kind;
 use crate::limits::RateLimits;
 use crate::reject::Rejection;
-use crate::treasury::Budget;
+use crate::treasury::{Budget, BudgetId, BudgetScope, Period};
 
 /// The SHA-256 of a virtual key: how keys are stored, found and named. LiteLLM stores the same
 /// hash, so that its keys keep working.
@@ -163,12 +165,61 @@ pub struct Account {
     pub limits: RateLimits,
     /// The same per model group.
     pub model_limits: BTreeMap<String, RateLimits>,
-    /// What all its keys may spend together.
+    /// What all its keys may spend together, and of that on one model.
     pub budgets: Vec<Arc<Budget>>,
+    /// Of a team: what single members may spend of it.
+    pub members_budgets: MembersBudgets,
     /// Whether it is switched off.
     pub blocked: bool,
     /// Whatever operators noted about it.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What the members of a team may spend of it.
+#[derive(Clone, Debug, Default)]
+pub struct MembersBudgets {
+    /// Each that has no budget of its own, with nobody as its `part`.
+    pub each: Option<Arc<Budget>>,
+    /// Those that have.
+    pub own: BTreeMap<Arc<str>, Arc<Budget>>,
+}
+
+impl MembersBudgets {
+    /// The budget of a member.
+    pub fn new(
+        team: &Arc<str>,
+        member: Option<&Arc<str>>,
+        limit: PicoDollars,
+        period: Option<Period>,
+    ) -> Budget {
+        let id = BudgetId {
+            scope: BudgetScope::TeamMember,
+            subject: Arc::clone(team),
+            part: member.cloned(),
+            period,
+        };
+        let owner = member.map_or_else(|| "".into(), |member| owner(member, team));
+        Budget { id, limit: Some(limit), soft: None, owner }
+    }
+}
+
+/// LiteLLM's words for a member.
+fn owner(member: &str, team: &str) -> Arc<str> {
+    format!("User={member} in Team={team}").into()
+}
+
+impl Account {
+    /// What a user may spend of this team, if that is limited.
+    pub fn of_member(&self, user: &Arc<str>) -> Option<Arc<Budget>> {
+        let MembersBudgets { each, own } = &self.members_budgets;
+        if let Some(own) = own.get(user) {
+            return Some(Arc::clone(own));
+        }
+        let mut budget = Budget::clone(each.as_ref()?);
+        budget.id.part = Some(Arc::clone(user));
+        budget.owner = owner(user, &self.id);
+        Some(Arc::new(budget))
+    }
 }
 
 impl VirtualKey {

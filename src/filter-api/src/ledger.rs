@@ -179,11 +179,19 @@ pub enum Dimension {
     Tag,
     /// By key and model group, with a zero byte between them.
     KeyModel,
+    /// By team and model group, likewise; nothing for calls without a team.
+    TeamModel,
+    /// By user and model group, likewise; nothing for calls without a user.
+    UserModel,
+    /// By team and user, likewise; nothing for calls without both.
+    TeamMember,
+    /// By deployment; nothing for calls that went to none.
+    Deployment,
 }
 
 impl Dimension {
     /// All of them.
-    pub const ALL: [Dimension; 9] = [
+    pub const ALL: [Dimension; 13] = [
         Dimension::Total,
         Dimension::Key,
         Dimension::User,
@@ -193,7 +201,22 @@ impl Dimension {
         Dimension::Provider,
         Dimension::Tag,
         Dimension::KeyModel,
+        Dimension::TeamModel,
+        Dimension::UserModel,
+        Dimension::TeamMember,
+        Dimension::Deployment,
     ];
+
+    /// Whether its subjects are of two parts, with a zero byte between them.
+    pub fn has_parts(self) -> bool {
+        matches!(
+            self,
+            Dimension::KeyModel
+                | Dimension::TeamModel
+                | Dimension::UserModel
+                | Dimension::TeamMember
+        )
+    }
 }
 
 /// How long the pieces of time are that a sum is made for.

@@ -25,10 +25,18 @@ pub enum BudgetScope {
     Provider,
     /// What one model group costs.
     Model,
+    /// What goes to one deployment, by its id.
+    Deployment,
     /// A team's.
     Team,
+    /// A team's for one model group (`part`).
+    TeamModel,
+    /// What one member (`part`, the user) may spend of a team's.
+    TeamMember,
     /// A user's.
     User,
+    /// A user's for one model group (`part`).
+    UserModel,
     /// A virtual key's, by its hash in hexadecimal.
     Key,
     /// A virtual key's for one model group (`part`).
@@ -42,14 +50,34 @@ pub enum BudgetScope {
 }
 
 impl BudgetScope {
+    /// Of somebody who has a budget of this scope: the scope of what they may spend on one model
+    /// group. `None` where there is no such thing.
+    pub fn by_model(self) -> Option<BudgetScope> {
+        match self {
+            BudgetScope::Key => Some(BudgetScope::KeyModel),
+            BudgetScope::Team => Some(BudgetScope::TeamModel),
+            BudgetScope::User => Some(BudgetScope::UserModel),
+            _ => None,
+        }
+    }
+
+    /// Whether it is for one model group, which is the budget's `part`.
+    pub fn is_by_model(self) -> bool {
+        matches!(self, BudgetScope::KeyModel | BudgetScope::TeamModel | BudgetScope::UserModel)
+    }
+
     /// The name in stores, messages and metrics.
     pub fn name(self) -> &'static str {
         match self {
             BudgetScope::Global => "global",
             BudgetScope::Provider => "provider",
             BudgetScope::Model => "model",
+            BudgetScope::Deployment => "deployment",
             BudgetScope::Team => "team",
+            BudgetScope::TeamModel => "model_per_team",
+            BudgetScope::TeamMember => "team_member",
             BudgetScope::User => "user",
+            BudgetScope::UserModel => "model_per_user",
             BudgetScope::Key => "key",
             BudgetScope::KeyModel => "model_per_key",
             BudgetScope::EndUser => "end_user",
@@ -66,7 +94,8 @@ pub struct BudgetId {
     pub scope: BudgetScope,
     /// Which of them: the key's hash, the team's id … Empty where there is only one.
     pub subject: Arc<str>,
-    /// Which part of it: of [`BudgetScope::KeyModel`] the model group.
+    /// Which part of it: of [`BudgetScope::KeyModel`] and its like the model group, of
+    /// [`BudgetScope::TeamMember`] the user.
     pub part: Option<Arc<str>>,
     /// The length of its period, because one subject can have several: a dollar a day and ten a
     /// month.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod import;
+mod release;
 mod spend;
 
 use std::io::Write;
@@ -30,6 +31,7 @@ Examples:
   tollway check -c config.yaml --model gpt-4o   explain where calls to gpt-4o go and what they cost
   tollway spend --by team --since 30d       what each team has spent (--format csv, json)
   tollway import litellm --database-url ... --dry-run   what would come over from a LiteLLM
+  tollway release -c config.yaml            what gateways hold of shared budgets, also dead ones
 
 Environment:
   TOLLWAY_MASTER_KEY, LITELLM_MASTER_KEY    the key that may do everything (else one is made)
@@ -56,6 +58,8 @@ enum Command {
     /// Take over keys, users, teams and what they have spent from another gateway
     #[command(subcommand)]
     Import(import::From),
+    /// Let go of what a gateway that is gone for good has claimed of shared budgets
+    Release(release::ReleaseArgs),
 }
 
 /// How to serve.
@@ -93,6 +97,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Check(args)) => start::check(&args),
         Some(Command::Spend(args)) => spend::run(&args),
         Some(Command::Import(from)) => import::run(&from),
+        Some(Command::Release(args)) => release::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -129,7 +129,9 @@ fn prepare(
         Some(id) => Some(Box::new(Turn::read(view, ctx, &*gateway.responses, id)?)),
         None => None,
     };
-    let key = ctx.coalesce.filter(|_| wishes.are_usual()).map(|coalesce| FlightKey {
+    // Who may not go to every deployment shares no call that may.
+    let shares = wishes.are_usual() && ctx.left_out.is_empty();
+    let key = ctx.coalesce.filter(|_| shares).map(|coalesce| FlightKey {
         request: coalesce.key,
         form: (view.stream, view.include_usage),
         model: Arc::clone(&plan.requested),
@@ -138,6 +140,7 @@ fn prepare(
     let mut call = Box::new(exchange::Call::new(view, plan, Arc::clone(generation), ctx.arrived));
     call.betas = betas(session, ctx.dialect);
     call.tags = wishes.tags;
+    call.left_out.clone_from(&ctx.left_out);
     call.retries = wishes.retries;
     call.fallbacks = wishes.fallbacks;
     call.deadline = wishes.timeout.map(|timeout| ctx.arrived + timeout);

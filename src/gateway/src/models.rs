@@ -8,6 +8,7 @@ use tollway_filters::model_alias;
 use tollway_providers::prices;
 use tollway_wire::operation::Dialect;
 
+use crate::agents;
 use crate::routes::percent_decoded;
 use crate::state::Generation;
 
@@ -30,8 +31,13 @@ pub(crate) fn dialect(head: &Parts) -> Dialect {
     }
 }
 
-/// The list, wildcards expanded to the models we know a price of.
-pub(crate) fn list(generation: &Generation, key: Option<&VirtualKey>, dialect: Dialect) -> Value {
+/// The list, wildcards expanded to the models we know a price of, and `agents` by their names.
+pub(crate) fn list(
+    generation: &Generation,
+    key: Option<&VirtualKey>,
+    dialect: Dialect,
+    named: &[String],
+) -> Value {
     let mut data: Vec<Value> = Vec::new();
     let mut seen = std::collections::HashSet::new();
     for group in generation.config.directory.groups() {
@@ -47,6 +53,9 @@ pub(crate) fn list(generation: &Generation, key: Option<&VirtualKey>, dialect: D
                 data.push(model(&name, generation, dialect));
             }
         }
+    }
+    if dialect == Dialect::OpenAi {
+        data.extend(named.iter().map(|name| agents::as_model(name, CREATED)));
     }
     match dialect {
         Dialect::Gemini => json!({"models": data}),

@@ -11,6 +11,8 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tollway_filter_api::ResponseHead;
+use tollway_filter_api::ctx::Passage;
+use tollway_wire::price::PicoDollars;
 
 use crate::config::PassThroughSettings;
 use crate::scrub::Scrub;
@@ -41,6 +43,9 @@ pub(crate) struct PassThrough {
     port: u16,
     tls: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Where it goes, for the ledger.
+    target: Arc<str>,
+    cost: PicoDollars,
 }
 
 impl PassThrough {
@@ -60,7 +65,19 @@ impl PassThrough {
             port: base.port,
             tls: base.tls,
             headers: endpoint.headers.clone(),
+            target: base.to_string().into(),
+            cost: endpoint.cost,
         })
+    }
+
+    /// What the ledger is told of a request.
+    pub(crate) fn passage(&self) -> Passage {
+        Passage {
+            call_type: "pass_through_endpoint",
+            provider: "",
+            api_base: Arc::clone(&self.target),
+            cost: self.cost,
+        }
     }
 
     /// Whether `path` is this route's.

@@ -60,7 +60,8 @@ pub(crate) async fn serve(
         return refuse(session, generation, ctx, reject).await;
     };
     let (view, plan) = (Arc::clone(view), plan.clone());
-    let call = exchange::Call::new(view, plan, Arc::clone(generation), ctx.arrived);
+    let mut call = exchange::Call::new(view, plan, Arc::clone(generation), ctx.arrived);
+    call.left_out.clone_from(&ctx.left_out);
     let upgraded = Box::pin(gateway.exchange.upgrade(&call, &offers)).await;
     {
         let mut told = call.report.lock();

@@ -56,6 +56,10 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         Route::Response(_) => ctx.dialect = Dialect::Responses,
         // It counts as a call, of the kind that has no body of its own.
         Route::Realtime => ctx.operation = Some(Operation::Realtime),
+        Route::PassThrough(at) => {
+            ctx.passage = Some(Box::new(generation.pass_through[*at].passage()));
+        }
+        Route::Stored => ctx.passage = Some(Box::new(stored::passage(session.req_header()))),
         Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }
@@ -114,6 +118,14 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
                 Box::pin(responses::serve(route, session, &gateway, &generation, ctx)).await
             }
             Route::Admin(_) => Box::pin(admin::serve(session, &gateway, &generation, ctx)).await,
+            Route::Models => {
+                let who = agents::caller(&gateway, &generation, ctx.identity.clone());
+                // Where the store is away, the models are there all the same.
+                let agents = Box::pin(gateway.agents.names(&who)).await.unwrap_or_default();
+                let key = ctx.identity.as_deref();
+                let list = models::list(&generation, key, ctx.dialect, &agents);
+                finish(session, &generation, ctx, Ok(json_answer(&list))).await
+            }
             Route::Agent(route) => {
                 Box::pin(agents::serve(session, &gateway, &generation, ctx, route)).await
             }
@@ -180,7 +192,6 @@ fn local(
 ) -> Result<Answer, Rejection> {
     let json = |value: serde_json::Value| json_answer(&value);
     match route {
-        Route::Models => Ok(json(models::list(generation, ctx.identity.as_deref(), ctx.dialect))),
         Route::Model => {
             let id = routes::model_id(session.req_header().uri.path()).unwrap_or_default();
             models::one(generation, ctx.identity.as_deref(), id, ctx.dialect).map(json)
@@ -200,6 +211,7 @@ fn local(
         | Route::Stored
         | Route::Admin(_)
         | Route::Agent(_)
+        | Route::Models
         | Route::Realtime
         | Route::Health
         | Route::Metrics

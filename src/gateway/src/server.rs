@@ -159,10 +159,12 @@ async fn reload(gateway: &Arc<Gateway>, loader: &mut Loader) {
         Some(file) => file.to_owned(),
         None => return,
     };
-    let made = loader.generation().and_then(|generation| {
-        let agents = loader.agents(&generation.config)?;
-        Ok((generation, agents))
-    });
+    let made = match loader.generation() {
+        Ok(generation) => {
+            loader.agents(&generation.config).await.map(|agents| (generation, agents))
+        }
+        Err(error) => Err(error),
+    };
     match made {
         Ok((generation, agents)) => {
             gateway.replace(generation);

@@ -20,12 +20,13 @@ use tollway_filter_api::limits::LimitStore;
 use tollway_filter_api::treasury::Treasury;
 use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
 use tollway_filters::BUILTIN;
+use tollway_sandbox::{self as sandbox, Sandbox};
 use tollway_simulator::Simulator;
 use tollway_store::cache_memory::MemoryCache;
 use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
 use tollway_store::limits_redis::{RedisLimits, RedisLimitsSettings};
-use tollway_store::redis_link::RedisLink;
+use tollway_store::redis_link::{RedisLink, RedisServer};
 use tollway_store::responses_memory::MemoryResponses;
 
 use crate::admin::Admin;
@@ -45,6 +46,7 @@ use crate::log::{self, StdoutLog};
 use crate::money::Money;
 use crate::oidc::Oidc;
 use crate::pass_through::PassThrough;
+use crate::random;
 use crate::server;
 use crate::state::{Gateway, Generation, InFlight};
 
@@ -123,6 +125,7 @@ async fn serve_on(
             directory: None,
             treasury: None,
             oidc: None,
+            sandbox: None,
         },
     };
     let shared = loader.shared_limits()?;
@@ -150,7 +153,7 @@ async fn serve_on(
     let body_memory = BodyMemory::new(generation.config.server.body_memory_bytes_max);
     let agent_metrics = AgentMetrics::new(&metrics.registry)
         .map_err(|error| StartError::new(format!("the metrics of agents: {error}")))?;
-    let live = loader.agents(&generation.config)?;
+    let live = loader.agents(&generation.config).await?;
     let outgoing = Outgoing::new().map_err(|error| StartError::new(error.to_string()))?;
     let servers = Servers::new(outgoing);
     let gateway = Arc::new_cyclic(|gateway| Gateway {
@@ -238,6 +241,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             directory: None,
             treasury: None,
             oidc: None,
+            sandbox: None,
         },
     };
     let (config, warnings) = loader.config()?;
@@ -259,6 +263,8 @@ pub(crate) struct Place {
     pub(crate) folder: PathBuf,
     /// The Postgres that is used instead of it.
     pub(crate) database_url: Option<SecretString>,
+    /// The Redis that gateways share.
+    pub(crate) redis: Option<RedisServer>,
     pub(crate) environment: Environment,
 }
 
@@ -272,8 +278,9 @@ impl Place {
             None => FileConfig::of_environment(environment.clone()),
         };
         let found = file.place().map_err(|mistakes| StartError::of_mistakes(&mistakes))?;
-        let (folder, database_url) = found;
-        Ok(Place { folder: data.map_or(folder, Path::to_owned), database_url, environment })
+        let (folder, database_url, redis) = found;
+        let folder = data.map_or(folder, Path::to_owned);
+        Ok(Place { folder, database_url, redis, environment })
     }
 }
 
@@ -300,6 +307,8 @@ struct Stores {
     treasury: Option<Arc<dyn Treasury>>,
     /// Who verifies tokens; nobody where nothing is served.
     oidc: Option<Oidc>,
+    /// What untrusted code runs in, once it is wanted.
+    sandbox: Option<Sandbox>,
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -368,19 +377,44 @@ impl Loader {
     }
 
     /// The agents and tools of a config.
-    pub(crate) fn agents(&self, config: &Config) -> Result<Live, StartError> {
+    pub(crate) async fn agents(&mut self, config: &Config) -> Result<Live, StartError> {
         let settings = config.agents.service.clone();
         let wrong = |error: &dyn fmt::Display| StartError::new(format!("tools: {error}"));
         let outgoing = Outgoing::new().map_err(|error| wrong(&error))?;
         let clock = self.stores.clock.clone();
         let services = Services::new(&config.agents.tools, outgoing, clock);
-        let services = services.map_err(|error| wrong(&error))?;
+        let mut services = services.map_err(|error| wrong(&error))?;
+        if config.agents.tools.needs_sandbox() {
+            services.sandbox = Some(self.sandbox().await);
+        }
         let mut tools = Tools::default();
         let built_in = tools::built_in(&config.agents.tools, &services);
         for tool in built_in.map_err(|error| wrong(&error))? {
             tools.add(tool);
         }
-        Ok(Live { settings, tools })
+        for (name, why) in tools::missing(&config.agents.tools, &services) {
+            tracing::warn!(tool = name, code = why.code, "{}", why.message);
+            tools.add_missing(name, why);
+        }
+        Ok(Live { settings, tools, web_search: services.web_search })
+    }
+
+    /// What untrusted code runs in: tried once, when it is wanted first.
+    async fn sandbox(&mut self) -> Sandbox {
+        if let Some(sandbox) = &self.stores.sandbox {
+            return sandbox.clone();
+        }
+        let folder = format!("tollway-sandbox-{}", random::unguessable());
+        let sandbox =
+            Sandbox::probe(sandbox::Settings::new(std::env::temp_dir().join(folder))).await;
+        let status = sandbox.status();
+        tracing::info!(
+            python = ?status.python,
+            javascript = ?status.javascript,
+            shell = ?status.shell,
+            "the sandbox has been tried"
+        );
+        self.stores.sandbox.insert(sandbox).clone()
     }
 
     fn config(&self) -> Result<(Config, Vec<Warning>), StartError> {

@@ -23,8 +23,10 @@ use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
+use tollway_filter_api::ctx::Passage;
 use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx, ResponseHead};
 use tollway_filters::model_alias;
+use tollway_wire::price::PicoDollars;
 
 use crate::early::{linger, refuse};
 use crate::exchange::{Endpoint, Line, final_head, no_answer};
@@ -67,6 +69,37 @@ const PROVIDER: [&str; 2] = ["provider", "custom_llm_provider"];
 const MODEL_HEADER: &str = "x-litellm-model";
 const PROVIDER_HEADERS: [&str; 3] = ["custom-llm-provider", "custom_llm_provider", "provider"];
 
+/// What the ledger is told of a request: LiteLLM's name for it. It costs nothing: what a batch costs
+/// is the provider's bill, and no answer says whether it has been told before.
+pub(crate) fn passage(head: &RequestHeader) -> Passage {
+    let path = head.uri.path();
+    let mut segments =
+        path.strip_prefix("/v1").unwrap_or(path).split('/').filter(|s| !s.is_empty());
+    let kind = segments.next().unwrap_or_default();
+    // `/fine_tuning/jobs`.
+    let rest = usize::from(kind == "fine_tuning");
+    let mut rest = segments.skip(rest);
+    let place = (rest.next().is_some(), rest.next());
+    let method = &head.method;
+    let call_type = match (kind, place) {
+        ("files", (false, _)) if method == Method::POST => "acreate_file",
+        ("files", (false, _)) => "afile_list",
+        ("files", (true, Some(_))) => "afile_content",
+        ("files", (true, None)) if method == Method::DELETE => "afile_delete",
+        ("files", (true, None)) => "afile_retrieve",
+        ("batches", (false, _)) if method == Method::POST => "acreate_batch",
+        ("batches", (false, _)) => "alist_batches",
+        ("batches", (true, Some(_))) => "acancel_batch",
+        ("batches", (true, None)) => "aretrieve_batch",
+        ("fine_tuning", (false, _)) if method == Method::POST => "acreate_fine_tuning_job",
+        ("fine_tuning", (false, _)) => "alist_fine_tuning_jobs",
+        ("fine_tuning", (true, Some("cancel"))) => "acancel_fine_tuning_job",
+        ("fine_tuning", (true, _)) => "aretrieve_fine_tuning_job",
+        _ => "pass_through_endpoint",
+    };
+    Passage { call_type, provider: "", api_base: Arc::from(""), cost: PicoDollars::ZERO }
+}
+
 /// Serves a request for something stored.
 pub(crate) async fn serve(
     session: &mut ServerSession,
@@ -79,6 +112,10 @@ pub(crate) async fn serve(
         Ok(opened) => opened,
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
+    if let Some(passage) = &mut ctx.passage {
+        passage.provider = endpoint.provider.name();
+        passage.api_base = endpoint.api_base().into();
+    }
     let secrets = endpoint.secrets(&line.head);
     let Line { session: mut upstream, head } = line;
     let head = match request_head(session, head) {

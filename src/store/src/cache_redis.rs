@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
 
-use crate::redis_link::{BACKGROUND_MAX, RedisError, RedisLink, RedisServer, RedisSettingsError};
+use crate::redis_link::{
+    BACKGROUND_MAX, Part, RedisError, RedisLink, RedisServer, RedisSettingsError,
+};
 
 mod codec;
 
@@ -141,37 +143,49 @@ impl CacheStore for RedisCache {
         Box::pin(async {
             // The namespace may be shared with nobody, the server is: only our own keys go.
             let pattern = format!("{}:*", escaped(&self.namespace));
-            let mut cursor = "0".to_owned();
-            loop {
-                let mut scan = redis::cmd("SCAN");
-                scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(SCAN_COUNT);
-                let found = self.manage(&scan).await?;
-                let found: (String, Vec<Vec<u8>>) =
-                    redis::from_redis_value(found).map_err(|_| AWAY)?;
-                for key in &found.1 {
-                    let mut command = redis::cmd("DEL");
-                    command.arg(key.as_slice());
-                    self.manage(&command).await?;
-                }
-                cursor = found.0;
-                if cursor == "0" {
-                    return Ok(());
-                }
+            for part in self.link.parts(BACKGROUND_MAX).await.map_err(told)? {
+                self.clear_part(part, &pattern).await?;
             }
+            Ok(())
         })
+    }
+}
+
+/// What operators are told.
+fn told(error: RedisError) -> &'static str {
+    match error {
+        RedisError::Away => AWAY,
+        RedisError::Refused(error) => {
+            tracing::warn!(%error, "Redis refused a command");
+            "Redis refused the command"
+        }
     }
 }
 
 impl RedisCache {
     /// Sends a command of an operator's, who can wait longer than a request.
     async fn manage(&self, command: &redis::Cmd) -> Result<redis::Value, &'static str> {
-        self.link.ask(command, BACKGROUND_MAX).await.map_err(|error| match error {
-            RedisError::Away => AWAY,
-            RedisError::Refused(error) => {
-                tracing::warn!(%error, "Redis refused a command");
-                "Redis refused the command"
+        self.link.ask(command, BACKGROUND_MAX).await.map_err(told)
+    }
+
+    /// Deletes what one server has of our own.
+    async fn clear_part(&self, part: Part, pattern: &str) -> Result<(), &'static str> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+            let found = self.link.ask_part(part, &scan, BACKGROUND_MAX).await.map_err(told)?;
+            let found: (String, Vec<Vec<u8>>) = redis::from_redis_value(found).map_err(|_| AWAY)?;
+            for key in &found.1 {
+                let mut command = redis::cmd("DEL");
+                command.arg(key.as_slice());
+                self.manage(&command).await?;
             }
-        })
+            cursor = found.0;
+            if cursor == "0" {
+                return Ok(());
+            }
+        }
     }
 }
 

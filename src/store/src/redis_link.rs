@@ -9,17 +9,21 @@
 //! This is why the connection is not redis' `ConnectionManager`, which reconnects on whatever
 //! runtime happens to notice the loss, and lets requests wait for it.
 
+mod connection;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo, Value};
-use secrecy::{ExposeSecret, SecretString};
+use redis::{Cmd, ErrorKind, Value};
+use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
+
+pub use self::connection::Part;
+use self::connection::{Connection, Reach};
 
 /// How long a request waits for Redis.
 pub const WAIT_MAX: Duration = Duration::from_millis(50);
@@ -42,7 +46,8 @@ pub const BACKGROUND_MAX: Duration = Duration::from_secs(2);
 /// Where a Redis is, in one of the two ways in which LiteLLM's config says it.
 #[derive(Clone, Debug)]
 pub enum RedisServer {
-    /// `redis://[user][:password@]host[:port][/db]`, or `redis+unix:///path?db=1&user=u&pass=p`.
+    /// `redis://[user][:password@]host[:port][/db]`, `rediss://` for TLS, or
+    /// `redis+unix:///path?db=1&user=u&pass=p`.
     Url(SecretString),
     /// The parts one by one.
     Parts {
@@ -56,6 +61,26 @@ pub enum RedisServer {
         password: Option<SecretString>,
         /// The number of the database, by custom 0.
         db: i64,
+        /// It is spoken to by TLS.
+        tls: bool,
+    },
+    /// A cluster, by some of its servers: the others are found by them.
+    Cluster {
+        /// Hosts and ports.
+        nodes: Vec<(String, u16)>,
+        /// The ACL user; `default` if there is none.
+        username: Option<String>,
+        /// The password.
+        password: Option<SecretString>,
+        /// They are spoken to by TLS.
+        tls: bool,
+    },
+    /// A server that is spoken to by TLS, whose certificate is not one of those that browsers know.
+    Private {
+        /// The server.
+        server: Box<RedisServer>,
+        /// Who vouches for its certificate: certificates as PEM.
+        roots: Vec<u8>,
     },
 }
 
@@ -67,9 +92,15 @@ pub enum RedisSettingsError {
     /// The URL cannot be read.
     #[error("the Redis URL is not of the form redis://[user][:password@]host[:port][/db]")]
     Url,
-    /// The server would have to be spoken to by TLS.
-    #[error("Redis over TLS (rediss://) is not supported yet")]
-    Tls,
+    /// A cluster without servers, or with strange ones.
+    #[error("the servers of the Redis cluster cannot be used")]
+    Nodes,
+    /// Certificates that are none, or for a server without TLS.
+    #[error("the certificates that are to vouch for Redis cannot be used")]
+    Roots,
+    /// A server that anybody could claim to be.
+    #[error("a Redis over TLS whose certificate nobody looks at (#insecure) is not supported")]
+    Insecure,
 }
 
 /// Why Redis has not answered a question.
@@ -113,7 +144,7 @@ struct Live {
     /// Counts up each time a connection is found good, so that a late complaint about an earlier
     /// one does no harm to this one.
     number: u64,
-    connection: MultiplexedConnection,
+    connection: Connection,
 }
 
 impl Link {
@@ -134,9 +165,9 @@ impl RedisLink {
         purpose: &'static str,
         runtime: &Handle,
     ) -> Result<RedisLink, RedisSettingsError> {
-        let client = client(server)?;
+        let reach = Reach::of(server)?;
         let link = Arc::new(Link::default());
-        let keeping = runtime.spawn(keep_connected(client, Arc::clone(&link), purpose));
+        let keeping = runtime.spawn(keep_connected(reach, Arc::clone(&link), purpose));
         Ok(RedisLink { link, _task: Arc::new(Aborting(keeping.abort_handle())) })
     }
 
@@ -161,7 +192,43 @@ impl RedisLink {
     /// # Errors
     /// At once, while Redis is away.
     pub async fn ask(&self, command: &Cmd, within: Duration) -> Result<Value, RedisError> {
-        let asking = async |mut live: Live| command.query_async(&mut live.connection).await;
+        let asking = async |mut live: Live| live.connection.ask(command).await;
+        self.with_live(within, asking).await
+    }
+
+    /// Sends a command that is about no key to the server that has this one.
+    ///
+    /// # Errors
+    /// As [`RedisLink::ask`].
+    pub async fn ask_at(
+        &self,
+        key: &[u8],
+        command: &Cmd,
+        within: Duration,
+    ) -> Result<Value, RedisError> {
+        let asking = async |mut live: Live| live.connection.ask_at(key, command).await;
+        self.with_live(within, asking).await
+    }
+
+    /// All servers that have keys: more than one in a cluster.
+    ///
+    /// # Errors
+    /// As [`RedisLink::ask`].
+    pub async fn parts(&self, within: Duration) -> Result<Vec<Part>, RedisError> {
+        self.with_live(within, async |mut live: Live| live.connection.parts().await).await
+    }
+
+    /// Sends a command to one of them.
+    ///
+    /// # Errors
+    /// As [`RedisLink::ask`].
+    pub async fn ask_part(
+        &self,
+        part: Part,
+        command: &Cmd,
+        within: Duration,
+    ) -> Result<Value, RedisError> {
+        let asking = async |mut live: Live| live.connection.ask_part(part, command).await;
         self.with_live(within, asking).await
     }
 
@@ -170,7 +237,7 @@ impl RedisLink {
     /// # Errors
     /// As [`RedisLink::ask`].
     pub async fn send(&self, pipe: &redis::Pipeline, within: Duration) -> Result<(), RedisError> {
-        let sending = async |mut live: Live| pipe.exec_async(&mut live.connection).await;
+        let sending = async |mut live: Live| live.connection.send(pipe).await;
         self.with_live(within, sending).await
     }
 
@@ -186,21 +253,56 @@ impl RedisLink {
         within: Duration,
     ) -> Result<Value, RedisError> {
         let running = async |mut live: Live| {
+            let key = &live.connection.home(key);
             let known = script.sha.lock().clone();
             if let Some(sha) = known {
-                match script.call(&sha, key, args).query_async(&mut live.connection).await {
+                match live.connection.ask(&script.call(&sha, key, args)).await {
                     Err(error) if is_unknown_script(&error) => {}
                     answer => return answer,
                 }
             }
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(script.text);
-            let sha: String = load.query_async(&mut live.connection).await?;
-            let sha = Arc::<str>::from(sha);
+            let told = live.connection.ask_at(key, &load).await?;
+            let sha: Arc<str> = redis::from_redis_value::<String>(told)?.into();
             *script.sha.lock() = Some(Arc::clone(&sha));
-            script.call(&sha, key, args).query_async(&mut live.connection).await
+            live.connection.ask(&script.call(&sha, key, args)).await
         };
         self.with_live(within, running).await
+    }
+
+    /// The keys of scripts that are as a pattern says.
+    ///
+    /// # Errors
+    /// As [`RedisLink::ask`].
+    pub async fn script_keys(
+        &self,
+        pattern: &str,
+        within: Duration,
+    ) -> Result<Vec<Vec<u8>>, RedisError> {
+        let scanning = async |mut live: Live| {
+            let own = live.connection.home(b"").len();
+            let pattern = live.connection.home(pattern.as_bytes());
+            let mut keys = Vec::new();
+            for part in live.connection.parts().await? {
+                let mut cursor = "0".to_owned();
+                loop {
+                    let mut scan = redis::cmd("SCAN");
+                    scan.arg(&cursor).arg("MATCH").arg(pattern.as_slice()).arg("COUNT").arg(1_000);
+                    let found = live.connection.ask_part(part, &scan).await?;
+                    let found: (String, Vec<Vec<u8>>) = redis::from_redis_value(found)?;
+                    keys.extend(
+                        found.1.into_iter().map(|key| key.get(own..).unwrap_or_default().to_vec()),
+                    );
+                    cursor = found.0;
+                    if cursor == "0" {
+                        break;
+                    }
+                }
+            }
+            Ok(keys)
+        };
+        self.with_live(within, scanning).await
     }
 
     async fn with_live<T>(
@@ -244,42 +346,13 @@ fn is_unknown_script(error: &redis::RedisError) -> bool {
     error.kind() == ErrorKind::Server(redis::ServerErrorKind::NoScript)
 }
 
-fn client(server: &RedisServer) -> Result<Client, RedisSettingsError> {
-    let info = match server {
-        RedisServer::Url(url) => {
-            let url = url.expose_secret();
-            // Without redis' TLS feature such a URL is an error like any other.
-            let is_tls = url.starts_with("rediss:") || url.starts_with("valkeys:");
-            let wrong = if is_tls { RedisSettingsError::Tls } else { RedisSettingsError::Url };
-            url.into_connection_info().map_err(|_| wrong)?
-        }
-        RedisServer::Parts { host, port, username, password, db } => {
-            let info = (host.as_str(), *port)
-                .into_connection_info()
-                .map_err(|_| RedisSettingsError::Url)?;
-            let mut redis = info.redis_settings().clone().set_db(*db);
-            if let Some(username) = username {
-                redis = redis.set_username(username);
-            }
-            if let Some(password) = password {
-                redis = redis.set_password(password.expose_secret());
-            }
-            info.set_redis_settings(redis)
-        }
-    };
-    Client::open(info).map_err(|_| RedisSettingsError::Url)
-}
-
 /// Connects again and again, as long as somebody uses the link.
-async fn keep_connected(client: Client, link: Arc<Link>, purpose: &'static str) {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_MAX))
-        .set_response_timeout(Some(BACKGROUND_MAX));
+async fn keep_connected(reach: Reach, link: Arc<Link>, purpose: &'static str) {
     let mut number = 0;
     let mut pause = RETRY_MIN;
     let mut is_reported = false;
     loop {
-        match client.get_multiplexed_async_connection_with_config(&config).await {
+        match reach.connect().await {
             Ok(connection) => {
                 tracing::info!("Redis is there: {purpose}");
                 watch_over(connection, &link, &mut number).await;
@@ -299,7 +372,7 @@ async fn keep_connected(client: Client, link: Arc<Link>, purpose: &'static str) 
 }
 
 /// Lets a connection be used as long as it is good. Returns when another one is needed.
-async fn watch_over(connection: MultiplexedConnection, link: &Link, number: &mut u64) {
+async fn watch_over(connection: Connection, link: &Link, number: &mut u64) {
     let mut watching = link.live.subscribe();
     loop {
         *number += 1;
@@ -333,10 +406,10 @@ enum Health {
     Gone,
 }
 
-async fn ping(connection: &MultiplexedConnection, within: Duration) -> Health {
+async fn ping(connection: &Connection, within: Duration) -> Health {
     let mut connection = connection.clone();
-    match timeout(within, redis::cmd("PING").exec_async(&mut connection)).await {
-        Ok(Ok(())) => Health::Good,
+    match timeout(within, connection.ask(&redis::cmd("PING"))).await {
+        Ok(Ok(_)) => Health::Good,
         Ok(Err(error)) if speaks(&error) => Health::Slow,
         Ok(Err(_)) => Health::Gone,
         Err(_) => Health::Slow,
@@ -353,7 +426,7 @@ mod tests {
     use super::*;
 
     fn check(url: &str, expect: Result<(), &str>) {
-        let got = client(&RedisServer::Url(SecretString::from(url)));
+        let got = Reach::of(&RedisServer::Url(SecretString::from(url)));
         match (got, expect) {
             (Ok(_), Ok(())) => {}
             (Err(error), Err(expect)) => {
@@ -370,6 +443,8 @@ mod tests {
         check("redis://:hunter2@localhost:6380/3", Ok(()));
         check("valkey://user:hunter2@localhost", Ok(()));
         check("redis+unix:///run/redis.sock?pass=hunter2", Ok(()));
+        check("rediss://:hunter2@localhost", Ok(()));
+        check("valkeys://:hunter2@localhost", Ok(()));
     }
 
     #[test]
@@ -377,7 +452,7 @@ mod tests {
         check("http://:hunter2@localhost", Err("not of the form"));
         check("localhost:6379 hunter2", Err("not of the form"));
         check("redis://:hunter2@localhost/db", Err("not of the form"));
-        check("rediss://:hunter2@localhost", Err("TLS"));
+        check("rediss://:hunter2@localhost/#insecure", Err("nobody looks at"));
     }
 
     #[test]
@@ -388,13 +463,29 @@ mod tests {
             username: Some("tollway".to_owned()),
             password: Some(SecretString::from("hunter2")),
             db: 2,
+            tls: false,
         };
         assert!(!format!("{server:?}").contains("hunter2"));
-        let client = client(&server).expect("the parts are right");
-        let info = client.get_connection_info();
+        let reach = Reach::of(&server).expect("the parts are right");
+        let info = reach.info();
         assert_eq!(info.addr().to_string(), "cache.internal:6380");
         assert_eq!(info.redis_settings().username(), Some("tollway"));
         assert_eq!(info.redis_settings().password(), Some("hunter2"));
         assert_eq!(info.redis_settings().db(), 2);
+    }
+
+    #[test]
+    fn certificates_that_are_none_are_refused() {
+        let check = |url: &str, roots: &[u8]| {
+            let server = Box::new(RedisServer::Url(SecretString::from(url)));
+            let got = Reach::of(&RedisServer::Private { server, roots: roots.to_vec() });
+            assert!(matches!(got, Err(RedisSettingsError::Roots)), "{url}");
+        };
+        check("rediss://localhost", b"");
+        check(
+            "rediss://localhost",
+            b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        );
+        check("redis://localhost", b"-----BEGIN CERTIFICATE-----");
     }
 }

@@ -53,8 +53,11 @@ impl Default for Policy {
 pub struct Refused(pub String);
 
 impl Policy {
-    /// Whether a URL may be called, as far as it can be said without its addresses.
-    pub(super) fn check_url(&self, url: &Url) -> Result<(), Refused> {
+    /// Whether a URL may be called, as far as it can be said without looking its host up.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn check_url(&self, url: &Url) -> Result<(), Refused> {
         let refuse = |message: String| Err(Refused(message));
         match url.scheme() {
             "https" => {}

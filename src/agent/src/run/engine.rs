@@ -203,7 +203,6 @@ impl Engine {
             agent: self.plan.agent.as_deref(),
             body,
             cost_max,
-            deadline: self.deadline,
         };
         let overdue = || Again::Never(Stop::incomplete(Reason::Deadline));
         let opening = self.shared.completions.open(call);

@@ -5,15 +5,25 @@
 
 pub mod arguments;
 pub mod calculator;
+pub mod code;
+pub mod html;
 pub mod settings;
+pub mod web_fetch;
+pub mod web_search;
 
 use std::sync::Arc;
 
 use serde::Deserialize;
 use tollway_filter_api::Clock;
+use tollway_sandbox::Sandbox;
 
+use self::code::CodeSettings;
+use self::web_fetch::WebFetchSettings;
+use self::web_search::{SearchTool, WebSearch, WebSearchSettings};
+use crate::keeper::Keeper;
 use crate::outgoing::{ClientError, Outgoing, Policy};
 use crate::tool::Tool;
+use crate::toolbox::Missing;
 
 /// What a config says of the tools.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -21,6 +31,21 @@ use crate::tool::Tool;
 pub struct Settings {
     /// Where tools may go that take URLs from models and strangers.
     pub outgoing: Policy,
+    /// Who searches the web, in the order in which they are asked.
+    pub search_tools: Vec<SearchTool>,
+    /// How it is searched.
+    pub web_search: WebSearchSettings,
+    /// How pages are read.
+    pub web_fetch: WebFetchSettings,
+    /// Which languages are run, if any.
+    pub code: Option<CodeSettings>,
+}
+
+impl Settings {
+    /// Whether a tool wants the sandbox.
+    pub fn needs_sandbox(&self) -> bool {
+        self.code.is_some()
+    }
 }
 
 /// What tools are made of, and what others use of it directly.
@@ -30,6 +55,12 @@ pub struct Services {
     pub clock: Clock,
     /// HTTP clients.
     pub outgoing: Outgoing,
+    /// Searches the web, if somebody is configured to.
+    pub web_search: Option<Arc<WebSearch>>,
+    /// Runs untrusted code, where a tool wants that.
+    pub sandbox: Option<Sandbox>,
+    /// Keeps files, where that is configured.
+    pub keeper: Option<Arc<dyn Keeper>>,
 }
 
 /// Settings that no tool can be made with.
@@ -54,11 +85,13 @@ impl Services {
     /// # Errors
     /// When the settings make no sense.
     pub fn new(
-        _settings: &Settings,
+        settings: &Settings,
         outgoing: Outgoing,
         clock: Clock,
     ) -> Result<Services, SettingsError> {
-        Ok(Services { clock, outgoing })
+        let (tools, how) = (&settings.search_tools, &settings.web_search);
+        let web_search = WebSearch::new(tools, how, &outgoing, clock.clone())?.map(Arc::new);
+        Ok(Services { clock, outgoing, web_search, sandbox: None, keeper: None })
     }
 }
 
@@ -66,7 +99,7 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build];
+const BUILTIN: &[Build] = &[calculator::build, code::build, web_fetch::build, web_search::build];
 
 /// The built-in tools.
 ///
@@ -81,4 +114,9 @@ pub fn built_in(
         tools.extend(build(settings, services)?);
     }
     Ok(tools)
+}
+
+/// The tools that are wanted and cannot be there, and why.
+pub fn missing(settings: &Settings, services: &Services) -> Vec<(&'static str, Missing)> {
+    code::missing(settings, services)
 }

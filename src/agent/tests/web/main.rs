@@ -2,5 +2,8 @@
 
 mod servers;
 
+mod aimock;
+mod fetch;
 mod outgoing;
+mod search;
 mod ssrf;

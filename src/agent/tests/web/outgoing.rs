@@ -23,13 +23,16 @@ fn client(server: &Server) -> Client {
     let policy: Policy = serde_json::from_value(json!({
         "allow_http": true, "ports": [server.address.port()], "private_networks": ["127.0.0.2"],
     }))
-    .unwrap();
-    Outgoing::with_lookup(Arc::new(names)).unwrap().guarded(policy).unwrap()
+    .expect("the settings make sense");
+    Outgoing::with_lookup(Arc::new(names))
+        .expect("clients can be made")
+        .guarded(policy)
+        .expect("clients can be made")
 }
 
 fn request(server: &Server, path: &str) -> Request {
     let port = server.address.port();
-    Request::get(Url::parse(&format!("http://one.example:{port}{path}")).unwrap())
+    Request::get(Url::parse(&format!("http://one.example:{port}{path}")).expect("a URL"))
 }
 
 async fn whole(client: &Client, request: Request) -> Result<Vec<u8>, OutgoingError> {
@@ -38,8 +41,8 @@ async fn whole(client: &Client, request: Request) -> Result<Vec<u8>, OutgoingErr
 
 fn zipped(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
+    encoder.write_all(bytes).expect("memory takes it");
+    encoder.finish().expect("memory takes it")
 }
 
 #[tokio::test]

@@ -183,7 +183,8 @@ struct Answers {
 impl Names {
     /// With another name.
     pub(crate) fn with(self, host: &str, answers: &[&[&str]]) -> Names {
-        let read = |list: &&[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+        let read =
+            |list: &&[&str]| list.iter().map(|text| text.parse().expect("an address")).collect();
         let answers = answers.iter().map(read).collect();
         self.0.lock().insert(host.to_owned(), Answers { answers, asked: 0 });
         self

@@ -35,15 +35,18 @@ fn client(names: &Names, ports: &[u16], more: serde_json::Value) -> Client {
     let mut settings = json!({
         "allow_http": true, "ports": ports, "private_networks": ["127.0.0.2"],
     });
-    settings.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    let policy: Policy = serde_json::from_value(settings).unwrap();
-    let outgoing = Outgoing::with_lookup(Arc::new(names.clone())).unwrap();
-    outgoing.guarded(policy).unwrap()
+    settings
+        .as_object_mut()
+        .expect("an object")
+        .extend(more.as_object().expect("an object").clone());
+    let policy: Policy = serde_json::from_value(settings).expect("the settings make sense");
+    let outgoing = Outgoing::with_lookup(Arc::new(names.clone())).expect("the settings make sense");
+    outgoing.guarded(policy).expect("clients can be made")
 }
 
 async fn get(client: &Client, url: &str) -> Result<String, OutgoingError> {
-    let answer = client.send(Request::get(Url::parse(url).unwrap())).await?;
-    Ok(String::from_utf8(answer.body().await?).unwrap())
+    let answer = client.send(Request::get(Url::parse(url).expect("a URL"))).await?;
+    Ok(String::from_utf8(answer.body().await?).expect("UTF-8"))
 }
 
 #[track_caller]

@@ -25,7 +25,7 @@ use tollway_wire::price::PicoDollars;
 use super::fields::{Field, Shape};
 use super::people::email_key;
 use super::store::shown;
-use super::table::{BY_MODEL, CUSTOMER, KEY, LIMITS, MONEY, NOT_BY_MODEL, TAG, TEAM, USER};
+use super::table::{BY_MODEL, CUSTOMER, KEY, LIMITS, MONEY, TAG, TEAM, USER};
 use crate::{calendar, config, directory};
 
 /// Who brings it in: the node of its records, and the actor of its audit entries.
@@ -101,8 +101,9 @@ pub(crate) fn convert(tables: &LitellmTables, known: &Known, now: Duration) -> I
     for row in &tables.users {
         maker.user(row, &members);
     }
+    let members_budgets = members_budgets(tables);
     for row in &tables.teams {
-        maker.team(row);
+        maker.team(row, &members_budgets);
     }
     for row in &tables.keys {
         maker.key(row);
@@ -112,12 +113,6 @@ pub(crate) fn convert(tables: &LitellmTables, known: &Known, now: Duration) -> I
     }
     for row in &tables.tags {
         maker.plain(Kind::Tag, row, "tag_name");
-    }
-    for row in &tables.memberships {
-        if text(row, "budget_id").is_some() {
-            let who = text(row, "user_id").unwrap_or_default();
-            maker.lose(Kind::Team, "budgets and limits of single members are not supported", who);
-        }
     }
     for row in &tables.organizations {
         let who = text(row, "organization_alias").or(text(row, "organization_id"));
@@ -169,10 +164,7 @@ impl Maker<'_> {
             }
             body.insert("expires".to_owned(), ends.map_or_else(|| expires.clone(), Value::from));
         }
-        if body.get("model_max_budget").is_some() {
-            let why = "budgets of single models begin with nothing spent";
-            self.lose(Kind::Key, why, who);
-        }
+        self.say_model_budgets(Kind::Key, &body, who);
         let owner = |name: &str| text(row, name).map(Arc::from);
         let object = Object {
             kind: Kind::Key,
@@ -194,6 +186,7 @@ impl Maker<'_> {
             return;
         }
         let mut body = self.body(Kind::User, row, id);
+        self.say_model_budgets(Kind::User, &body, id);
         let listed = strings(row.get("teams"));
         let mut teams: Vec<&str> = listed;
         teams.extend(members.get(id).into_iter().flatten());
@@ -204,15 +197,42 @@ impl Maker<'_> {
         self.add(object(Kind::User, id, alias, body), row, id);
     }
 
-    fn team(&mut self, row: &Row) {
+    fn team(&mut self, row: &Row, budgets: &MembersBudgets<'_>) {
         let Some(id) = text(row, "team_id") else { return };
         let who = text(row, "team_alias").unwrap_or(id);
         let mut body = self.body(Kind::Team, row, who);
+        self.say_model_budgets(Kind::Team, &body, who);
+        for (user, budget) in budgets.get(id).into_iter().flatten() {
+            self.member(&mut body, user, budget);
+        }
         for (user, email, role) in team_members(row) {
             super::teams::add_member(&mut body, user, email, role);
         }
         let alias = text(row, "team_alias").map(Arc::from);
         self.add(object(Kind::Team, id, alias, body), row, who);
+    }
+
+    /// What a member of a team may spend of it.
+    fn member(&mut self, body: &mut Map<String, Value>, user: &str, budget: &Row) {
+        let said = |name: &str| budget.get(name).filter(|value| is_said(value));
+        if ["tpm_limit", "rpm_limit", "model_max_budget"]
+            .into_iter()
+            .any(|name| said(name).is_some())
+        {
+            let why = "limits and budgets by model of single members are not supported";
+            self.lose(Kind::Team, why, user);
+        }
+        let Some(limit) = said("max_budget") else { return };
+        let length = said("budget_duration").cloned().unwrap_or_default();
+        super::members::set_budget(body, user, limit.clone(), length);
+        self.lose(Kind::Team, "budgets of single members begin with nothing spent", user);
+    }
+
+    fn say_model_budgets(&mut self, kind: Kind, body: &Map<String, Value>, who: &str) {
+        if body.get("model_max_budget").is_some() {
+            let why = "budgets of single models begin with nothing spent";
+            self.lose(kind, why, who);
+        }
     }
 
     /// What has nothing but its id and what is said about it.
@@ -450,8 +470,8 @@ fn object(kind: Kind, id: &str, alias: Option<Arc<str>>, body: Map<String, Value
 fn fields(kind: Kind) -> impl Iterator<Item = &'static Field> {
     let lists: &[&[Field]] = match kind {
         Kind::Key => &[KEY, MONEY, BY_MODEL, LIMITS],
-        Kind::User => &[USER, MONEY, NOT_BY_MODEL, LIMITS],
-        Kind::Team => &[TEAM, MONEY, NOT_BY_MODEL, LIMITS],
+        Kind::User => &[USER, MONEY, BY_MODEL, LIMITS],
+        Kind::Team => &[TEAM, MONEY, BY_MODEL, LIMITS],
         Kind::Budget => &[MONEY, BY_MODEL],
         Kind::EndUser => &[CUSTOMER, MONEY, BY_MODEL],
         Kind::Tag => &[TAG, MONEY, BY_MODEL],
@@ -550,6 +570,24 @@ fn members(teams: &[Row]) -> HashMap<&str, Vec<&str>> {
         let Some(team) = text(row, "team_id") else { continue };
         for (user, ..) in team_members(row) {
             members.entry(user).or_default().push(team);
+        }
+    }
+    members
+}
+
+/// By team: users, and the budgets they have in it.
+type MembersBudgets<'t> = HashMap<&'t str, Vec<(&'t str, &'t Row)>>;
+
+fn members_budgets(tables: &LitellmTables) -> MembersBudgets<'_> {
+    let budgets: HashMap<&str, &Row> =
+        tables.budgets.iter().filter_map(|row| Some((text(row, "budget_id")?, row))).collect();
+    let mut members = MembersBudgets::new();
+    for row in &tables.memberships {
+        let budget = text(row, "budget_id").and_then(|id| budgets.get(id));
+        if let (Some(team), Some(user), Some(budget)) =
+            (text(row, "team_id"), text(row, "user_id"), budget)
+        {
+            members.entry(team).or_default().push((user, budget));
         }
     }
     members

@@ -12,6 +12,7 @@ mod cache;
 mod fields;
 mod keys;
 pub(crate) mod litellm;
+mod members;
 mod models;
 mod openapi;
 mod people;

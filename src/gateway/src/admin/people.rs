@@ -10,7 +10,7 @@ use tollway_filter_api::{Reject, Rejection};
 use super::Ask;
 use super::access::missing;
 use super::store::{CHANGED_MAX, Plan, merge, refused};
-use super::table::{LIMITS, MONEY, USER};
+use super::table::{BY_MODEL, LIMITS, MONEY, USER};
 use crate::random;
 
 /// The largest page of users.
@@ -33,7 +33,12 @@ const OF_THE_USER: [&str; 9] = [
 ];
 
 fn body_names() -> impl Iterator<Item = &'static str> {
-    USER.iter().chain(MONEY).chain(LIMITS).map(|field| field.name).filter(|name| *name != "user_id")
+    USER.iter()
+        .chain(MONEY)
+        .chain(BY_MODEL)
+        .chain(LIMITS)
+        .map(|field| field.name)
+        .filter(|name| *name != "user_id")
 }
 
 /// An address as it is looked up.

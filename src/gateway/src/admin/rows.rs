@@ -1,6 +1,7 @@
 //! Objects as answers show them: LiteLLM's rows, with all their members, set or not.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tollway_filter_api::Rejection;
@@ -13,6 +14,7 @@ use tollway_wire::price::PicoDollars;
 
 use super::Ask;
 use super::store::refused;
+use crate::directory::MEMBER_BUDGETS;
 use crate::{calendar, config};
 
 /// Dollars as JSON: a sum of years is more than a `PicoDollars` holds.
@@ -24,6 +26,16 @@ pub(super) fn dollars(pico: u128) -> Value {
     }
     // The shortest number that reads as this.
     format!("{whole}.{rest:012}").parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+/// When a period that runs begins and ends, in milliseconds since the Unix epoch; all of time where
+/// there is none.
+pub(super) fn bounds_ms(period: Option<Period>, now: Duration) -> (u64, u64) {
+    let ms = |at: Duration| u64::try_from(at.as_millis()).unwrap_or(u64::MAX >> 1);
+    period.map_or((0, u64::MAX >> 1), |period| {
+        let (from, to) = period.bounds(now);
+        (ms(from), ms(to))
+    })
 }
 
 impl Ask<'_> {
@@ -38,9 +50,14 @@ impl Ask<'_> {
         let own = budgets.iter().find(|budget| budget.id.part.is_none());
         if let (Some(treasury), Some(budget)) = (&self.admin.treasury, own) {
             let (spent, _) = treasury.spent(&budget.id, self.now());
-            return Ok(dollars(spent.0.into()));
+            // Nothing may also mean that no call has met the budget since the start.
+            if spent > PicoDollars::ZERO {
+                return Ok(dollars(spent.0.into()));
+            }
         }
-        let asked = self.admin.ledger.sum_of(dimension, subject, 0, u64::MAX >> 1);
+        let period = own.and_then(|budget| budget.id.period);
+        let (from_ms, to_ms) = bounds_ms(period, self.now());
+        let asked = self.admin.ledger.sum_of(dimension, subject, from_ms, to_ms);
         let sum: Option<Sum> = asked.await.map_err(refused)?;
         Ok(dollars(sum.map_or(0, |sum| sum.cost)))
     }
@@ -170,6 +187,8 @@ impl Ask<'_> {
             "created_at": null, "updated_at": null,
         });
         let mut row = self.laid_over(row, team);
+        // Shown as memberships.
+        row.remove(MEMBER_BUDGETS);
         row.insert("spend".to_owned(), self.spent_by(Dimension::Team, team).await?);
         Ok(row)
     }

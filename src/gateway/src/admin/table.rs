@@ -125,10 +125,10 @@ pub(super) const MONEY: &[Field] = &[
     field("tpd_limit", Unsupported, ""),
 ];
 
-/// What only keys have of it.
+/// What keys, users, teams and budgets have of it.
 pub(super) const BY_MODEL: &[Field] =
     &[field("model_max_budget", ModelBudgets, "budgets of single models")];
-/// The same for all others, who have it in LiteLLM.
+/// The same for end users and tags, which have it in LiteLLM.
 pub(super) const NOT_BY_MODEL: &[Field] = &[field("model_max_budget", Unsupported, "")];
 
 /// The same besides, for keys, users and teams.
@@ -239,7 +239,8 @@ pub(super) const TEAM: &[Field] = &[
     field("team_alias", Name, "its name"),
     field("budget_id", Name, "a budget whose terms it has"),
     field("model_aliases", Unsupported, ""),
-    field("team_member_budget", Unsupported, ""),
+    field("team_member_budget", Amount, "what each member may spend that has no budget of its own"),
+    field("team_member_budget_duration", Period, "how long until that is full again"),
     field("team_member_rpm_limit", Unsupported, ""),
     field("team_member_tpm_limit", Unsupported, ""),
     field("team_member_key_duration", Unsupported, ""),
@@ -256,12 +257,17 @@ const MEMBER_OF_TEAM: &[Field] =
     &[TEAM_ID, field("user_id", Name, "whom"), field("user_email", Name, "whom, by the address")];
 const MEMBER_UPDATE: &[Field] = &[
     field("role", OneOf(&["admin", "user"]), "the role from now on"),
-    field("max_budget_in_team", Unsupported, ""),
     field("tpm_limit", Unsupported, ""),
     field("rpm_limit", Unsupported, ""),
     field("allowed_models", Unsupported, ""),
     field("model_max_budget", Unsupported, ""),
     field("temp_budget_increase", Unsupported, ""),
+];
+
+/// What a member may spend of its team's.
+pub(super) const MEMBER_MONEY: &[Field] = &[
+    field("max_budget_in_team", Amount, "the most a member may spend of the team's, in dollars"),
+    field("budget_duration", Period, "how long until that is full again"),
 ];
 
 pub(super) const CUSTOMER: &[Field] = &[
@@ -365,7 +371,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         &["/user/new"],
         Call::UserNew,
         Rule::Admin,
-        &[USER, NEW_USER, MONEY, NOT_BY_MODEL, LIMITS],
+        &[USER, NEW_USER, MONEY, BY_MODEL, LIMITS],
         "Makes a user, and a key for it.",
     ),
     get(
@@ -380,7 +386,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         &["/user/update"],
         Call::UserUpdate,
         Rule::Admin,
-        &[USER, MONEY, NOT_BY_MODEL, LIMITS],
+        &[USER, MONEY, BY_MODEL, LIMITS],
         "Changes what is named in the request.",
     ),
     post(
@@ -394,7 +400,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         &["/team/new"],
         Call::TeamNew,
         Rule::Admin,
-        &[NEW_TEAM, TEAM, MONEY, NOT_BY_MODEL, LIMITS],
+        &[NEW_TEAM, TEAM, MONEY, BY_MODEL, LIMITS],
         "Makes a team.",
     ),
     get(
@@ -415,7 +421,7 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         &["/team/update"],
         Call::TeamUpdate,
         Rule::TeamAdmin,
-        &[&[TEAM_ID], TEAM, MONEY, NOT_BY_MODEL, LIMITS],
+        &[&[TEAM_ID], TEAM, MONEY, BY_MODEL, LIMITS],
         "Changes what is named in the request. Admins of the team may not change what it is allowed.",
     ),
     post(
@@ -429,20 +435,22 @@ pub(crate) static ENDPOINTS: &[Endpoint] = &[
         &["/team/member_add"],
         Call::TeamMemberAdd,
         Rule::TeamAdmin,
-        &[&[
-            TEAM_ID,
-            required("member", Members, "who"),
-            field("max_budget_in_team", Unsupported, ""),
-            field("allowed_models", Unsupported, ""),
-        ]],
-        "Adds members.",
+        &[
+            &[
+                TEAM_ID,
+                required("member", Members, "who"),
+                field("allowed_models", Unsupported, ""),
+            ],
+            MEMBER_MONEY,
+        ],
+        "Adds members, and says what each of them may spend of the team's.",
     ),
     post(
         &["/team/member_update"],
         Call::TeamMemberUpdate,
         Rule::TeamAdmin,
-        &[MEMBER_OF_TEAM, MEMBER_UPDATE],
-        "Changes a member's role.",
+        &[MEMBER_OF_TEAM, MEMBER_UPDATE, MEMBER_MONEY],
+        "Changes a member's role, and what it may spend of the team's; null takes that away.",
     ),
     post(
         &["/team/member_delete"],

@@ -9,9 +9,10 @@ use tollway_filter_api::{Reject, Rejection};
 
 use super::Ask;
 use super::access::{forbidden, missing};
+use super::members::remove_budget;
 use super::people::{SHOWN_MAX, teams_of};
 use super::store::{Plan, merge};
-use super::table::{LIMITS, MONEY, TEAM};
+use super::table::{BY_MODEL, LIMITS, MONEY, TEAM};
 use crate::random;
 
 /// How many members a team has at most.
@@ -20,7 +21,7 @@ const MEMBERS_MAX: usize = 10_000;
 const OF_TEAM_ADMINS: [&str; 4] = ["team_id", "team_alias", "metadata", "tags"];
 
 fn body_names() -> impl Iterator<Item = &'static str> {
-    TEAM.iter().chain(MONEY).chain(LIMITS).map(|field| field.name)
+    TEAM.iter().chain(MONEY).chain(BY_MODEL).chain(LIMITS).map(|field| field.name)
 }
 
 fn members(body: &Map<String, Value>) -> Vec<Value> {
@@ -49,6 +50,7 @@ pub(super) fn remove_member(body: &mut Map<String, Value>, user: &str) {
     let mut members = members(body);
     members.retain(|member| !is_member(member, user));
     body.insert("members_with_roles".to_owned(), members.into());
+    remove_budget(body, user);
 }
 
 /// A user with one more team, or one less.
@@ -193,7 +195,18 @@ impl Ask<'_> {
         if !self.caller.sees_spend_of_team(&team.id) {
             hide_people(&mut row);
         }
-        Ok(json!({"team_id": &*team.id, "team_info": row, "keys": keys, "team_memberships": []}))
+        let mut users: Vec<Arc<str>> = members(&team.body)
+            .iter()
+            .filter_map(|m| m.get("user_id")?.as_str())
+            .map(Arc::from)
+            .collect();
+        if !self.caller.sees_spend_of_team(&team.id) {
+            users.retain(|user| self.caller.user() == Some(user));
+        }
+        let memberships = self.memberships(&team, &users).await?;
+        Ok(json!({
+            "team_id": &*team.id, "team_info": row, "keys": keys, "team_memberships": memberships,
+        }))
     }
 
     pub(super) async fn team_list(&self) -> Result<Value, Rejection> {
@@ -315,6 +328,9 @@ impl Ask<'_> {
                 let mut team = before.clone();
                 let mut change = Change::default();
                 let users = self.join(&mut team, &wanted, &mut change).await?;
+                for user in &users {
+                    self.set_member_budget(&mut team.body, &user.id);
+                }
                 self.stamp_changed(&mut team.body);
                 change.audit.extend(self.audited("member_added", Some(&before), Some(&team)));
                 change.replace.push(team.clone());
@@ -331,7 +347,9 @@ impl Ask<'_> {
             });
         }
         row.insert("updated_users".to_owned(), updated.into());
-        row.insert("updated_team_memberships".to_owned(), json!([]));
+        let ids: Vec<Arc<str>> = users.iter().map(|user| Arc::clone(&user.id)).collect();
+        let memberships = self.memberships(&team, &ids).await?;
+        row.insert("updated_team_memberships".to_owned(), memberships.into());
         Ok(Value::Object(row))
     }
 
@@ -365,18 +383,23 @@ impl Ask<'_> {
                     text("user_email"),
                     role,
                 );
+                self.set_member_budget(&mut after.body, text("user_id").unwrap_or_default());
                 self.stamp_changed(&mut after.body);
                 let mut member = member.clone();
                 member["role"] = role.into();
                 Ok(Plan {
-                    change: self.replaced("member_updated", &before, after),
-                    result: (before, member),
+                    change: self.replaced("member_updated", &before, after.clone()),
+                    result: (after, member),
                 })
             })
             .await?;
+        let user = member["user_id"].as_str().unwrap_or_default().into();
+        let memberships = self.memberships(&team, &[user]).await?;
+        let budget = &memberships[0]["litellm_budget_table"];
         Ok(json!({
             "team_id": &*team.id, "user_id": member["user_id"], "user_email": member["user_email"],
-            "role": member["role"], "max_budget_in_team": null,
+            "role": member["role"], "max_budget_in_team": budget["max_budget"],
+            "budget_duration": budget["budget_duration"],
         }))
     }
 

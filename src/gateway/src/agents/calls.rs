@@ -114,7 +114,7 @@ async fn open(gateway: &Arc<Gateway>, call: ModelCall<'_>) -> Result<Stream, Rej
     };
     ctx.view = Some(Arc::new(model_call::view_of(&asked, None, call.body)?));
     let source = match generation.chain.body(ctx, &head).await {
-        Flow::Next => exchange(gateway, &generation, ctx, &call.deadline).await,
+        Flow::Next => exchange(gateway, &generation, ctx).await,
         Flow::Answer(answer) => ready(answer.body).map(Source::Ready),
         Flow::Reject(reject) => Err(reject),
     };
@@ -171,7 +171,6 @@ async fn exchange(
     gateway: &Gateway,
     generation: &Arc<Generation>,
     ctx: &mut RequestCtx,
-    deadline: &std::time::Instant,
 ) -> Result<Source, Rejection> {
     let Some(view) = ctx.view.clone() else { return Err(ending()) };
     if ctx.plan.is_none() {
@@ -179,7 +178,6 @@ async fn exchange(
     }
     let Some(plan) = ctx.plan.clone() else { return Err(ending()) };
     let mut call = Call::new(view, plan, Arc::clone(generation), ctx.arrived);
-    call.deadline = Some(*deadline);
     if generation.config.router.tag_filtering {
         call.tags = ctx.tags.iter().map(ToString::to_string).collect();
     }

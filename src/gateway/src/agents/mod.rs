@@ -350,6 +350,9 @@ impl Ask<'_> {
             AgentRoute::Messages(id) => {
                 agents.add_messages(&self.caller, &id, &self.body).await.map(Reply::Json)
             }
+            AgentRoute::Search(tool) => {
+                agents.search(&self.caller, tool, &self.body).await.map(Reply::Json)
+            }
             AgentRoute::Tools => Ok(Reply::Json(agents.tools(&self.caller))),
             AgentRoute::Tool(name) if by_get => agents.tool(&self.caller, &name).map(Reply::Json),
             AgentRoute::Tool(name) => {

@@ -41,6 +41,8 @@ pub(crate) enum AgentRoute {
     Tool(String),
     /// `POST /mcp`
     Mcp,
+    /// `POST /tools/search`, and LiteLLM's `POST /search/{tool}`
+    Search(Option<String>),
 }
 
 const GET: &[Method] = &[Method::GET];
@@ -85,6 +87,10 @@ pub(crate) fn find(path: &str) -> Option<(AgentRoute, &'static str, &'static [Me
             (AgentRoute::Messages(id(1)), "/threads/{id}/messages", BOTH)
         }
         (1, ["tools", ..]) => (AgentRoute::Tools, "/tools", GET),
+        (2, ["tools", "search", ..]) => (AgentRoute::Search(None), "/tools/search", POST),
+        (2, ["search", one, ..]) if !one.is_empty() => {
+            (AgentRoute::Search(Some(id(1))), "/search/{tool}", POST)
+        }
         (2, ["tools", one, ..]) if !one.is_empty() => {
             (AgentRoute::Tool(id(1)), "/tools/{name}", BOTH)
         }

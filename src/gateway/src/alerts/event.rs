@@ -60,8 +60,10 @@ impl Who {
                     who.team_id.clone_from(&key.team);
                 }
             }
-            BudgetScope::Team => who.team_id = Some(Arc::clone(subject)),
-            BudgetScope::User => who.user_id = Some(Arc::clone(subject)),
+            BudgetScope::Team | BudgetScope::TeamModel | BudgetScope::TeamMember => {
+                who.team_id = Some(Arc::clone(subject));
+            }
+            BudgetScope::User | BudgetScope::UserModel => who.user_id = Some(Arc::clone(subject)),
             BudgetScope::EndUser => who.customer_id = Some(Arc::clone(subject)),
             _ => {}
         }
@@ -75,7 +77,9 @@ impl Who {
     /// The key's alias, or the beginning of its hash; the team's.
     pub(super) fn called(&self, scope: BudgetScope, subject: &str) -> String {
         let alias = match scope {
-            BudgetScope::Team => &self.team_alias,
+            BudgetScope::Team | BudgetScope::TeamModel | BudgetScope::TeamMember => {
+                &self.team_alias
+            }
             _ => &self.key_alias,
         };
         match alias {
@@ -91,8 +95,12 @@ pub(super) fn words(scope: BudgetScope) -> (&'static str, &'static str) {
         BudgetScope::Global | BudgetScope::Request => ("proxy", "Proxy"),
         BudgetScope::Provider => ("provider", "Provider"),
         BudgetScope::Model => ("model", "Model"),
+        BudgetScope::Deployment => ("deployment", "Deployment"),
         BudgetScope::Team => ("team", "Team"),
+        BudgetScope::TeamModel => ("team", "Team Model"),
+        BudgetScope::TeamMember => ("team", "Team Member"),
         BudgetScope::User => ("user", "User"),
+        BudgetScope::UserModel => ("user", "User Model"),
         BudgetScope::Key => ("key", "Key"),
         BudgetScope::KeyModel => ("key", "Key Model"),
         BudgetScope::EndUser => ("end_user", "Customer"),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tollway_agent::agent::{AgentSpec, ConfigAgents};
@@ -9,6 +10,7 @@ use tollway_agent::run::Approval;
 use tollway_agent::service;
 use tollway_agent::toolbox::Allowed;
 use tollway_agent::tools;
+use tollway_agent::tools::web_search::SearchTool;
 
 use super::file::{FileAgentSettings, FileConfig};
 use super::mcp;
@@ -51,6 +53,7 @@ pub(super) fn resolve(file: &mut FileConfig, report: &mut Report) -> AgentSettin
     let mcp_servers = mcp::resolve(file, report);
     let tools = std::mem::take(&mut file.tools);
     let tools = tools.and_then(|given| read::<tools::Settings>(given, "tools", report));
+    let tools = with_search_tools(tools.unwrap_or_default(), file, report);
     let FileAgentSettings { max_steps, max_steps_limit, deadline, deadline_limit, .. } = settings;
     let usual = service::Settings::default();
     let steps_limit = max_steps_limit.unwrap_or(usual.max_steps.1);
@@ -73,10 +76,32 @@ pub(super) fn resolve(file: &mut FileConfig, report: &mut Report) -> AgentSettin
             mcp_servers,
         },
         default_tools: Allowed(settings.default_tools.into_iter().collect()),
-        tools: tools.unwrap_or_default(),
+        tools,
         running_max: number(settings.running_max, 1_000),
         waiting_max: number(settings.waiting_max, 10_000),
     }
+}
+
+/// With LiteLLM's list of who searches the web, and keys from where they usually are.
+fn with_search_tools(
+    mut tools: tools::Settings,
+    file: &mut FileConfig,
+    report: &mut Report,
+) -> tools::Settings {
+    if let Some(given) = file.search_tools.take() {
+        if !tools.search_tools.is_empty() {
+            report.mistake("search_tools", "is there twice: here and in `tools`");
+        } else if let Some(list) = read::<Vec<SearchTool>>(given, "search_tools", report) {
+            tools.search_tools = list;
+        }
+    }
+    for tool in &mut tools.search_tools {
+        let params = &mut tool.litellm_params;
+        let usual = || file.environment.get(params.search_provider.key_variable());
+        let key = params.api_key.take();
+        params.api_key = key.or_else(|| usual().map(SecretString::from));
+    }
+    tools
 }
 
 /// Reads what was written as it stands.

@@ -3,18 +3,16 @@
 //! What keys, teams and users may spend goes with them (`people.rs`); the rest becomes settings of
 //! the filter `budget`. A budget that no call can reach is a mistake: whoever wrote it trusts in it.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 use tollway_filter_api::{ModelDirectory, ModelGroup};
 use tollway_filters::budget::Allowance;
 use tollway_wire::price::PicoDollars;
 
 use super::directory::Directory;
+use super::entry::Entry;
 use super::file::{FileBudget, FileConfig, FilterEntry, NamedBudget};
 use super::filters::{add_defaults, find};
 use super::mistake::{Report, hint};
-use super::pattern::Pattern;
 
 /// Where all budgets of a file stand that need the filter.
 #[derive(Default)]
@@ -35,7 +33,7 @@ impl Places {
 /// Hands the budgets of the file to the filter.
 pub(super) fn resolve(
     file: &mut FileConfig,
-    directory: &Directory,
+    (entries, directory): (&[Entry], &Directory),
     filters: &mut [FilterEntry],
     mut places: Places,
     report: &mut Report,
@@ -63,7 +61,7 @@ pub(super) fn resolve(
     put("tags", &litellm.tag_budgets);
     check_providers(&file.router.provider_budgets, directory, report);
     put("providers", &file.router.provider_budgets);
-    put("models", &of_models(file, directory, report));
+    put("deployments", &of_deployments(file, entries, directory, report));
     if let Some(told) = file.litellm.cost_in_usage {
         settings.insert("final_cost".to_owned(), told.into());
     }
@@ -108,53 +106,38 @@ fn check_providers(budgets: &[NamedBudget], directory: &Directory, report: &mut 
     }
 }
 
-/// The budgets of model groups. What the deployments of one may cost is added up: whichever of them
-/// is called, the group as a whole never costs more.
-fn of_models(file: &FileConfig, directory: &Directory, report: &mut Report) -> Vec<NamedBudget> {
-    let mut of_group: BTreeMap<&str, NamedBudget> = BTreeMap::new();
-    for model in &file.model_list {
-        let (Some(name), Some(budget)) = (&model.model_name, &model.params.budget) else {
-            continue;
-        };
-        let path = &budget.path;
-        if Pattern::parse(name).is_some() {
-            let message = "nothing can reach it: each name under a wildcard is a model of its own; \
-                           what they cost together is a matter of provider_budget_config";
-            report.mistake(path, message);
-            continue;
-        }
-        let group = directory.resolve(name);
-        if group.as_deref().is_some_and(is_free) {
-            report.mistake(path, "nothing can reach it: the model costs nothing");
-            continue;
-        }
-        let others = file.model_list.iter().filter(|other| other.model_name == model.model_name);
-        let duration = budget.allowance.budget_duration;
-        let agrees = |other: &super::file::FileModel| {
-            let other = other.params.budget.as_ref();
-            other.is_some_and(|other| other.allowance.budget_duration == duration)
-        };
-        if !others.clone().all(agrees) {
-            let message = format!(
-                "all deployments of `{name}` need a max_budget of the same budget_duration: they \
-                 are added up to what the model may cost"
-            );
-            report.mistake(path, message);
+/// The budgets of deployments, by their ids: what one of them has spent is nothing to the others of
+/// its group.
+fn of_deployments(
+    file: &FileConfig,
+    entries: &[Entry],
+    directory: &Directory,
+    report: &mut Report,
+) -> Vec<NamedBudget> {
+    let mut budgets = Vec::new();
+    let groups = directory.groups();
+    for (at, model) in file.model_list.iter().enumerate() {
+        let Some(budget) = &model.params.budget else { continue };
+        let path = format!("model_list[{at}]");
+        let mut its = entries.iter().filter(|entry| entry.path == path);
+        // Without any, the entry has another mistake.
+        let Some(entry) = its.next() else { continue };
+        if its.next().is_some() {
+            let message = "nothing can reach it: each provider under `*` is a deployment of its \
+                           own; what they cost is a matter of provider_budget_config";
+            report.mistake(&budget.path, message);
             continue;
         }
-        match of_group.get_mut(name.as_str()) {
-            None => {
-                let named = NamedBudget { name: name.clone(), budget: budget.clone() };
-                of_group.insert(name, named);
-            }
-            Some(sum) => {
-                let sum = &mut sum.budget.allowance.max_budget;
-                let more = budget.allowance.max_budget.unwrap_or_default();
-                *sum = sum.map(|sum| sum.saturating_add(more));
-            }
+        let mut deployments = groups.iter().flat_map(|group| &group.deployments);
+        let its = deployments.find(|deployment| deployment.id == entry.id);
+        let price = its.and_then(|deployment| deployment.price.as_ref());
+        if price.is_some_and(|price| price.is_free()) {
+            report.mistake(&budget.path, "nothing can reach it: the model costs nothing");
+            continue;
         }
+        budgets.push(NamedBudget { name: entry.id.to_string(), budget: budget.clone() });
     }
-    of_group.into_values().collect()
+    budgets
 }
 
 /// Whether no call of it can cost anything.

@@ -66,13 +66,27 @@ fn server(
     let variable = |name: &str| environment.get(name).map(str::to_owned);
     let secret = |name: &str| variable(name).map(SecretString::from);
     let mut redis = params;
+    if !redis.is_named()
+        && let Some(text) = environment.get("REDIS_CLUSTER_NODES")
+    {
+        match redis::nodes_of(text) {
+            Some(nodes) => redis.nodes = nodes,
+            None => {
+                let message =
+                    "REDIS_CLUSTER_NODES must be a list: [{\"host\": \"h\", \"port\": 1}]";
+                report.mistake(&format!("{PATH}.redis_startup_nodes"), message);
+            }
+        }
+    }
     if !redis.is_named() {
         redis.url = secret("REDIS_URL");
         if let Some(Err(message)) = redis.url.as_ref().map(redis::check_url) {
             report.mistake(&format!("{PATH}.url"), format!("REDIS_URL {message}"));
         }
     }
-    redis.host = redis.host.or_else(|| variable("REDIS_HOST"));
+    if redis.nodes.is_empty() {
+        redis.host = redis.host.or_else(|| variable("REDIS_HOST"));
+    }
     if redis.url.is_none() && redis.port.is_none() {
         redis.port = environment.get("REDIS_PORT").and_then(|port| {
             let port = port.parse().ok();

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
+use tollway_wire::price::PicoDollars;
 
 use super::base::Base;
 use super::env::Environment;
@@ -101,6 +102,8 @@ pub(crate) struct FileConfig {
     pub(crate) mcp_servers: Vec<FileMcpServer>,
     /// `tools`: the tools that agents may use.
     pub(crate) tools: Option<serde_json::Value>,
+    /// `search_tools`: who searches the web, in the order in which they are asked. LiteLLM's form.
+    pub(crate) search_tools: Option<serde_json::Value>,
     /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
     /// instead of OpenAI's machine-readable codes.
     pub(crate) compat_litellm: bool,
@@ -154,6 +157,9 @@ pub(crate) struct FileGeneral {
     pub(crate) ledger: FileLedger,
     /// `redis_url`: the Redis or Valkey through which several gateways share budgets.
     pub(crate) redis_url: Option<SecretString>,
+    /// `redis_ssl_ca_certs`: a file with the certificates, as PEM, that vouch for that Redis's, where
+    /// it is `rediss://`. Default: those that browsers know.
+    pub(crate) redis_roots: Option<Vec<u8>>,
     /// `max_parallel_requests`: the `max_parallel_requests` of deployments that have none.
     pub(crate) max_parallel_requests: Option<u64>,
     /// `global_max_parallel_requests`: requests at once, all together.
@@ -190,6 +196,8 @@ pub(crate) struct FilePassThrough {
     /// `auth`: whether callers need a key. Default true (LiteLLM: false, without an enterprise
     /// licence).
     pub(crate) auth: Option<bool>,
+    /// `cost_per_request`: dollars that each request costs which is not refused. Default: nothing.
+    pub(crate) cost: Option<PicoDollars>,
 }
 
 impl FileConfig {
@@ -261,6 +269,7 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
         fields.section("agent_settings", &[], read_agent_settings).unwrap_or_default();
     file.tools = fields.json("tools");
     read_servers(fields, file);
+    file.search_tools = fields.json("search_tools");
     file.compat_litellm =
         fields.choice("compat", &[("litellm", true), ("openai", false)]).unwrap_or_default();
 }
@@ -306,6 +315,7 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         database_url: read_database_url(fields),
         ledger: read_ledger(fields),
         redis_url: redis::read_url(fields, "redis_url"),
+        redis_roots: redis::read_roots(fields, "redis_ssl_ca_certs"),
         max_parallel_requests: fields.count("max_parallel_requests"),
         global_max_parallel_requests: fields.count("global_max_parallel_requests"),
         max_request_size_mb: fields.count("max_request_size_mb"),
@@ -328,6 +338,7 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
                 headers: fields.headers("headers"),
                 methods: fields.texts("methods"),
                 auth: fields.flag("auth"),
+                cost: fields.dollars("cost_per_request"),
             }
         }),
     }

@@ -51,7 +51,6 @@ pub(super) const TOP: &[&str] = &[
     "policy_attachments",
     "prompts",
     "sandbox_tools",
-    "search_tools",
     "skills",
     "vector_store_registry",
     "vector_stores",
@@ -401,7 +400,6 @@ pub(super) const CACHE: &[&str] = &[
     "redis_semantic_cache_embedding_model",
     "redis_semantic_cache_index_name",
     "redis_semantic_cache_use_async",
-    "redis_startup_nodes",
     "s3_api_version",
     "s3_aws_access_key_id",
     "s3_aws_secret_access_key",
@@ -526,7 +524,6 @@ pub(super) const GENERAL: &[&str] = &[
 
 /// `general_settings.pass_through_endpoints[]`.
 pub(super) const PASS_THROUGH: &[&str] = &[
-    "cost_per_request",
     "default_query_params",
     "forward_headers",
     "guardrails",

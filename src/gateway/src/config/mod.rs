@@ -47,6 +47,7 @@ use http::{HeaderName, HeaderValue, Method};
 use secrecy::SecretString;
 use tollway_filter_api::{ConfigError, VirtualKey};
 use tollway_store::redis_link::RedisServer;
+use tollway_wire::price::PicoDollars;
 
 pub(crate) use agents::AgentSettings;
 pub(crate) use alerts::{AlertFormat, AlertKind, AlertSettings, AlertTarget};
@@ -202,6 +203,8 @@ pub(crate) struct PassThroughSettings {
     pub(crate) methods: Vec<Method>,
     /// Whether callers need a key.
     pub(crate) auth: bool,
+    /// What each request costs.
+    pub(crate) cost: PicoDollars,
 }
 
 impl Config {

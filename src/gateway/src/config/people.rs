@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tollway_filter_api::accounts::Kind;
-use tollway_filter_api::identity::Account;
+use tollway_filter_api::identity::{Account, MembersBudgets};
 use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::treasury::{Budget, BudgetScope};
-use tollway_filter_api::{ModelDirectory, VirtualKey};
+use tollway_filter_api::{ModelDirectory, ModelGroup, VirtualKey};
+use tollway_filters::budget::Allowance;
 use tollway_filters::model_alias;
 
 use super::budgets::{self, Places};
 use super::directory::Directory;
-use super::file::{FileAccount, FileBudget, FileConfig, FileKey, FileLimits};
+use super::file::{FileAccount, FileBudget, FileConfig, FileKey, FileLimits, NamedBudget};
 use super::keys::Keys;
 use super::mistake::{Report, hint};
 use super::resolve::no_model;
@@ -64,8 +65,13 @@ pub(super) fn resolve(
             let path = format!("{section}[{at}]");
             check_models(&account.models, &path, directory, report);
             check_limits(&account.limits, &path, directory, report);
-            account.budget.iter().for_each(|budget| places.of_caller(budget));
-            let Some(account) = self::account(account, kind, &path, report) else { continue };
+            let budgets = [&account.budget, &account.member_budget].into_iter().flatten();
+            let of_models = account.model_budgets.iter().map(|named| &named.budget);
+            let of_members = account.members.iter().filter_map(|member| member.budget.as_ref());
+            let all = budgets.chain(of_models).chain(of_members);
+            all.for_each(|budget| places.of_caller(budget));
+            let account = self::account(account, kind, &path, directory, report);
+            let Some(account) = account else { continue };
             if !keys.add_account(account) {
                 report.mistake(&format!("{path}.id"), "is there already");
             }
@@ -170,15 +176,10 @@ fn virtual_key(
     let mut budgets: Vec<Budget> =
         key.budget.iter().map(|budget| of(BudgetScope::Key, budget)).collect();
     for named in &key.model_budgets {
-        let path = &named.budget.path;
-        let Some(group) = directory.resolve(&named.name) else {
-            report.mistake(path, no_model(&named.name, directory));
-            continue;
-        };
+        let Some(group) = of_model(named, directory, report) else { continue };
         if !model_alias::allowed(&made, &group) {
-            report.mistake(path, "nothing can reach it: the key may not call this model");
-        } else if budgets::is_free(&group) {
-            report.mistake(path, "nothing can reach it: the model costs nothing");
+            let message = "nothing can reach it: the key may not call this model";
+            report.mistake(&named.budget.path, message);
         }
         let mut budget = of(BudgetScope::KeyModel, &named.budget);
         budget.id.part = Some(Arc::clone(&group.name));
@@ -188,7 +189,31 @@ fn virtual_key(
     Some(made)
 }
 
-fn account(account: FileAccount, kind: Kind, path: &str, report: &mut Report) -> Option<Account> {
+/// The model that a budget is for.
+fn of_model(
+    named: &NamedBudget,
+    directory: &Directory,
+    report: &mut Report,
+) -> Option<Arc<ModelGroup>> {
+    let path = &named.budget.path;
+    let group = directory.resolve(&named.name);
+    match &group {
+        None => report.mistake(path, no_model(&named.name, directory)),
+        Some(group) if budgets::is_free(group) => {
+            report.mistake(path, "nothing can reach it: the model costs nothing");
+        }
+        Some(_) => {}
+    }
+    group
+}
+
+fn account(
+    account: FileAccount,
+    kind: Kind,
+    path: &str,
+    directory: &Directory,
+    report: &mut Report,
+) -> Option<Account> {
     let Some(id) = account.id else {
         if !report.has_mistake(&format!("{path}.id")) {
             report.mistake(&format!("{path}.id"), "is missing: what keys name it by");
@@ -202,20 +227,46 @@ fn account(account: FileAccount, kind: Kind, path: &str, report: &mut Report) ->
         _ => (BudgetScope::User, "User"),
     };
     let owner = format!("{word}={}", account.alias.as_deref().unwrap_or(&id));
-    let budget = account
-        .budget
-        .map(|budget| Arc::new(budget.allowance.budget(scope, Arc::clone(&id), owner)));
+    let of =
+        |scope, budget: &FileBudget| budget.allowance.budget(scope, Arc::clone(&id), owner.clone());
+    let mut budgets: Vec<Budget> = account.budget.iter().map(|budget| of(scope, budget)).collect();
+    for named in &account.model_budgets {
+        let group = of_model(named, directory, report);
+        let (Some(group), Some(scope)) = (group, scope.by_model()) else { continue };
+        let mut budget = of(scope, &named.budget);
+        budget.id.part = Some(Arc::clone(&group.name));
+        budgets.push(budget);
+    }
+    let of_member = |user: Option<&Arc<str>>, budget: &FileBudget| {
+        let Allowance { max_budget, budget_duration, .. } = budget.allowance;
+        let limit = max_budget.unwrap_or_default();
+        Arc::new(MembersBudgets::new(&id, user, limit, budget_duration))
+    };
+    let mut members_budgets = MembersBudgets {
+        each: account.member_budget.as_ref().map(|budget| of_member(None, budget)),
+        ..MembersBudgets::default()
+    };
+    let mut members = BTreeMap::new();
+    for member in account.members {
+        let user: Arc<str> = member.user.into();
+        if let Some(budget) = &member.budget {
+            let budget = of_member(Some(&user), budget);
+            members_budgets.own.insert(Arc::clone(&user), budget);
+        }
+        members.insert(user, member.is_admin);
+    }
     Some(Account {
         kind,
-        id,
+        id: Arc::clone(&id),
         alias: account.alias.map(Arc::from),
         email: account.email.map(Arc::from),
         role: account.role,
-        members: account.members.into_iter().map(|(id, admin)| (id.into(), admin)).collect(),
+        members,
         models: account.models,
         limits,
         model_limits,
-        budgets: budget.into_iter().collect(),
+        budgets: budgets.into_iter().map(Arc::new).collect(),
+        members_budgets,
         blocked: account.blocked,
         metadata: account.metadata,
     })

@@ -11,6 +11,7 @@ use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::{Deployment, ModelDirectory, ModelGroup};
 use tollway_providers::prices;
 use tollway_providers::{Provider, presets};
+use tollway_store::redis_link::RedisServer;
 use tollway_wire::price::Price;
 
 use super::directory::{Directory, Template, TemplateModel, Wildcard};
@@ -30,12 +31,17 @@ impl FileConfig {
     ///
     /// # Errors
     /// All that is wrong with the file, as far as it shows without looking at what it means.
-    pub(crate) fn place(mut self) -> Result<(PathBuf, Option<SecretString>), Vec<Mistake>> {
+    pub(crate) fn place(mut self) -> Result<Kept, Vec<Mistake>> {
         self.report.finish()?;
+        // What it means is a matter of `resolve`.
+        let redis = redis::shared(&mut self, &mut Report::default());
         let folder = self.data.unwrap_or_else(|| PathBuf::from(data::DEFAULT));
-        Ok((folder, self.general.database_url))
+        Ok((folder, self.general.database_url, redis))
     }
 }
+
+/// The data folder, a Postgres instead of its database, and the Redis that gateways share.
+type Kept = (PathBuf, Option<SecretString>, Option<RedisServer>);
 
 /// How often deployments are checked in the background: LiteLLM's default.
 const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
@@ -67,7 +73,7 @@ impl Config {
         let listen = listen(&mut file, &mut report);
         let pass_through = pass_through(&mut file, &mut report);
         let mut filters = filters::resolve(&mut file, known_filters, &mut report);
-        budgets::resolve(&mut file, &directory, &mut filters, places, &mut report);
+        budgets::resolve(&mut file, (&entries, &directory), &mut filters, places, &mut report);
         let is_cached = filters.iter().any(|filter| filter.name == "response_cache");
         let params = std::mem::take(&mut file.litellm.cache_params);
         let cache = match is_cached {
@@ -564,6 +570,7 @@ fn pass_through(file: &mut FileConfig, report: &mut Report) -> Vec<PassThroughSe
             headers: endpoint.headers,
             methods,
             auth: endpoint.auth.unwrap_or(true),
+            cost: endpoint.cost.unwrap_or_default(),
         });
     }
     settings

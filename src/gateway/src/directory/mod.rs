@@ -18,8 +18,8 @@ use tollway_filter_api::identity::{Account, KeyStore, Role};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{KeyHash, VirtualKey};
 
+pub(crate) use read::{MEMBER_BUDGETS, Terms, dollars, network};
 use read::{Own, Read, Texts};
-pub(crate) use read::{Terms, dollars, network};
 
 use crate::config::Keys;
 

@@ -10,13 +10,16 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tollway_filter_api::accounts::{Kind, Object};
-use tollway_filter_api::identity::{Account, Role};
+use tollway_filter_api::identity::{Account, MembersBudgets, Role};
 use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope};
 use tollway_filter_api::{KeyHash, VirtualKey};
 use tollway_wire::price::PicoDollars;
 
 use crate::config;
+
+/// Where a team has what its members may spend: `{user: {max_budget_in_team, budget_duration}}`.
+pub(crate) const MEMBER_BUDGETS: &str = "member_budgets";
 
 /// What an object says about money and rates.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -111,11 +114,9 @@ impl Terms {
     fn budgets(&self, scope: BudgetScope, subject: &Arc<str>, owner: &str) -> Vec<Arc<Budget>> {
         let owner: Arc<str> = owner.into();
         let budget = |amounts: &Amounts| {
-            let scope = match (&amounts.model, scope) {
-                (Some(_), BudgetScope::Key) => BudgetScope::KeyModel,
-                // Only keys have budgets for single models.
-                (Some(_), _) => return None,
-                (None, scope) => scope,
+            let scope = match amounts.model {
+                Some(_) => scope.by_model()?,
+                None => scope,
             };
             let (subject, part) = (Arc::clone(subject), amounts.model.clone());
             let id = BudgetId { scope, subject, part, period: amounts.period };
@@ -257,10 +258,32 @@ pub(super) fn account(
         budgets: terms.budgets(scope, &object.id, &owner),
         limits: terms.limits,
         model_limits: terms.model_limits,
+        members_budgets: match object.kind {
+            Kind::Team => members_budgets(&object.id, body),
+            _ => MembersBudgets::default(),
+        },
         blocked: body.get("blocked").and_then(Value::as_bool).unwrap_or(false),
         metadata: body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default(),
     };
     Read { made, own }
+}
+
+/// What the members of a team may spend of it.
+fn members_budgets(team: &Arc<str>, body: &Map<String, Value>) -> MembersBudgets {
+    let budget = |member: Option<&Arc<str>>, limit: Option<&Value>, length: Option<&Value>| {
+        let limit = amount(limit)?;
+        Some(Arc::new(MembersBudgets::new(team, member, limit, period(length))))
+    };
+    let each =
+        budget(None, body.get("team_member_budget"), body.get("team_member_budget_duration"));
+    let list = body.get(MEMBER_BUDGETS).and_then(Value::as_object).into_iter().flatten();
+    let own = list.filter_map(|(user, terms)| {
+        let user: Arc<str> = user.as_str().into();
+        let of = |name| terms.get(name);
+        let budget = budget(Some(&user), of("max_budget_in_team"), of("budget_duration"))?;
+        Some((user, budget))
+    });
+    MembersBudgets { each, own: own.collect() }
 }
 
 impl Own {

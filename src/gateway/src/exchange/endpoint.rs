@@ -97,10 +97,10 @@ pub(crate) struct Endpoint {
     pub(super) access: Arc<EntryAccess>,
     host: String,
     port: u16,
-    tls: bool,
+    pub(super) tls: bool,
     /// What the `host` header says.
-    authority: String,
-    base_path: String,
+    pub(super) authority: String,
+    pub(super) base_path: String,
     /// The head of every request, but for its path and length.
     head: RequestHeader,
     /// The paths of the calls that were made: a deployment mostly has one or two.

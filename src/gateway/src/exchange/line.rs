@@ -44,6 +44,12 @@ pub(crate) struct Upgraded {
 }
 
 impl Endpoint {
+    /// Where it is called, without credentials.
+    pub(crate) fn api_base(&self) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.base_path)
+    }
+
     /// Where a stored object's `path` is, if the provider keeps any in OpenAI's way. Without a
     /// query of the client's.
     pub(crate) fn stored_path(&self, path: &str) -> Option<String> {

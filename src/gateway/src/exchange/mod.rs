@@ -95,6 +95,8 @@ pub(crate) struct Call {
     pub(crate) generation: Arc<Generation>,
     /// The request's tags, for deployments that are kept for some.
     pub(crate) tags: Vec<String>,
+    /// Deployments that are not to be asked, by their ids.
+    pub(crate) left_out: Vec<Arc<str>>,
     /// About how many tokens it has, once somebody wanted to know.
     pub(crate) input_tokens: OnceLock<u64>,
     /// How often a group is tried again after the first attempt, if the request said so.
@@ -128,6 +130,7 @@ impl Call {
             plan,
             generation,
             tags: Vec::new(),
+            left_out: Vec::new(),
             input_tokens: OnceLock::new(),
             retries: None,
             fallbacks: None,

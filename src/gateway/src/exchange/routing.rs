@@ -1,7 +1,7 @@
 //! Which deployment of a group is asked first, and which next.
 //!
 //! ```text
-//! deployments ─ tags ─ cooldown, health ─ context window ─ strategy ─ priority ─ order to try
+//! deployments ─ tags ─ budgets ─ cooldown, health ─ context window ─ strategy ─ priority ─ order to try
 //! ```
 //! Whatever the strategy, the order is one over all deployments that may be asked: where the first
 //! one fails, the exchange goes on down the list.
@@ -125,12 +125,16 @@ impl Exchange {
     ) -> Result<Order<'g>, Fault> {
         // A group of one never cools: there is nothing better to do than to try it.
         if let [only] = group.deployments.as_slice()
+            && call.left_out.is_empty()
             && !call.router().tag_filtering
             && !call.router().pre_call_checks
         {
             return Ok(smallvec![only]);
         }
         let mut order = tagged(call, group);
+        if !call.left_out.is_empty() {
+            order.retain(|deployment| !call.left_out.contains(&deployment.id));
+        }
         if order.is_empty() {
             return Err(Fault::no_deployment(&group.name));
         }

@@ -199,10 +199,10 @@ impl Pump {
         if self.connection != Some(connection) || self.sha.is_empty() {
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(script::CODE);
-            let Some(sha) = self.ask(&load).await else { return false };
+            let Some(sha) = self.ask(core, &load).await else { return false };
             let mut info = redis::cmd("INFO");
             info.arg("server");
-            let Some(info) = self.ask(&info).await else { return false };
+            let Some(info) = self.ask(core, &info).await else { return false };
             let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
             self.run = run.unwrap_or("unknown").trim().to_owned();
             self.sha = sha;
@@ -231,8 +231,9 @@ impl Pump {
         true
     }
 
-    async fn ask(&self, command: &redis::Cmd) -> Option<String> {
-        let answer = self.link.ask(command, JOIN_MAX).await.ok()?;
+    /// Asks the server that has the counters.
+    async fn ask(&self, core: &Core, command: &redis::Cmd) -> Option<String> {
+        let answer = self.link.ask_at(core.prefix.as_bytes(), command, JOIN_MAX).await.ok()?;
         redis::from_redis_value(answer).ok()
     }
 

@@ -43,11 +43,11 @@ const NODE: Sql = sql!(
 const SPEND: Sql = sql_rows!(
     "INSERT INTO tollway_spend (node, seq, started_ms, request_id, key_hash, user_id, team_id, \
      end_user, model_group, provider, failed, cache_hit, prompt_tokens, completion_tokens, \
-     dollars, picos, record) SELECT $2, CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), \
+     dollars, picos, record, model_id) SELECT $2, CAST(value->>0 AS BIGINT), CAST(value->>1 AS BIGINT), \
      value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, \
      CAST(value->>9 AS BIGINT), CAST(value->>10 AS BIGINT), CAST(value->>11 AS BIGINT), \
      CAST(value->>12 AS BIGINT), CAST(value->>13 AS BIGINT), CAST(value->>14 AS BIGINT), \
-     value->>15",
+     value->15->>0, value->15->>1",
     "WHERE true ON CONFLICT (node, seq) DO NOTHING RETURNING seq"
 );
 /// Of (seq): what there is of the node `$2`.
@@ -445,7 +445,7 @@ type SpendRow<'l> = (
     i64,
     i64,
     i64,
-    &'l str,
+    (&'l str, &'l str),
 );
 
 impl<'r> Line<'r> {
@@ -474,7 +474,7 @@ impl<'r> Line<'r> {
             amounts.completion_tokens,
             (amounts.cost / PICOS) as i64,
             (amounts.cost % PICOS) as i64,
-            &self.json,
+            (&self.json, &record.model_id),
         )
     }
 
@@ -494,17 +494,30 @@ impl<'r> Line<'r> {
         let mut add = |dimension, subject: &'r str, part: &'r str| {
             sums.add(dimension, self.started_ms, subject, part, &amounts);
         };
+        let (user, team) = (maybe(&record.user), maybe(&record.team));
         for dimension in Dimension::ALL {
             match dimension {
                 Dimension::Total => add(dimension, "", ""),
                 Dimension::Key => add(dimension, &record.key, ""),
-                Dimension::User => add(dimension, maybe(&record.user), ""),
-                Dimension::Team => add(dimension, maybe(&record.team), ""),
+                Dimension::User => add(dimension, user, ""),
+                Dimension::Team => add(dimension, team, ""),
                 Dimension::EndUser => add(dimension, maybe(&record.end_user), ""),
                 Dimension::Model => add(dimension, &record.group, ""),
                 Dimension::Provider => add(dimension, &record.provider, ""),
                 Dimension::Tag => tags.iter().for_each(|tag| add(dimension, tag, "")),
                 Dimension::KeyModel => add(dimension, &record.key, &record.group),
+                Dimension::TeamModel if !team.is_empty() => add(dimension, team, &record.group),
+                Dimension::UserModel if !user.is_empty() => add(dimension, user, &record.group),
+                Dimension::TeamMember if !team.is_empty() && !user.is_empty() => {
+                    add(dimension, team, user);
+                }
+                Dimension::Deployment if !record.model_id.is_empty() => {
+                    add(dimension, &record.model_id, "");
+                }
+                Dimension::TeamModel
+                | Dimension::UserModel
+                | Dimension::TeamMember
+                | Dimension::Deployment => {}
             }
         }
     }

@@ -82,13 +82,17 @@ const OF_SUMS: Sql = sql!(
 const OF_RECORDS: Sql = sql!(
     "SELECT s.started_ms - s.started_ms % $5, CASE $1 WHEN 1 THEN s.key_hash \
      WHEN 2 THEN s.user_id WHEN 3 THEN s.team_id WHEN 4 THEN s.end_user WHEN 5 THEN s.model_group \
-     WHEN 6 THEN s.provider WHEN 7 THEN COALESCE(t.tag, '') WHEN 8 THEN s.key_hash ELSE '' END, \
-     CASE $1 WHEN 8 THEN s.model_group ELSE '' END, COUNT(*), CAST(SUM(s.failed) AS BIGINT), \
+     WHEN 6 THEN s.provider WHEN 7 THEN COALESCE(t.tag, '') WHEN 8 THEN s.key_hash \
+     WHEN 9 THEN s.team_id WHEN 10 THEN s.user_id WHEN 11 THEN s.team_id WHEN 12 THEN s.model_id \
+     ELSE '' END, CASE $1 WHEN 8 THEN s.model_group WHEN 9 THEN s.model_group \
+     WHEN 10 THEN s.model_group WHEN 11 THEN s.user_id ELSE '' END, COUNT(*), CAST(SUM(s.failed) AS BIGINT), \
      CAST(SUM(s.cache_hit) AS BIGINT), CAST(SUM(s.prompt_tokens) AS BIGINT), \
      CAST(SUM(s.completion_tokens) AS BIGINT), CAST(SUM(s.dollars) AS BIGINT), \
      CAST(SUM(s.picos) AS BIGINT) FROM tollway_spend s LEFT JOIN tollway_spend_tags t \
      ON $1 = 7 AND t.node = s.node AND t.seq = s.seq \
-     WHERE $2 = 0 AND s.started_ms >= $3 AND s.started_ms < $4 GROUP BY 1, 2, 3"
+     WHERE $2 = 0 AND s.started_ms >= $3 AND s.started_ms < $4 \
+     AND ($1 NOT IN (9, 11) OR s.team_id <> '') AND ($1 NOT IN (10, 11) OR s.user_id <> '') \
+     AND ($1 <> 12 OR s.model_id <> '') GROUP BY 1, 2, 3"
 );
 
 /// What is added up.
@@ -137,6 +141,10 @@ fn number(dimension: Dimension) -> i64 {
         Dimension::Provider => 6,
         Dimension::Tag => 7,
         Dimension::KeyModel => 8,
+        Dimension::TeamModel => 9,
+        Dimension::UserModel => 10,
+        Dimension::TeamMember => 11,
+        Dimension::Deployment => 12,
     }
 }
 
@@ -244,9 +252,9 @@ pub(super) async fn read(
     }
     let sums = found.into_iter().map(|((start, subject, part), amounts)| Sum {
         start_ms: start as u64,
-        subject: match dimension {
-            Dimension::KeyModel => format!("{subject}\0{part}").into(),
-            _ => subject,
+        subject: match dimension.has_parts() {
+            true => format!("{subject}\0{part}").into(),
+            false => subject,
         },
         calls: amounts.calls as u64,
         failed: amounts.failed as u64,

@@ -28,7 +28,9 @@ use tollway_wire::price::PicoDollars;
 
 use self::feeder::Feed;
 use self::hold::{Held, HoldState, LocalHold};
-pub use self::leases::{LeaseSettings, Timings, WAIT_MAX};
+pub use self::leases::{
+    Holding, LeaseSettings, ReleaseError, Timings, WAIT_MAX, holdings, release,
+};
 use self::leases::{Leases, Short, Use};
 use self::load::{Loading, Missing};
 use self::windows::{Counter, SubjectRef, Window, Windows};

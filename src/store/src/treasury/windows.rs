@@ -28,8 +28,12 @@ pub(super) fn dimension(scope: BudgetScope) -> Option<Dimension> {
         BudgetScope::Global => Dimension::Total,
         BudgetScope::Provider => Dimension::Provider,
         BudgetScope::Model => Dimension::Model,
+        BudgetScope::Deployment => Dimension::Deployment,
         BudgetScope::Team => Dimension::Team,
+        BudgetScope::TeamModel => Dimension::TeamModel,
+        BudgetScope::TeamMember => Dimension::TeamMember,
         BudgetScope::User => Dimension::User,
+        BudgetScope::UserModel => Dimension::UserModel,
         BudgetScope::Key => Dimension::Key,
         BudgetScope::KeyModel => Dimension::KeyModel,
         BudgetScope::EndUser => Dimension::EndUser,
@@ -259,11 +263,11 @@ impl Window {
 
     /// Adds what a sum of the ledger says.
     pub(super) fn add_sum(&mut self, subject: &Arc<str>, cost: u128) {
-        if self.dimension == Some(Dimension::KeyModel)
-            && let Some((key, group)) = subject.split_once('\0')
+        if self.dimension.is_some_and(Dimension::has_parts)
+            && let Some((name, part)) = subject.split_once('\0')
         {
-            let (key, group) = (Arc::from(key), Arc::from(group));
-            self.spend(self.era, SubjectRef { name: &key, part: Some(&group) }, cost);
+            let (name, part) = (Arc::from(name), Arc::from(part));
+            self.spend(self.era, SubjectRef { name: &name, part: Some(&part) }, cost);
         } else {
             self.spend(self.era, SubjectRef { name: subject, part: None }, cost);
         }
@@ -305,13 +309,28 @@ fn each_subject(
     global: &Arc<str>,
     mut on: impl FnMut(SubjectRef<'_>),
 ) {
+    let mut two = |name: Option<&Arc<str>>, part: Option<&Arc<str>>| {
+        if let (Some(name), Some(part)) = (name, part)
+            && !name.is_empty()
+            && !part.is_empty()
+        {
+            on(SubjectRef { name, part: Some(part) });
+        }
+    };
+    match dimension {
+        Dimension::KeyModel => return two(Some(&record.key), Some(&record.group)),
+        Dimension::TeamModel => return two(record.team.as_ref(), Some(&record.group)),
+        Dimension::UserModel => return two(record.user.as_ref(), Some(&record.group)),
+        Dimension::TeamMember => return two(record.team.as_ref(), record.user.as_ref()),
+        Dimension::Total => return on(SubjectRef { name: global, part: None }),
+        _ => {}
+    }
     let mut one = |name: Option<&Arc<str>>| {
         if let Some(name) = name.filter(|name| !name.is_empty()) {
             on(SubjectRef { name, part: None });
         }
     };
     match dimension {
-        Dimension::Total => on(SubjectRef { name: global, part: None }),
         Dimension::Key => one(Some(&record.key)),
         Dimension::User => one(record.user.as_ref()),
         Dimension::Team => one(record.team.as_ref()),
@@ -326,11 +345,12 @@ fn each_subject(
                 }
             }
         }
-        Dimension::KeyModel => {
-            if !record.key.is_empty() && !record.group.is_empty() {
-                on(SubjectRef { name: &record.key, part: Some(&record.group) });
-            }
-        }
+        Dimension::Deployment => one(Some(&record.model_id)),
+        Dimension::Total
+        | Dimension::KeyModel
+        | Dimension::TeamModel
+        | Dimension::UserModel
+        | Dimension::TeamMember => {}
     }
 }
 
@@ -342,8 +362,12 @@ pub(super) fn is_charged(budget: &BudgetId, record: &SpendRecord) -> bool {
         BudgetScope::Global => budget.subject.is_empty(),
         BudgetScope::Provider => !record.provider.is_empty(),
         BudgetScope::Model => !record.group.is_empty(),
+        BudgetScope::Deployment => !record.model_id.is_empty(),
         BudgetScope::Team => is(&record.team),
+        BudgetScope::TeamModel => is(&record.team) && !record.group.is_empty(),
+        BudgetScope::TeamMember => is(&record.team) && record.user == budget.part,
         BudgetScope::User => is(&record.user),
+        BudgetScope::UserModel => is(&record.user) && !record.group.is_empty(),
         BudgetScope::Key => record.key == budget.subject,
         BudgetScope::KeyModel => record.key == budget.subject && !record.group.is_empty(),
         BudgetScope::EndUser => is(&record.end_user),

@@ -131,6 +131,7 @@ async fn after_a_restart_every_pico_dollar_is_where_it_was() {
         (BudgetScope::Global, ""),
         (BudgetScope::Provider, "openai"),
         (BudgetScope::Model, "gpt"),
+        (BudgetScope::Deployment, "at-openai"),
         (BudgetScope::Team, "dev"),
         (BudgetScope::User, "ann"),
         (BudgetScope::EndUser, "zoe"),
@@ -142,11 +143,19 @@ async fn after_a_restart_every_pico_dollar_is_where_it_was() {
     }
     let key = crate::support::draft("", START).key;
     budgets.push(budget(BudgetScope::Key, &key, DAY, Some(1_000_000)));
-    let mut key_model = Budget::clone(&budget(BudgetScope::KeyModel, &key, None, Some(1_000_000)));
-    key_model.id.part = Some("gpt".into());
-    budgets.push(Arc::new(key_model));
+    for (scope, subject, part) in [
+        (BudgetScope::KeyModel, &*key, "gpt"),
+        (BudgetScope::TeamModel, "dev", "gpt"),
+        (BudgetScope::UserModel, "ann", "gpt"),
+        (BudgetScope::TeamMember, "dev", "ann"),
+    ] {
+        let mut by_part = Budget::clone(&budget(scope, subject, None, Some(1_000_000)));
+        by_part.id.part = Some(part.into());
+        budgets.push(Arc::new(by_part));
+    }
 
     let made = |request: &str, at, cost| SpendRecord {
+        model_id: "at-openai".into(),
         end_user: Some("zoe".into()),
         tags: vec!["x".into(), "y".into(), "x".into()],
         ..record(request, at, cost)

@@ -115,6 +115,9 @@ impl MemoryLedger {
 
 fn subjects(dimension: Dimension, record: &SpendRecord) -> Vec<Arc<str>> {
     let or_empty = |said: &Option<Arc<str>>| vec![said.clone().unwrap_or_default()];
+    let two = |one: Option<&Arc<str>>, two: Option<&Arc<str>>| -> Vec<Arc<str>> {
+        one.zip(two).map(|(one, two)| format!("{one}\0{two}").into()).into_iter().collect()
+    };
     match dimension {
         Dimension::Total => vec![Arc::from("")],
         Dimension::Key => vec![Arc::clone(&record.key)],
@@ -127,6 +130,10 @@ fn subjects(dimension: Dimension, record: &SpendRecord) -> Vec<Arc<str>> {
             record.tags.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()
         }
         Dimension::KeyModel => vec![format!("{}\0{}", record.key, record.group).into()],
+        Dimension::TeamModel => two(record.team.as_ref(), Some(&record.group)),
+        Dimension::UserModel => two(record.user.as_ref(), Some(&record.group)),
+        Dimension::TeamMember => two(record.team.as_ref(), record.user.as_ref()),
+        Dimension::Deployment => vec![Arc::clone(&record.model_id)],
     }
 }
 

@@ -9,11 +9,12 @@ use secrecy::SecretString;
 use sqlx::Row;
 use tollway_filter_api::accounts::{Accounts, Change, Kind};
 use tollway_filter_api::documents;
-use tollway_filter_api::ledger::{Ledger, SpendFilter, SpendRecord, StoreError};
+use tollway_filter_api::ledger::{Dimension, Ledger, Span, SpendFilter, SpendRecord, StoreError};
 use tollway_store::sql::{CONNECTIONS_MAX, SqlStore};
 use tollway_tests::gateway::Folder;
 use tollway_tests::postgres::Postgres;
 use tollway_tests::setup::eventually;
+use tollway_wire::price::PicoDollars;
 
 use crate::accounts::{create, object};
 use crate::documents::{put, run};
@@ -140,6 +141,49 @@ async fn a_database_of_a_newer_version_is_left_alone() {
     let Place::Sqlite(folder) = &place else { panic!("it is SQLite") };
     let message = is_unavailable(SqlStore::sqlite(file(folder)).await);
     assert!(message.contains("newer version"), "{message}");
+}
+
+/// What the second version had, and what it called itself.
+const SECOND_VERSION: [&str; 3] = [
+    "DELETE FROM tollway_sums WHERE dimension > 8",
+    "ALTER TABLE tollway_spend DROP COLUMN model_id",
+    "DELETE FROM tollway_migrations WHERE number > 2",
+];
+
+async fn older_ledger_gets_the_sums_it_lacks(place: Place) {
+    let store = place.open().await;
+    let mut entries = entries(1..200);
+    for entry in &mut entries {
+        let record = &mut entry.record;
+        record.started_ms += record.usage.prompt_tokens * 1_000_000;
+        record.team = record.team.take().filter(|_| entry.seq % 3 > 0);
+        record.user = record.user.take().filter(|_| entry.seq % 5 > 0);
+        record.cost = PicoDollars(record.cost.0 * 400_000);
+    }
+    store.append("node", &entries).await.expect("they are written");
+    let sums = async |store: &SqlStore| {
+        let mut all = Vec::new();
+        for dimension in Dimension::ALL {
+            for span in [Span::Minute, Span::Hour, Span::Day, Span::All] {
+                all.push(store.sums(dimension, span, 0, u64::MAX >> 1).await.expect("sums"));
+            }
+        }
+        all
+    };
+    let before = sums(&store).await;
+    assert!(before.iter().all(|sums| !sums.is_empty()));
+    store.close().await;
+    for statement in SECOND_VERSION {
+        place.execute(statement, statement).await;
+    }
+    assert_eq!(sums(&place.open().await).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_databases_get_the_sums_they_lack() {
+    older_ledger_gets_the_sums_it_lacks(Place::sqlite()).await;
+    let server = Postgres::start().await;
+    older_ledger_gets_the_sums_it_lacks(Place::postgres(&server).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -85,6 +85,10 @@ pub(crate) async fn total(store: &impl Ledger) -> (u64, u128) {
 fn naive(records: &[SpendRecord], by: Dimension, span: Span, from: u64, to: u64) -> Vec<Sum> {
     let mut sums: BTreeMap<(u64, String), Sum> = BTreeMap::new();
     let name = |text: &Option<Arc<str>>| text.as_deref().unwrap_or_default().to_owned();
+    let both = |one: &Option<Arc<str>>, two: Option<&Arc<str>>| match (one, two) {
+        (Some(one), Some(two)) if !one.is_empty() => vec![format!("{one}\0{two}")],
+        _ => Vec::new(),
+    };
     for record in records.iter().filter(|record| (from..to).contains(&record.started_ms)) {
         let start_ms = match span {
             Span::Minute => record.started_ms / MINUTE * MINUTE,
@@ -106,6 +110,13 @@ fn naive(records: &[SpendRecord], by: Dimension, span: Span, from: u64, to: u64)
                 tags.into_iter().collect()
             }
             Dimension::KeyModel => vec![format!("{}\0{}", record.key, record.group)],
+            Dimension::TeamModel => both(&record.team, Some(&record.group)),
+            Dimension::UserModel => both(&record.user, Some(&record.group)),
+            Dimension::TeamMember => {
+                both(&record.team, record.user.as_ref().filter(|user| !user.is_empty()))
+            }
+            Dimension::Deployment if record.model_id.is_empty() => Vec::new(),
+            Dimension::Deployment => vec![record.model_id.to_string()],
         };
         for subject in subjects {
             let sum = sums.entry((start_ms, subject.clone())).or_insert_with(|| Sum {

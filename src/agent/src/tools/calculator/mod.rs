@@ -68,7 +68,7 @@ impl Calculator {
     /// A calculator that knows what day it is.
     pub fn new(clock: Clock) -> Calculator {
         let description = "Works out arithmetic exactly, converts units, and reckons with dates \
-                           (UTC). A result with `approx.` is rounded: `to 15 sf` asks for more digits.";
+                           (UTC). A result with `approx.` is rounded; at most its first 15 digits are right.";
         let spec = ToolSpec {
             name: "calculator".into(),
             description: description.into(),
@@ -227,7 +227,7 @@ mod tests {
         check("5 km/h to m/s", "approx. 1.3888888889 m / s").await;
         check("1 GiB to MB", "1073.741824 MB").await;
         check("212 °F to °C", "100 °C").await;
-        check("3 ft 4 in to cm", "101.6 cm").await;
+        check("3 feet + 4 inches to cm", "101.6 cm").await;
         assert!(evaluate("5 kg to m").await.is_err(), "not a length");
         assert!(evaluate("5 USD to EUR").await.is_err(), "nobody is asked for rates");
     }
@@ -260,10 +260,17 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_end_is_ended() {
         let calculator = Calculator::new(Clock::manual());
-        for expression in ["10^10^10", "9^9^9^9", "1000000000!", "pi to 1000000000 dp"] {
+        let check = async |expression: &str| {
             let error = calculator.evaluate(expression).await.unwrap_err();
             assert_eq!(error, ToolError::TimedOut(WITHIN), "{expression}");
-        }
+        };
+        // All at once: none of them holds up the others.
+        tokio::join!(
+            check("10^10^10"),
+            check("9^9^9^9"),
+            check("1000000000!"),
+            check("pi to 1000000000 dp")
+        );
         // Each has given its place back.
         let all = u32::try_from(RUNNING_MAX).unwrap();
         let free = calculator.places.clone().acquire_many_owned(all);

@@ -64,7 +64,8 @@ pub(crate) struct FileParams {
     pub(crate) tpm: Option<u64>,
     /// `max_parallel_requests`: requests at once.
     pub(crate) max_parallel_requests: Option<u64>,
-    /// `max_budget`, `budget_duration`: what the model may cost.
+    /// `max_budget`, `budget_duration`: what the deployment may cost. One whose budget is spent is
+    /// left out, and the group's others are asked.
     pub(crate) budget: Option<FileBudget>,
     /// `tags`: the requests it is kept for, where `enable_tag_filtering` is on.
     pub(crate) tags: Vec<String>,

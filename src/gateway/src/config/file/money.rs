@@ -38,6 +38,15 @@ impl Words {
         Words { max: "max_budget", soft: Some("soft_budget"), period: Some("budget_duration") };
     /// Of everything else.
     pub(super) const USUAL: Words = Words { soft: None, ..Words::OF_OWNER };
+    /// Of a member in `members` of a team.
+    pub(super) const OF_MEMBER: Words =
+        Words { max: "max_budget_in_team", soft: None, period: Some("budget_duration") };
+    /// What each member of a team may spend that has no budget of its own.
+    pub(super) const OF_EACH_MEMBER: Words = Words {
+        max: "team_member_budget",
+        soft: None,
+        period: Some("team_member_budget_duration"),
+    };
     /// Within `model_max_budget` and `provider_budget_config`.
     pub(super) const OF_PART: Words =
         Words { max: "budget_limit", soft: None, period: Some("time_period") };

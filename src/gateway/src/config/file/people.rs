@@ -77,18 +77,35 @@ pub(crate) struct FileAccount {
     pub(crate) email: Option<String>,
     /// `role` (also `user_role`), of a user: what it may administer.
     pub(crate) role: Role,
-    /// `members`, of a team: `{anna: admin, ben: user}`.
-    pub(crate) members: Vec<(String, bool)>,
+    /// `members`, of a team: `{anna: admin, ben: user}`; with what one may spend of the team's
+    /// `{ben: {role: user, max_budget_in_team: 5, budget_duration: 30d}}`.
+    pub(crate) members: Vec<FileMember>,
+    /// `team_member_budget`, `team_member_budget_duration`, of a team: what each member may spend
+    /// of it that has no budget of its own.
+    pub(crate) member_budget: Option<FileBudget>,
     /// `models`: what its keys may call. Default: everything.
     pub(crate) models: Vec<String>,
     /// `rpm`, `tpm` and the like, for all its keys together.
     pub(crate) limits: FileLimits,
     /// `max_budget`, `soft_budget`, `budget_duration`: what all its keys may spend together.
     pub(crate) budget: Option<FileBudget>,
+    /// `model_max_budget`: what all its keys may spend on one model.
+    pub(crate) model_budgets: Vec<NamedBudget>,
     /// `metadata`: whatever you note about it.
     pub(crate) metadata: serde_json::Map<String, serde_json::Value>,
     /// `blocked`: its keys are switched off.
     pub(crate) blocked: bool,
+}
+
+/// One of the `members` of a team.
+#[derive(Debug)]
+pub(crate) struct FileMember {
+    /// The user.
+    pub(crate) user: String,
+    /// Whether it is an admin of the team.
+    pub(crate) is_admin: bool,
+    /// `max_budget_in_team`, `budget_duration`: what it may spend of the team's.
+    pub(crate) budget: Option<FileBudget>,
 }
 
 fn read_limits(fields: &mut Fields<'_>) -> FileLimits {
@@ -134,17 +151,29 @@ pub(super) fn read_key(fields: &mut Fields<'_>) -> FileKey {
 }
 
 pub(super) fn read_team(fields: &mut Fields<'_>) -> FileAccount {
+    const ROLES: &str = "`admin` or `user`";
+    let role = |text: &str| match text {
+        "admin" => Some(true),
+        "user" => Some(false),
+        _ => None,
+    };
     let mut members = Vec::new();
     for (name, node, path) in fields.entries("members") {
-        let role = |text: &str| match text {
-            "admin" => Some(true),
-            "user" => Some(false),
-            _ => None,
+        let (is_admin, budget) = match node.kind() {
+            "a mapping" => {
+                let read = |fields: &mut Fields<'_>| {
+                    let is_admin = fields.parsed("role", ROLES, role);
+                    (is_admin.or(Some(false)), fields.budget(Words::OF_MEMBER))
+                };
+                fields.reader.fields(node, &path, &[], read).unwrap_or_default()
+            }
+            _ => (fields.reader.parsed(node, &path, ROLES, role), None),
         };
-        let role = fields.reader.parsed(node, &path, "`admin` or `user`", role);
-        members.extend(role.map(|is_admin| (name.to_owned(), is_admin)));
+        let user = name.to_owned();
+        members.extend(is_admin.map(|is_admin| FileMember { user, is_admin, budget }));
     }
     FileAccount {
+        member_budget: fields.budget(Words::OF_EACH_MEMBER),
         id: fields.either("id", "team_id", Fields::text),
         alias: fields.either("alias", "team_alias", Fields::text),
         members,
@@ -172,6 +201,7 @@ fn read_account(fields: &mut Fields<'_>) -> FileAccount {
         models: fields.texts("models"),
         limits: read_limits(fields),
         budget: fields.budget(Words::OF_OWNER),
+        model_budgets: fields.budgets("model_max_budget", Words::OF_PART),
         metadata: fields.json_map("metadata"),
         blocked: fields.flag("blocked").unwrap_or_default(),
         ..FileAccount::default()

@@ -43,18 +43,51 @@ fn litellms_budgets_become_settings_of_the_filter() {
 }
 
 #[test]
-fn deployments_of_a_model_share_what_it_may_cost() {
-    let entry = "- model_name: m\n  litellm_params: {model: openai/gpt-4o, max_budget: 1.5, budget_duration: 1d}\n";
-    let config = config(&format!("model_list:\n{entry}{entry}"));
-    assert_eq!(settings(&config).models["m"], allowance("3", Some(DAY)));
-    let other = "- model_name: m\n  litellm_params: {model: openai/gpt-4o, max_budget: 1}\n";
-    mistakes(
-        &format!("model_list:\n{entry}{other}"),
-        &[
-            "model_list[0].litellm_params.max_budget: all deployments of `m` need",
-            "model_list[1].litellm_params.max_budget: all deployments of `m` need",
-        ],
-    );
+fn each_deployment_has_a_budget_of_its_own() {
+    let entry = |id: &str, budget: &str| {
+        format!(
+            "- model_name: m\n  litellm_params: {{model: openai/gpt-4o, {budget}}}\n  \
+             model_info: {{id: {id}}}\n"
+        )
+    };
+    let entries = entry("a", "max_budget: 1.5, budget_duration: 1d")
+        + &entry("b", "max_budget: 1")
+        + &entry("c", "rpm: 1")
+        + "- model_name: openai/*\n  litellm_params: {model: openai/*, max_budget: 2}\n  \
+           model_info: {id: d}\n";
+    let config = config(&format!("model_list:\n{entries}"));
+    let settings = settings(&config);
+    assert_eq!(settings.deployments["a"], allowance("1.5", Some(DAY)));
+    assert_eq!(settings.deployments["b"], allowance("1", None));
+    assert_eq!(settings.deployments["d"], allowance("2", None));
+    assert_eq!(settings.deployments.len(), 3);
+}
+
+#[test]
+fn members_of_teams_and_models_of_teams_and_users_have_budgets() {
+    let config = config(&with_model(
+        "keys: [{alias: k, key: sk-0123456789-AbCd}]\n\
+         teams:\n- id: dev\n  model_max_budget: {gpt-4o: {budget_limit: 1, time_period: 1d}}\n  \
+         team_member_budget: 2\n  team_member_budget_duration: 30d\n  \
+         members: {anna: {role: admin, max_budget_in_team: 5}, ben: user, eve: {max_budget_in_team: 0}}\n\
+         users:\n- {id: anna, model_max_budget: {gpt-4o: {budget_limit: 3}}}\n",
+    ));
+    let team = config.keys.account(Kind::Team, "dev").unwrap();
+    let id = |budget: &Budget| (budget.id.scope, budget.id.part.clone(), budget.limit);
+    let model = Some(Arc::from("gpt-4o"));
+    assert_eq!(id(&team.budgets[0]), (BudgetScope::TeamModel, model.clone(), dollars("1")));
+    let of = |user: &str| {
+        let budget = team.of_member(&user.into()).expect("everybody has one");
+        assert_eq!(budget.id.part.as_deref(), Some(user));
+        assert_eq!(*budget.owner, *format!("User={user} in Team=dev"));
+        (budget.limit, budget.id.period.map(|period| period.to_string()))
+    };
+    assert_eq!(of("anna"), (dollars("5"), None));
+    assert_eq!(of("eve"), (dollars("0"), None));
+    assert_eq!(of("ben"), (dollars("2"), Some("1mo".to_owned())));
+    assert_eq!(team.members.values().copied().collect::<Vec<_>>(), [true, false, false]);
+    let user = config.keys.account(Kind::User, "anna").unwrap();
+    assert_eq!(id(&user.budgets[0]), (BudgetScope::UserModel, model, dollars("3")));
 }
 
 #[test]
@@ -171,9 +204,8 @@ fn a_budget_that_nothing_can_reach_is_a_mistake() {
         &["keys[0].model_max_budget.gpt-4o: nothing can reach it: the key may not call"],
     );
     mistakes(
-        "model_list:\n- {model_name: m, litellm_params: {model: ollama/llama3, max_budget: 1}}\n\
-             - {model_name: 'openai/*', litellm_params: {model: 'openai/*', max_budget: 1}}\n",
-        &["nothing can reach it: the model costs nothing", "nothing can reach it: each name under"],
+        "model_list:\n- {model_name: m, litellm_params: {model: ollama/llama3, max_budget: 1}}\n",
+        &["nothing can reach it: the model costs nothing"],
     );
     check(
         "filters: [auth, budget, model_alias]\n",

@@ -19,10 +19,13 @@ fn redis(params: &str, more: &[(&'static str, &'static str)], expect: &str) {
     let CacheStoreSettings::Redis(settings) = store(params, more) else { panic!("not Redis") };
     let found = match &settings.server {
         RedisServer::Url(url) => url.expose_secret().to_owned(),
-        RedisServer::Parts { host, port, username, password, db } => {
+        RedisServer::Parts { host, port, username, password, db, tls } => {
             let password = password.as_ref().map(|password| password.expose_secret());
-            format!("{username:?} {password:?} {host}:{port}/{db} {}", settings.namespace)
+            let tls = if *tls { "tls " } else { "" };
+            format!("{tls}{username:?} {password:?} {host}:{port}/{db} {}", settings.namespace)
         }
+        RedisServer::Cluster { nodes, .. } => format!("{nodes:?}"),
+        RedisServer::Private { .. } => panic!("no certificates are named"),
     };
     assert_eq!(found, expect);
 }
@@ -43,6 +46,14 @@ fn the_store_is_memory_unless_a_redis_is_named() {
     );
     redis("type: redis", &[("REDIS_HOST", "h"), ("REDIS_PORT", "7")], "None None h:7/0 ");
     redis("", &[("REDIS_URL", "redis://h:1/0")], "redis://h:1/0");
+    redis("url: 'rediss://h'", &[], "rediss://h");
+    redis("host: h, ssl: true", &[], "tls None None h:6379/0 ");
+    redis(
+        "redis_startup_nodes: [{host: a, port: 7001}, {host: b}]",
+        &[],
+        "[(\"a\", 7001), (\"b\", 6379)]",
+    );
+    redis("", &[("REDIS_CLUSTER_NODES", r#"[{"host": "a", "port": 7001}]"#)], "[(\"a\", 7001)]");
     redis("host: h", &[("REDIS_URL", "redis://h:1/0")], "None None h:6379/0 ");
 }
 
@@ -56,9 +67,9 @@ fn the_shared_redis_has_litellms_names() {
     assert_eq!(url.expose_secret(), "redis://h:1");
     let text = format!(
         "router_settings: {{redis_host: h, redis_port: 7, redis_username: u, redis_db: 2}}\n\
-             general_settings: {{{database}}}\n"
+         general_settings: {{{database}}}\n"
     );
-    let Some(RedisServer::Parts { host, port, username, password, db }) =
+    let Some(RedisServer::Parts { host, port, username, password, db, .. }) =
         config(&with_model(&text)).redis
     else {
         panic!("no parts")
@@ -74,14 +85,14 @@ fn the_shared_redis_has_litellms_names() {
     );
     let twice = format!(
         "router_settings: {{redis_url: 'redis://h'}}\n\
-             general_settings: {{{database}, redis_url: 'redis://h'}}\n"
+         general_settings: {{{database}, redis_url: 'redis://h'}}\n"
     );
     mistakes(
         &with_model(&twice),
         &["general_settings.redis_url: router_settings names a Redis as well: give one of them"],
     );
-    let tls = format!("general_settings: {{{database}, redis_url: 'rediss://h'}}\n");
-    mistakes(&with_model(&tls), &["general_settings.redis_url: must be of the form redis://"]);
+    let odd = format!("general_settings: {{{database}, redis_url: 'http://h'}}\n");
+    mistakes(&with_model(&odd), &["general_settings.redis_url: must be of the form redis://"]);
 }
 
 #[test]
@@ -89,10 +100,18 @@ fn a_redis_that_cannot_be_reached_is_a_mistake() {
     let with = |params: &str| {
         with_model(&format!("litellm_settings: {{cache: true, cache_params: {{{params}}}}}\n"))
     };
+    mistakes(
+        &with("host: h, redis_startup_nodes: [{host: a}], db: 3"),
+        &["redis_startup_nodes: give these, a `host` or a `url`", "db: a Redis cluster has no"],
+    );
     mistakes(&with("type: redis"), &["cache_params: `redis` needs a `host` or a `url`"]);
-    mistakes(&with("url: 'rediss://:hunter2@h'"), &["TLS (rediss://) is not supported yet"]);
+    mistakes(&with("url: 'rediss://:hunter2@h/#insecure'"), &["must not end with #insecure"]);
+    mistakes(&with("url: 'redis://h', ssl: true"), &["ssl: does not go with a `url` that is not"]);
     mistakes(&with("type: local2"), &["type: must be `local` or `redis`; did you mean `local`?"]);
-    mistakes(&with("host: h, ssl: true"), &["Redis over TLS is not supported yet"]);
+    mistakes(
+        &with("host: h, ssl: true, ssl_ca_certs: /nowhere/at/all"),
+        &["cache_params.ssl_ca_certs: this file cannot be read"],
+    );
 }
 
 #[test]

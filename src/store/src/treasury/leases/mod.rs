@@ -24,6 +24,7 @@
 
 mod keeper;
 mod prove;
+mod release;
 mod script;
 
 use std::collections::HashSet;
@@ -39,6 +40,7 @@ use tollway_filter_api::treasury::{BudgetId, Unpaid};
 use tollway_wire::price::PicoDollars;
 
 use self::prove::Claimed;
+pub use self::release::{Holding, ReleaseError, holdings, release};
 use self::script::{Beat, Share, Shared, UNIT, down, up};
 use super::windows::{Counter, SubjectRef, Window};
 use super::{Inner, in_time};

@@ -3,5 +3,6 @@
 mod faults;
 mod load;
 mod place;
+mod release;
 mod script;
 mod sharing;
