@@ -99,7 +99,8 @@ async fn what_is_no_request_is_refused_as_the_protocol_says() {
         let response = call(&setup, method, "/mcp", ANN, None).await;
         assert_eq!((response.status, response.header("allow")), (405, Some("POST")), "{method}");
     }
-    let stranger = send(gateway.address, "POST", "/mcp", &[], PING.as_bytes()).await;
+    let nobody = [("authorization", "Bearer sk-nobody")];
+    let stranger = send(gateway.address, "POST", "/mcp", &nobody, PING.as_bytes()).await;
     assert_eq!((stranger.status, stranger.header("www-authenticate")), (401, Some("Bearer")));
 }
 

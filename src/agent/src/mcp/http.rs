@@ -84,6 +84,7 @@ impl Place {
     async fn send(&self, request: Request) -> Result<Answer, McpError> {
         self.client.send(request).await.map_err(|error| match error {
             OutgoingError::TimedOut(within) => McpError::TimedOut(within),
+            error @ OutgoingError::TooLarge(_) => McpError::Broken(error.to_string()),
             error => McpError::Away(format!("it cannot be reached: {error}")),
         })
     }
