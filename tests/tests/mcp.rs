@@ -370,7 +370,10 @@ async fn write_is_sent_its_idempotency_key_and_waits_for_approval() {
 async fn programs_end_with_the_gateway_and_with_their_entry() {
     let (one, other) = (Fake::program(), Fake::program());
     let config = |servers: &str| {
-        format!("general_settings: {{ master_key: {MASTER_KEY} }}\nmcp_servers:\n{servers}")
+        format!(
+            "model_list: [{{ model_name: m, litellm_params: {{ model: demo/chat }} }}]\n\
+             general_settings: {{ master_key: {MASTER_KEY} }}\nmcp_servers:\n{servers}"
+        )
     };
     let both = one.entry("one", "") + &other.entry("other", "");
     let mut gateway = Gateway::start(&config(&both)).await;

@@ -11,7 +11,8 @@ use tollway_filter_api::{Reject, Rejection};
 use crate::agent::AgentSpec;
 use crate::ports::Caller;
 use crate::request::read_json;
-use crate::service::{Agents, ListQuery, list, new_id, refused_tool, unavailable};
+use crate::runs::{ListQuery, list};
+use crate::service::{Agents, new_id, refused_tool, unavailable};
 use crate::threads;
 use crate::tool::{Call, Output, Scope, Tool, ToolError};
 use crate::toolbox::NoTool;
@@ -46,7 +47,7 @@ impl Agents {
         let mut agents: Vec<AgentSpec> = self.live().settings.agents.values().cloned().collect();
         for owner in [Arc::from(EVERYBODY), Arc::clone(&caller.owner)] {
             let wanted = Wanted { owner: Some(owner), ..Wanted::of(Collection::Agent, AGENTS_MAX) };
-            let found = self.shared().documents.list(wanted).await.map_err(unavailable)?;
+            let found = self.shared.documents.list(wanted).await.map_err(unavailable)?;
             for agent in found.iter().filter_map(|found| read(found)) {
                 if !agents.iter().any(|have| have.name == agent.name) {
                     agents.push(agent);
@@ -92,7 +93,7 @@ impl Agents {
             owner,
             parent: None,
             state: "defined".into(),
-            created_ms: known.as_ref().map_or(self.shared().now_ms(), |known| known.created_ms),
+            created_ms: known.as_ref().map_or(self.shared.now_ms(), |known| known.created_ms),
             expires_ms: None,
             holder: None,
             held_until_ms: 0,
@@ -100,8 +101,7 @@ impl Agents {
             body: serde_json::to_vec(&agent).unwrap_or_default().into(),
             version: known.map_or(0, |known| known.version),
         };
-        match self.shared().documents.write(Batch { put: vec![document], ..Batch::default() }).await
-        {
+        match self.shared.documents.write(Batch { put: vec![document], ..Batch::default() }).await {
             Ok(_) => Ok(view(&agent)),
             Err(StoreError::Conflict(_)) => {
                 let message = format!("There is an agent '{}' already.", agent.name);
@@ -117,13 +117,13 @@ impl Agents {
         let owner = if caller.is_admin { EVERYBODY } else { &*caller.owner };
         let Some(found) = self.stored(owner, name).await? else { return Err(unknown(name)) };
         let batch = Batch { remove: vec![(Collection::Agent, found.id)], ..Batch::default() };
-        self.shared().documents.write(batch).await.map_err(unavailable)?;
+        self.shared.documents.write(batch).await.map_err(unavailable)?;
         Ok(json!({"id": format!("agent/{name}"), "object": "agent.deleted", "deleted": true}))
     }
 
     async fn stored(&self, owner: &str, name: &str) -> Result<Option<Document>, Rejection> {
         let id = format!("{owner}/{name}");
-        self.shared().documents.get(Collection::Agent, &id).await.map_err(unavailable)
+        self.shared.documents.get(Collection::Agent, &id).await.map_err(unavailable)
     }
 
     /// What stands in the config is changed there.
@@ -139,7 +139,7 @@ impl Agents {
     pub async fn threads(&self, caller: &Caller, asked: &ListQuery) -> Result<Value, Rejection> {
         let wanted = self.wanted(caller, Collection::Thread, asked).await?;
         let limit = wanted.limit - 1;
-        let found = self.shared().documents.list(wanted).await.map_err(unavailable)?;
+        let found = self.shared.documents.list(wanted).await.map_err(unavailable)?;
         Ok(list(found.iter().map(threads::view), limit))
     }
 
@@ -147,13 +147,13 @@ impl Agents {
     pub async fn open_thread(&self, caller: &Caller, body: &[u8]) -> Result<Value, Rejection> {
         let body: ThreadBody =
             if body.is_empty() { ThreadBody::default() } else { read_json(body)? };
-        let mut document = threads::document(self.shared(), &caller.owner, body.metadata);
+        let mut document = threads::document(&self.shared, &caller.owner, body.metadata);
         let mut batch = Batch::default();
         if !body.messages.is_empty() {
             batch.append.push(threads::append(&mut document, &body.messages));
         }
         batch.put.push(document.clone());
-        self.shared().documents.write(batch).await.map_err(unavailable)?;
+        self.shared.documents.write(batch).await.map_err(unavailable)?;
         Ok(threads::view(&document))
     }
 
@@ -174,7 +174,7 @@ impl Agents {
         let body: ThreadBody = read_json(body)?;
         threads::note(&mut found, body.metadata);
         let batch = Batch { put: vec![found.clone()], ..Batch::default() };
-        self.shared().documents.write(batch).await.map_err(unavailable)?;
+        self.shared.documents.write(batch).await.map_err(unavailable)?;
         Ok(threads::view(&found))
     }
 
@@ -182,14 +182,14 @@ impl Agents {
     pub async fn remove_thread(&self, caller: &Caller, id: &str) -> Result<Value, Rejection> {
         let found = self.ruled(caller, Collection::Thread, "thread", id).await?;
         let batch = Batch { remove: vec![(Collection::Thread, found.id)], ..Batch::default() };
-        self.shared().documents.write(batch).await.map_err(unavailable)?;
+        self.shared.documents.write(batch).await.map_err(unavailable)?;
         Ok(json!({"id": id, "object": "thread.deleted", "deleted": true}))
     }
 
     /// The messages of a thread, first to last.
     pub async fn messages(&self, caller: &Caller, id: &str) -> Result<Value, Rejection> {
         let found = self.owned(caller, Collection::Thread, "thread", id).await?;
-        let messages = threads::messages(self.shared(), &found.id, 0).await?;
+        let messages = threads::messages(&self.shared, &found.id, 0).await?;
         Ok(json!({"object": "list", "thread_id": id, "data": messages}))
     }
 
@@ -211,7 +211,7 @@ impl Agents {
         }
         let append = threads::append(&mut found, &body.messages);
         let batch = Batch { put: vec![found.clone()], append: vec![append], ..Batch::default() };
-        self.shared().documents.write(batch).await.map_err(unavailable)?;
+        self.shared.documents.write(batch).await.map_err(unavailable)?;
         Ok(threads::view(&found))
     }
 

@@ -50,7 +50,7 @@ fn named(list: &BTreeSet<String>, tool: &str) -> bool {
 }
 
 /// Whether a tool is of this group, or has this very name.
-fn is_of(group: &str, tool: &str) -> bool {
+pub(crate) fn is_of(group: &str, tool: &str) -> bool {
     tool.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 

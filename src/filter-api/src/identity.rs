@@ -186,7 +186,7 @@ pub struct MembersBudgets {
 
 impl MembersBudgets {
     /// The budget of a member.
-    pub fn new(
+    pub fn budget(
         team: &Arc<str>,
         member: Option<&Arc<str>>,
         limit: PicoDollars,

@@ -396,7 +396,8 @@ impl Loader {
             tracing::warn!(tool = name, code = why.code, "{}", why.message);
             tools.add_missing(name, why);
         }
-        Ok(Live { settings, tools, web_search: services.web_search })
+        let Services { web_search, sandbox, .. } = services;
+        Ok(Live { settings, tools, web_search, sandbox })
     }
 
     /// What untrusted code runs in: tried once, when it is wanted first.

@@ -21,8 +21,9 @@ use crate::mcp::settings::{ServerSettings, ServersSettings, Transport};
 use crate::mcp::sse::Sse;
 use crate::mcp::{GROUP, call};
 use crate::outgoing::Outgoing;
+use crate::ports::Caller;
 use crate::tool::{Call, Called, Output, Tool, ToolError, ToolSpec};
-use crate::toolbox::{Missing, Tools, function_name};
+use crate::toolbox::{Missing, Tools, function_name, is_of};
 
 /// How long a server that is away is left alone: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -143,6 +144,19 @@ impl Servers {
     pub fn status(&self) -> BTreeMap<String, ServerStatus> {
         let running = self.0.running.lock();
         running.iter().map(|(name, have)| (name.clone(), have.server.status())).collect()
+    }
+
+    /// How those servers are of which a caller may use something.
+    pub(crate) fn shown(&self, caller: &Caller, tools: &Tools) -> BTreeMap<String, ServerStatus> {
+        let mut shown = self.status();
+        shown.retain(|name, _| {
+            let group = format!("{GROUP}.{name}");
+            let of_group = |tool: &Arc<dyn Tool>| is_of(&group, &tool.spec().name);
+            caller.sees_all
+                || caller.tools.iter().all(|list| list.allows(&group))
+                || tools.allowed_by(&caller.tools).any(of_group)
+        });
+        shown
     }
 
     /// Ends all connections, and waits for the programs.

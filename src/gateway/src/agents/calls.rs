@@ -178,6 +178,7 @@ async fn exchange(
     }
     let Some(plan) = ctx.plan.clone() else { return Err(ending()) };
     let mut call = Call::new(view, plan, Arc::clone(generation), ctx.arrived);
+    call.left_out.clone_from(&ctx.left_out);
     if generation.config.router.tag_filtering {
         call.tags = ctx.tags.iter().map(ToString::to_string).collect();
     }

@@ -33,7 +33,8 @@ pub(crate) enum CacheStoreSettings {
 }
 
 /// Decides on a store. What the config leaves out of Redis's whereabouts is looked for where
-/// LiteLLM does: `REDIS_URL`, `REDIS_HOST`, `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`.
+/// LiteLLM does: `REDIS_URL`, `REDIS_HOST`, `REDIS_PORT`, `REDIS_USERNAME`, `REDIS_PASSWORD`,
+/// `REDIS_CLUSTER_NODES`.
 pub(super) fn resolve(
     params: FileCache,
     environment: &Environment,
@@ -41,8 +42,10 @@ pub(super) fn resolve(
 ) -> Option<CacheSettings> {
     let named = params.redis.is_named();
     let kind = params.kind.unwrap_or_else(|| {
-        let named =
-            named || ["REDIS_URL", "REDIS_HOST"].iter().any(|n| environment.get(n).is_some());
+        let named = named
+            || ["REDIS_URL", "REDIS_HOST", "REDIS_CLUSTER_NODES"]
+                .iter()
+                .any(|n| environment.get(n).is_some());
         if named { CacheKind::Redis } else { CacheKind::Local }
     });
     if kind == CacheKind::Local {

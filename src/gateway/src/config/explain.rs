@@ -181,16 +181,17 @@ impl Config {
 
     /// What a caller may spend on this model.
     fn budgets_of(&self, key: &VirtualKey, group: &ModelGroup) -> Vec<String> {
-        let own = key
-            .budgets
-            .iter()
-            .filter(|budget| budget.id.part.as_ref().is_none_or(|model| *model == group.name));
+        let applies = |budget: &&Arc<Budget>| {
+            budget.id.part.as_ref().is_none_or(|model| *model == group.name)
+        };
+        let own = key.budgets.iter().filter(applies);
         let of = |kind, id: &Option<Arc<str>>| self.keys.account(kind, id.as_deref()?);
         let shared = [of(Kind::Team, &key.team), of(Kind::User, &key.user)];
         let mut notes: Vec<_> = own.map(|budget| (String::new(), Arc::clone(budget))).collect();
         for account in shared.iter().flatten() {
             let whose = format!("{} {}: ", account.kind.name(), account.id);
-            notes.extend(account.budgets.iter().map(|b| (whose.clone(), Arc::clone(b))));
+            let its = account.budgets.iter().filter(applies);
+            notes.extend(its.map(|budget| (whose.clone(), Arc::clone(budget))));
         }
         let note = |(whose, budget): (String, Arc<Budget>)| {
             let part = if budget.id.part.is_some() { " on this model" } else { "" };

@@ -37,7 +37,6 @@ const GUARDS: &[&str] = &[
 /// The file's top level.
 pub(super) const TOP: &[&str] = &[
     "agent_list",
-    "agents",
     "assistant_settings",
     "callback_settings",
     "credential_list",
@@ -418,7 +417,6 @@ pub(super) const CACHE: &[&str] = &[
     "socket_timeout",
     "ssl_cert_reqs",
     "ssl_check_hostname",
-    "startup_nodes",
     "valkey_semantic_cache_embedding_model",
 ];
 

@@ -240,7 +240,7 @@ fn account(
     let of_member = |user: Option<&Arc<str>>, budget: &FileBudget| {
         let Allowance { max_budget, budget_duration, .. } = budget.allowance;
         let limit = max_budget.unwrap_or_default();
-        Arc::new(MembersBudgets::new(&id, user, limit, budget_duration))
+        Arc::new(MembersBudgets::budget(&id, user, limit, budget_duration))
     };
     let mut members_budgets = MembersBudgets {
         each: account.member_budget.as_ref().map(|budget| of_member(None, budget)),

@@ -272,7 +272,7 @@ pub(super) fn account(
 fn members_budgets(team: &Arc<str>, body: &Map<String, Value>) -> MembersBudgets {
     let budget = |member: Option<&Arc<str>>, limit: Option<&Value>, length: Option<&Value>| {
         let limit = amount(limit)?;
-        Some(Arc::new(MembersBudgets::new(team, member, limit, period(length))))
+        Some(Arc::new(MembersBudgets::budget(team, member, limit, period(length))))
     };
     let each =
         budget(None, body.get("team_member_budget"), body.get("team_member_budget_duration"));

@@ -138,7 +138,7 @@ fn budgets_are_explained() {
         "budget of provider openai: $500 each 1d",
         "budget of each end user: $1\n",
         "budget of tag nightly: $5 each 1d",
-        "$10 each 1mo, told from $8 on, $1 each 1d on this model, team platform: $500 each 1mo, user ci@example.com: $100",
+        "$10 each 1mo, told from $8 on, $1 each 1d on this model, team platform: $500 each 1mo, team platform: $50 each 1d on this model, user ci@example.com: $100",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
