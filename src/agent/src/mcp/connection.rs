@@ -164,7 +164,7 @@ pub(crate) struct Session {
 /// What carries messages.
 enum Carrier {
     Pipe(Pipe),
-    Http(Http),
+    Http(Box<Http>),
     Sse(Sse),
 }
 
@@ -182,7 +182,7 @@ impl Session {
     /// A server by streamable HTTP.
     pub(crate) async fn of_http(http: Http, within: Duration) -> Result<Session, McpError> {
         let ears = Ears::new();
-        Session::greeted(Carrier::Http(http), ears, within).await
+        Session::greeted(Carrier::Http(Box::new(http)), ears, within).await
     }
 
     /// A server by HTTP and one stream of events.
