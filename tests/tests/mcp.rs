@@ -388,4 +388,9 @@ async fn programs_end_with_the_gateway_and_with_their_entry() {
     signal(gateway.pid(), "TERM");
     gateway.ended().await;
     assert_eq!(one.count("ended"), 1);
+    // Also where the gateway has no time to say so.
+    let gateway = Gateway::start(&config(&one.entry("one", ""))).await;
+    connected(&gateway, "one").await;
+    signal(gateway.pid(), "KILL");
+    eventually("it has ended again", async || one.count("ended") == 2).await;
 }

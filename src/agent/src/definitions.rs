@@ -48,7 +48,7 @@ impl Agents {
         for owner in [Arc::from(EVERYBODY), Arc::clone(&caller.owner)] {
             let wanted = Wanted { owner: Some(owner), ..Wanted::of(Collection::Agent, AGENTS_MAX) };
             let found = self.shared.documents.list(wanted).await.map_err(unavailable)?;
-            for agent in found.iter().filter_map(|found| read(found)) {
+            for agent in found.iter().filter_map(read) {
                 if !agents.iter().any(|have| have.name == agent.name) {
                     agents.push(agent);
                 }

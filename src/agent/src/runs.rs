@@ -216,16 +216,15 @@ impl Agents {
         // What is told live need not be read.
         let until = feed.as_ref().map_or(u64::MAX, |feed| feed.first());
         let mut at = 0;
-        while after + 1 < until {
+        let mut is_read = after + 1 >= until;
+        while !is_read {
             let entries = self
                 .shared
                 .documents
                 .entries(Collection::Run, &document.id, at, JOURNAL_BYTES)
                 .await
                 .map_err(unavailable)?;
-            if entries.is_empty() {
-                break;
-            }
+            is_read = entries.is_empty();
             at += entries.len() as u64;
             for entry in entries.iter().filter(|entry| &*entry.kind == journal::EVENTS) {
                 let is_live = feed::last_number(&entry.body).is_some_and(|last| last >= until);

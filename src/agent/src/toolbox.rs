@@ -285,7 +285,7 @@ mod tests {
     fn tool_is_there_where_every_list_names_it() {
         let all = list(&["*"]);
         assert_eq!(
-            selected(&["code"], &[all.clone()]),
+            selected(&["code"], std::slice::from_ref(&all)),
             Ok(vec!["code.python".into(), "code.shell".into()])
         );
         assert_eq!(
@@ -296,8 +296,14 @@ mod tests {
             selected(&["calculator"], &[all.clone(), list(&[])]),
             Err(NoTool::Forbidden("calculator".into()))
         );
-        assert_eq!(selected(&["nothing"], &[all.clone()]), Err(NoTool::Unknown("nothing".into())));
-        assert!(matches!(selected(&["lab.python"], &[all.clone()]), Err(NoTool::Missing(..))));
+        assert_eq!(
+            selected(&["nothing"], std::slice::from_ref(&all)),
+            Err(NoTool::Unknown("nothing".into()))
+        );
+        assert!(matches!(
+            selected(&["lab.python"], std::slice::from_ref(&all)),
+            Err(NoTool::Missing(..))
+        ));
         assert!(matches!(selected(&["lab"], &[all]), Err(NoTool::Missing(..))));
         assert!(matches!(selected(&["lab.python.3"], &[list(&["lab"])]), Err(NoTool::Missing(..))));
         // What nobody may use is not told to be missing.

@@ -11,7 +11,9 @@ use tollway_agent::service;
 use tollway_agent::toolbox::Allowed;
 use tollway_agent::tools;
 use tollway_agent::tools::web_search::SearchTool;
+use tollway_filter_api::ModelDirectory;
 
+use super::directory::Directory;
 use super::file::{FileAgentSettings, FileConfig};
 use super::mcp;
 use super::mistake::Report;
@@ -31,13 +33,20 @@ pub(crate) struct AgentSettings {
     pub(crate) waiting_max: usize,
 }
 
-pub(super) fn resolve(file: &mut FileConfig, report: &mut Report) -> AgentSettings {
+pub(super) fn resolve(
+    file: &mut FileConfig,
+    directory: &Directory,
+    report: &mut Report,
+) -> AgentSettings {
     let mut agents = ConfigAgents::new();
     for (at, given) in std::mem::take(&mut file.agents).into_iter().enumerate() {
         let path = format!("agents[{at}]");
         let Some(agent) = read::<AgentSpec>(given, &path, report) else { continue };
         if let Some((member, message)) = agent.mistake() {
             report.mistake(&format!("{path}.{member}"), message);
+        } else if directory.resolve(&agent.model).is_none() {
+            let message = format!("there is no model {:?} in model_list", agent.model);
+            report.mistake(&format!("{path}.model"), message);
         } else if agents.contains_key(&agent.name) {
             let message = format!("there is an agent {:?} already", agent.name);
             report.mistake(&format!("{path}.name"), message);
@@ -49,10 +58,10 @@ pub(super) fn resolve(file: &mut FileConfig, report: &mut Report) -> AgentSettin
     let approval = settings
         .approval
         .clone()
-        .and_then(|given| read::<Approval>(given, "agent_settings.approval", report));
+        .and_then(|given| read::<Approval>(given.0, "agent_settings.approval", report));
     let mcp_servers = mcp::resolve(file, report);
     let tools = std::mem::take(&mut file.tools);
-    let tools = tools.and_then(|given| read::<tools::Settings>(given, "tools", report));
+    let tools = tools.and_then(|given| read::<tools::Settings>(given.0, "tools", report));
     let tools = with_search_tools(tools.unwrap_or_default(), file, report);
     let FileAgentSettings { max_steps, max_steps_limit, deadline, deadline_limit, .. } = settings;
     let usual = service::Settings::default();
@@ -91,7 +100,7 @@ fn with_search_tools(
     if let Some(given) = file.search_tools.take() {
         if !tools.search_tools.is_empty() {
             report.mistake("search_tools", "is there twice: here and in `tools`");
-        } else if let Some(list) = read::<Vec<SearchTool>>(given, "search_tools", report) {
+        } else if let Some(list) = read::<Vec<SearchTool>>(given.0, "search_tools", report) {
             tools.search_tools = list;
         }
     }

@@ -33,8 +33,8 @@ mod people;
 mod router;
 mod server;
 
-pub(crate) use agents::FileAgentSettings;
 use agents::read_agent_settings;
+pub(crate) use agents::{FileAgentSettings, Written};
 pub(crate) use alerts::{FileAlerting, FileAlerts};
 use alerts::{read_alerting, read_alerts};
 use cache::read_cache;
@@ -101,9 +101,9 @@ pub(crate) struct FileConfig {
     /// `mcp_servers`: servers whose tools agents may use.
     pub(crate) mcp_servers: Vec<FileMcpServer>,
     /// `tools`: the tools that agents may use.
-    pub(crate) tools: Option<serde_json::Value>,
+    pub(crate) tools: Option<Written>,
     /// `search_tools`: who searches the web, in the order in which they are asked. LiteLLM's form.
-    pub(crate) search_tools: Option<serde_json::Value>,
+    pub(crate) search_tools: Option<Written>,
     /// `compat: litellm`: errors carry their HTTP status as a string in `code`, as LiteLLM's do,
     /// instead of OpenAI's machine-readable codes.
     pub(crate) compat_litellm: bool,

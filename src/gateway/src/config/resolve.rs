@@ -84,7 +84,7 @@ impl Config {
         let alerts = std::mem::take(&mut file.alerts);
         let alerts = alerts::resolve(alerting, alerts, &file.environment, &mut report);
         let redis = redis::shared(&mut file, &mut report);
-        let agents = agents::resolve(&mut file, &mut report);
+        let agents = agents::resolve(&mut file, &directory, &mut report);
         let warnings = report.finish()?;
         let config = Config {
             listen,

@@ -26,8 +26,8 @@ const MOVES_MAX: u32 = 2;
 
 /// How connections are made.
 pub(super) enum Reach {
-    One(Client),
-    Cluster(ClusterClient),
+    One(Box<Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 /// A connection that is there. Cloning shares it.
@@ -68,7 +68,8 @@ impl Reach {
             if let Some(certificates) = certificates {
                 builder = builder.certs(certificates);
             }
-            return builder.build().map(Reach::Cluster).map_err(|_| RedisSettingsError::Nodes);
+            let client = builder.build().map_err(|_| RedisSettingsError::Nodes)?;
+            return Ok(Reach::Cluster(Box::new(client)));
         }
         let info = infos.into_iter().next().ok_or(RedisSettingsError::Url)?;
         match certificates {
@@ -77,7 +78,7 @@ impl Reach {
             }
             None => Client::open(info).map_err(|_| RedisSettingsError::Url),
         }
-        .map(Reach::One)
+        .map(|client| Reach::One(Box::new(client)))
     }
 
     /// Connects.

@@ -1,5 +1,6 @@
 //! Agents and tools as they are written.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -33,7 +34,7 @@ pub(crate) struct FileAgentSettings {
     pub(crate) retention: Option<Duration>,
     /// `approval`: `{default: policy, always: [files.delete], never: []}`: the tools that have to be
     /// approved, whatever agents and requests say.
-    pub(crate) approval: Option<Value>,
+    pub(crate) approval: Option<Written>,
 }
 
 pub(super) fn read_agent_settings(fields: &mut Fields<'_>) -> FileAgentSettings {
@@ -54,10 +55,20 @@ pub(super) fn read_agent_settings(fields: &mut Fields<'_>) -> FileAgentSettings 
     }
 }
 
+/// What is read further by whom it concerns. It may hold secrets, and is not shown.
+#[derive(Clone, Default)]
+pub(crate) struct Written(pub(crate) Value);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written(…)")
+    }
+}
+
 impl Fields<'_> {
     /// Whatever there is, references followed.
-    pub(super) fn json(&mut self, name: &'static str) -> Option<Value> {
+    pub(super) fn json(&mut self, name: &'static str) -> Option<Written> {
         let (node, path) = (self.take(name)?, self.path(name));
-        Some(self.reader.json(node, &path, true))
+        Some(Written(self.reader.json(node, &path, true)))
     }
 }
