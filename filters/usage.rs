@@ -259,6 +259,9 @@ impl Metering {
                 };
                 counter.fetch_add(1, Relaxed);
             }
+            if let (Some(_), Some(cost)) = (&ctx.passage, &report.cost) {
+                series.calls().spend(cost.total());
+            }
             // A call that broke off may have cost something, one that never began did not.
             if ctx.plan.is_some() && (is_answered || report.usage.is_some()) {
                 let calls = series.calls();
@@ -303,6 +306,10 @@ impl Metering {
         if let Some(plan) = &ctx.plan {
             labels.set(Value::RequestedModel, Some(&plan.requested));
             labels.set(Value::ModelGroup, Some(&plan.group.name));
+        }
+        if let Some(passage) = ctx.passage.as_ref().filter(|passage| !passage.name.is_empty()) {
+            labels.set(Value::RequestedModel, Some(&passage.name));
+            labels.set(Value::ModelGroup, Some(&passage.name));
         }
         if let Some(deployment) = &ctx.report.deployment {
             labels.set(Value::ModelId, Some(&deployment.id));

@@ -9,10 +9,12 @@
 //! recording at a low bit rate. Of all deployments that may come to serve the call, fallbacks
 //! included, the dearest counts.
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use aho_corasick::packed::Searcher;
 use memchr::memmem;
+use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use tollway_filter_api::treasury::{BudgetId, BudgetScope};
 use tollway_filter_api::{Deployment, ModelGroup, RequestView};
@@ -209,10 +211,7 @@ impl Bound {
         };
         self.answers = answers;
         self.output = Output::Text { asked: asked.filter(|_| is_ours), is_ours };
-        if (view.object.get(&view.body, "web_search_options").is_some()
-            || view.object.get(&view.body, "tools").is_some())
-            && memmem::find(&view.body, b"search").is_some()
-        {
+        if may_search(view) {
             self.searches = SEARCHES;
         }
         if self.input == Input::Counted {
@@ -446,4 +445,28 @@ fn pixels(view: &RequestView) -> u64 {
         width.parse::<u64>().ok()?.checked_mul(height.parse().ok()?)
     };
     size.and_then(|size| parse(&size)).unwrap_or(PIXELS)
+}
+
+/// Whether the provider may search by itself: because of an option, or a tool of its own. A function of
+/// the caller's may have any name.
+pub(super) fn may_search(view: &RequestView) -> bool {
+    if view.object.get(&view.body, "web_search_options").is_some() {
+        return true;
+    }
+    let Some(tools) = view.object.raw(&view.body, "tools") else { return false };
+    let is_named = |bytes: &[u8]| {
+        ["search", "Search"].iter().any(|word| memmem::find(bytes, word.as_bytes()).is_some())
+    };
+    if !is_named(tools) {
+        return false;
+    }
+    // What cannot be read is taken for the worst.
+    let Ok(tools) = serde_json::from_slice::<Vec<HashMap<String, &RawValue>>>(tools) else {
+        return true;
+    };
+    tools.iter().any(|tool| match tool.get("type") {
+        Some(kind) => is_named(kind.get().as_bytes()),
+        // Gemini's have names for kinds: `googleSearch`.
+        None => tool.keys().any(|name| is_named(name.as_bytes())),
+    })
 }

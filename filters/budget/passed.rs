@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{Hold, Opened, Opening, Paid, Unpaid};
 use tollway_filter_api::{Flow, Outcome, RequestCtx, Step};
-use tollway_wire::price::PicoDollars;
+use tollway_wire::price::{Cost, PicoDollars};
 
 use super::bound::Servers;
 use super::record::{self, Begun};
@@ -78,6 +78,9 @@ impl Budgets {
             Some(passage) if !is_refused => passage.cost,
             _ => PicoDollars::ZERO,
         };
+        if record.cost > PicoDollars::ZERO {
+            ctx.report.cost = Some(Cost { request: record.cost, ..Cost::default() });
+        }
         record.ended_ms = begun.millis_at(self.clock.now());
         record.first_byte_ms = ctx.report.first_byte.map(|at| begun.millis_at(at));
         hold.close(record);
@@ -91,6 +94,8 @@ fn passed(ctx: &RequestCtx, begun: Begun) -> SpendRecord {
         record.operation = passage.call_type.into();
         record.provider = passage.provider.into();
         record.api_base = Arc::clone(&passage.api_base);
+        record.group = Arc::clone(&passage.name);
+        record.model = Arc::clone(&passage.name);
     }
     record
 }

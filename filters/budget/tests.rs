@@ -751,3 +751,19 @@ proptest! {
         prop_assert!(spent <= limit && reserved == 0);
     }
 }
+
+#[test]
+fn function_of_any_name_is_no_search_of_the_providers() {
+    let searches = |tools: Value| {
+        let ctx = chat("plain", json!({"tools": tools}));
+        super::bound::may_search(ctx.view.as_ref().expect("a body"))
+    };
+    let function =
+        json!({"type": "function", "function": {"name": "web_search", "parameters": {}}});
+    assert!(!searches(json!([function])));
+    assert!(!searches(json!([{"functionDeclarations": [{"name": "search"}]}])));
+    assert!(searches(json!([function, {"type": "web_search_20250305", "name": "web_search"}])));
+    assert!(searches(json!([{"googleSearch": {}}])));
+    assert!(searches(json!([{"google_search": {}}])));
+    assert!(searches(json!("search")));
+}

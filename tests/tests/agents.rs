@@ -613,3 +613,52 @@ async fn many_runs_at_once_are_all_there_and_paid_exactly() {
         setup.gateway.metric("litellm_spend_metric_total", &["api_key_alias=\"ann\""]).await;
     assert!((spent - 0.000021 * RUNS as f64).abs() < 1e-9, "{spent}");
 }
+
+#[tokio::test]
+async fn searches_are_paid_by_whoever_wants_them() {
+    let text = CONFIG.replace(
+        "user: ann, metadata: { tools: [calculator] }",
+        "user: ann, max_budget: 0.02, metadata: { tools: [web_search] }",
+    );
+    let text = format!(
+        "{text}
+search_tools:
+  - search_tool_name: tavily
+    litellm_params: {{ search_provider: tavily, api_key: tvly-secret-1, api_base: $SIM, cost_per_query: 0.008 }}
+"
+    );
+    let setup = Setup::with(&text).await;
+    let found = json!({"results": [{"title": "Bonn", "url": "https://bonn.example/", "content": "A city."}]});
+    let search = async |query: &str| {
+        setup.simulator.enqueue(Reply::json(200, &found));
+        let body = json!({"query": query});
+        call(&setup, "POST", "/tools/search", ANN, Some(&body)).await
+    };
+    let first = search("Bonn").await;
+    assert_eq!(first.json()["results"][0]["url"], "https://bonn.example/", "{}", first.text());
+    assert_eq!(first.json()["cost_usd"], json!(0.008));
+    // What is remembered costs nothing.
+    let again =
+        call(&setup, "POST", "/v1/tools/search", ANN, Some(&json!({"query": "Bonn"}))).await;
+    assert_eq!(again.json()["results"], first.json()["results"], "{}", again.text());
+    setup.simulator.enqueue(Reply::tool("web_search", json!({"query": "Berlin"}).to_string()));
+    setup.simulator.enqueue(Reply::json(200, &found));
+    setup.simulator.enqueue(Reply::text("A city."));
+    let body = with(asks("Berlin?"), &json!({"max_completion_tokens": 20}));
+    let done = run(&setup, &body).await.json();
+    assert_eq!(done["tool_calls"][0]["cost_usd"], json!(0.008), "{done}");
+    assert!(done["usage"]["cost_usd"].as_f64().expect("a cost") > 0.008);
+    // 0.016 $ and a little are spent: a third search does not fit.
+    let refused = search("Paris").await;
+    assert_eq!((refused.status, refused.error("code")), (403, json!("tool_refused")));
+    assert!(refused.text().contains("Budget has been exceeded"), "{}", refused.text());
+    let spent = setup
+        .gateway
+        .metric("litellm_spend_metric_total", &["api_key_alias=\"ann\"", "model=\"web_search\""])
+        .await;
+    assert!((spent - 0.016).abs() < 1e-9, "{spent}");
+    assert_eq!(
+        call(&setup, "POST", "/tools/search", BOB, Some(&json!({"query": "x"}))).await.status,
+        403
+    );
+}

@@ -16,7 +16,6 @@ use crate::service::{Agents, new_id, refused_tool, unavailable};
 use crate::threads;
 use crate::tool::{Call, Output, Scope, Tool, ToolError};
 use crate::toolbox::NoTool;
-use crate::tools::web_search::Query;
 
 /// How many agents are listed.
 const AGENTS_MAX: u64 = 1_000;
@@ -244,17 +243,24 @@ impl Agents {
         tool: Option<String>,
         body: &[u8],
     ) -> Result<Value, Rejection> {
+        const NAME: &str = "web_search";
         let live = self.live();
-        live.tools.find("web_search", &caller.tools).map_err(refused_tool)?;
-        let mut query: Query = read_json(body)?;
-        if tool.is_some() {
-            query.provider = tool;
+        let search = live.tools.find(NAME, &caller.tools).map_err(refused_tool)?;
+        let mut query: Map<String, Value> = read_json(body)?;
+        if let Some(tool) = tool {
+            query.insert("provider".to_owned(), tool.into());
         }
-        let Some(search) = &live.web_search else {
-            return Err(refused_tool(NoTool::Unknown("web_search".to_owned())));
+        let scope =
+            Scope { owner: Arc::clone(&caller.owner), run: None, user_context: Arc::default() };
+        let call = Call {
+            arguments: Value::Object(query),
+            scope: &scope,
+            idempotency_key: &new_id("call_"),
+            progress: &|_| {},
         };
-        let found = search.search(query, &caller.owner).await;
-        found.map(|found| json!(found)).map_err(|error| refused_call(&error))
+        let output = self.call_tool(caller, &**search, call).await;
+        let output = output.map_err(|error| refused_call(&error))?;
+        Ok(output.data.unwrap_or_default())
     }
 
     /// Calls a tool without a run. Who calls it by themselves has approved it.
@@ -301,7 +307,7 @@ impl Agents {
             idempotency_key: &key,
             progress: &|_| {},
         };
-        self.call_tool(&**tool, call).await.map_err(NotUsed::Call)
+        self.call_tool(caller, &**tool, call).await.map_err(NotUsed::Call)
     }
 }
 

@@ -93,6 +93,12 @@ pub trait ModelStream: Send {
     fn finish(self: Box<Self>) -> Spent;
 }
 
+/// What was set aside for one use of a tool. Dropping it spends all of it.
+pub trait Payment: Send {
+    /// The tool was used, for so much.
+    fn settle(self: Box<Self>, cost: PicoDollars);
+}
+
 /// Makes model calls, through the same filters, limits and budgets as any other.
 pub trait Completions: Send + Sync {
     /// Begins a call.
@@ -100,6 +106,14 @@ pub trait Completions: Send + Sync {
         &'a self,
         call: ModelCall<'a>,
     ) -> Asking<'a, Result<Box<dyn ModelStream>, Rejection>>;
+
+    /// Sets aside what one use of a tool may cost, out of all budgets that apply to the caller.
+    fn pay<'a>(
+        &'a self,
+        caller: &'a Caller,
+        tool: &'a Arc<str>,
+        cost_max: PicoDollars,
+    ) -> Asking<'a, Result<Box<dyn Payment>, Rejection>>;
 
     /// How many tokens the model reads, where that is known.
     fn window(&self, model: &str) -> Option<u64>;

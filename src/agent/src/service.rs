@@ -28,7 +28,7 @@ use crate::run::{Approval, Plan, Status, view};
 use crate::threads;
 use crate::tool::{Call, Output, Tool, ToolError};
 use crate::toolbox::{NoTool, Toolbox, Tools, needs_approval};
-use crate::tools::web_search::WebSearch;
+use crate::tools::files::Files;
 
 /// For how long a run is held by the node that works on it, unless it says so again.
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
@@ -82,10 +82,10 @@ pub struct Live {
     pub settings: Settings,
     /// The tools there are.
     pub tools: Tools,
-    /// Searches the web, if somebody is configured to.
-    pub web_search: Option<Arc<WebSearch>>,
     /// Runs untrusted code, where a tool wants that.
     pub sandbox: Option<Sandbox>,
+    /// Keeps files, where they are kept.
+    pub files: Option<Files>,
 }
 
 /// What all runs share.
@@ -204,19 +204,36 @@ pub fn refused_tool(why: NoTool) -> Rejection {
     }
 }
 
-/// Calls a tool: in time, and counted.
+/// Calls a tool: paid, in time, and counted.
 pub(crate) async fn call_tool(
     shared: &Shared,
+    caller: &Caller,
     tool: &dyn Tool,
     call: Call<'_>,
 ) -> Result<Output, ToolError> {
     let limit = shared.live.load().settings.tool_timeout;
     let begun = Instant::now();
+    let (name, cost_max) = (&tool.spec().name, tool.cost_max());
+    let payment = match cost_max {
+        PicoDollars::ZERO => None,
+        _ => {
+            let paid = shared.completions.pay(caller, name, cost_max).await;
+            Some(paid.map_err(|reject| ToolError::Refused(reject.message.clone()))?)
+        }
+    };
     let called = match timeout(limit, tool.call(call)).await {
         Ok(called) => called,
         Err(_) => Err(ToolError::TimedOut(limit)),
     };
-    shared.metrics.called(&tool.spec().name, &called, begun.elapsed());
+    if let Some(payment) = payment {
+        match &called {
+            Ok(output) => payment.settle(output.cost.min(cost_max)),
+            // Whether it was done is not known.
+            Err(ToolError::TimedOut(_)) => payment.settle(cost_max),
+            Err(_) => payment.settle(PicoDollars::ZERO),
+        }
+    }
+    shared.metrics.called(name, &called, begun.elapsed());
     called
 }
 
@@ -579,8 +596,13 @@ impl Agents {
     }
 
     /// Calls a tool for a caller, without a run.
-    pub async fn call_tool(&self, tool: &dyn Tool, call: Call<'_>) -> Result<Output, ToolError> {
-        call_tool(&self.shared, tool, call).await
+    pub async fn call_tool(
+        &self,
+        caller: &Caller,
+        tool: &dyn Tool,
+        call: Call<'_>,
+    ) -> Result<Output, ToolError> {
+        call_tool(&self.shared, caller, tool, call).await
     }
 }
 

@@ -125,6 +125,11 @@ pub trait Tool: Send + Sync {
     /// What it is.
     fn spec(&self) -> &ToolSpec;
 
+    /// What one call costs at most, beside model calls: set aside before it is made.
+    fn cost_max(&self) -> PicoDollars {
+        PicoDollars::ZERO
+    }
+
     /// Does it.
     fn call<'a>(&'a self, call: Call<'a>) -> Called<'a>;
 }

@@ -129,6 +129,9 @@ impl Agents {
         for collection in Collection::ALL {
             // Files have more than a document: whoever keeps them removes them.
             if collection == Collection::File {
+                if let Some(files) = &self.live().files {
+                    files.forget_expired().await?;
+                }
                 continue;
             }
             loop {

@@ -57,7 +57,7 @@ pub struct RequestCtx {
     slots: SmallVec<[Option<Box<dyn Any + Send + Sync>>; 8]>,
 }
 
-/// A request that is handed on as it is.
+/// A request that is handed on as it is, or a use of a tool that costs something.
 #[derive(Clone, Debug)]
 pub struct Passage {
     /// LiteLLM's name for it: `pass_through_endpoint`, `acreate_file` …
@@ -66,6 +66,8 @@ pub struct Passage {
     pub provider: &'static str,
     /// Where it goes, without credentials; empty where that is not known yet.
     pub api_base: Arc<str>,
+    /// What is used, where that has a name: a tool's. Bounded, so that it can be a label.
+    pub name: Arc<str>,
     /// What it costs.
     pub cost: PicoDollars,
 }

@@ -68,29 +68,64 @@ pub(crate) async fn read(
     patience: Duration,
     memory: &Arc<BodyMemory>,
 ) -> Result<(Bytes, Held), BodyError> {
-    let too_large = || {
-        let message = format!("Request body is too large: at most {max} bytes are accepted.");
-        BodyError::Rejected(
-            Reject::new(413, "invalid_request_error", message).with_code("request_too_large"),
-        )
-    };
-    let headers = &session.req_header().headers;
-    if headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes() != b"identity") {
-        let message = "Compressed request bodies are not accepted; send plain JSON.";
-        return Err(BodyError::Rejected(Reject::new(415, "invalid_request_error", message)));
-    }
-    let declared = headers
-        .get(CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.trim().parse::<usize>().ok());
+    let declared = session.req_header().headers.get(CONTENT_LENGTH);
+    let declared = declared.and_then(|value| value.to_str().ok()?.trim().parse::<usize>().ok());
     if declared.is_some_and(|declared| declared > max) {
-        return Err(too_large());
+        refuse_packed(session)?;
+        return Err(too_large(max));
     }
     let mut held = memory.hold();
     if !held.grow(declared.unwrap_or(0)) {
         return Err(busy());
     }
+    let (whole, _) = pieces(session, max, patience, &mut held, declared, &mut |_| false).await?;
+    Ok((whole, held))
+}
+
+/// Reads a body until `is_enough` says so of what is there, or until its end. What was read, and
+/// whether it was enough before that.
+///
+/// Nothing is refused for its declared length, because it may be somebody else's to take.
+pub(crate) async fn read_until(
+    session: &mut ServerSession,
+    max: usize,
+    patience: Duration,
+    memory: &Arc<BodyMemory>,
+    is_enough: &mut (dyn FnMut(&[u8]) -> bool + Send),
+) -> Result<(Bytes, Held, bool), BodyError> {
+    let mut held = memory.hold();
+    let (read, enough) = pieces(session, max, patience, &mut held, None, is_enough).await?;
+    Ok((read, held, enough))
+}
+
+fn too_large(max: usize) -> BodyError {
+    let message = format!("Request body is too large: at most {max} bytes are accepted.");
+    BodyError::Rejected(
+        Reject::new(413, "invalid_request_error", message).with_code("request_too_large"),
+    )
+}
+
+fn refuse_packed(session: &ServerSession) -> Result<(), BodyError> {
+    let packing = session.req_header().headers.get(CONTENT_ENCODING);
+    if packing.is_some_and(|value| value.as_bytes() != b"identity") {
+        let message = "Compressed request bodies are not accepted; send it plain.";
+        return Err(BodyError::Rejected(Reject::new(415, "invalid_request_error", message)));
+    }
+    Ok(())
+}
+
+async fn pieces(
+    session: &mut ServerSession,
+    max: usize,
+    patience: Duration,
+    held: &mut Held,
+    declared: Option<usize>,
+    is_enough: &mut (dyn FnMut(&[u8]) -> bool + Send),
+) -> Result<(Bytes, bool), BodyError> {
+    refuse_packed(session)?;
     // Pingora answers this only when an upstream does; a client that waits for it would wait for
     // ever, because here the body is read first.
+    let headers = &session.req_header().headers;
     let waits =
         headers.get(EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if waits {
@@ -114,18 +149,21 @@ pub(crate) async fn read(
         let Some(bytes) = read else { break };
         let len = whole.len() + bytes.len();
         if len > max {
-            return Err(too_large());
+            return Err(too_large(max));
         }
         if len > held.bytes && !held.grow(len - held.bytes) {
             return Err(busy());
         }
         whole.push(bytes, declared);
+        if is_enough(whole.bytes()) {
+            return Ok((whole.into_bytes(), true));
+        }
         // The usual case, a body in one piece, needs no second read to learn that it is over.
         if session.is_body_done() {
             break;
         }
     }
-    Ok((whole.into_bytes(), held))
+    Ok((whole.into_bytes(), false))
 }
 
 fn busy() -> BodyError {
@@ -145,6 +183,10 @@ struct Whole {
 impl Whole {
     fn len(&self) -> usize {
         self.first.len() + self.rest.len()
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.rest.is_empty() { &self.first } else { &self.rest }
     }
 
     fn push(&mut self, bytes: Bytes, declared: Option<usize>) {

@@ -46,6 +46,8 @@ mod wishes;
 
 use std::process::ExitCode;
 
+use tollway_agent::tools::files::analyse::NATIVES;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -55,7 +57,7 @@ pub(crate) const USER_AGENT: &str = concat!("tollway/", env!("CARGO_PKG_VERSION"
 fn main() -> ExitCode {
     // A worker of the sandbox is this program too, and none of what a gateway is.
     if std::env::args_os().nth(1).is_some_and(|argument| argument == tollway_sandbox::WORKER_ARG) {
-        tollway_sandbox::worker::main(&[]);
+        tollway_sandbox::worker::main(NATIVES);
     }
     // Thousands of streams have sparse buffers: pages of 2 MB under them would be mostly memory
     // that nobody has touched. Fails where the system knows no such pages.

@@ -76,6 +76,7 @@ impl PassThrough {
             call_type: "pass_through_endpoint",
             provider: "",
             api_base: Arc::clone(&self.target),
+            name: std::sync::Arc::from(""),
             cost: self.cost,
         }
     }

@@ -129,7 +129,9 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
             Route::Agent(route) => {
                 Box::pin(agents::serve(session, &gateway, &generation, ctx, route)).await
             }
-            Route::Stored => Box::pin(stored::serve(session, &gateway, &generation, ctx)).await,
+            Route::Stored => {
+                Box::pin(agents::files::serve(session, &gateway, &generation, ctx)).await
+            }
             Route::Metrics => {
                 let gateway = Arc::clone(&gateway);
                 // Many keys make megabytes of text: that must not hold up the other requests.
@@ -240,7 +242,7 @@ fn unknown_route(session: &ServerSession) -> Rejection {
     Reject::new(404, "invalid_request_error", message).with_code("unknown_url")
 }
 
-fn wrong_method_of<'m>(allowed: impl Iterator<Item = &'m str>) -> Rejection {
+pub(crate) fn wrong_method_of<'m>(allowed: impl Iterator<Item = &'m str>) -> Rejection {
     let allowed = allowed.collect::<Vec<_>>().join(", ");
     let message = format!("This path takes {allowed} requests only.");
     let allow = HeaderValue::from_str(&allowed).unwrap_or(HeaderValue::from_static(""));

@@ -15,6 +15,7 @@ use tollway_agent::toolbox::Tools;
 use tollway_agent::tools::{self, Services};
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
+use tollway_filter_api::documents::Documents;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::LimitStore;
 use tollway_filter_api::treasury::Treasury;
@@ -126,11 +127,13 @@ async fn serve_on(
             treasury: None,
             oidc: None,
             sandbox: None,
+            documents: None,
         },
     };
     let shared = loader.shared_limits()?;
     let limits = Arc::clone(&loader.stores.limits);
     let money = Arc::new(loader.money().await?);
+    loader.stores.documents = Some(Arc::new(money.store().clone()));
     let directory = Arc::new(Directory::new(Arc::new(money.store().clone())));
     // Where it is away now, it comes when it is back.
     let _ = directory.refresh().await;
@@ -242,6 +245,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             treasury: None,
             oidc: None,
             sandbox: None,
+            documents: None,
         },
     };
     let (config, warnings) = loader.config()?;
@@ -309,6 +313,8 @@ struct Stores {
     oidc: Option<Oidc>,
     /// What untrusted code runs in, once it is wanted.
     sandbox: Option<Sandbox>,
+    /// What agents keep; nothing where nothing is served.
+    documents: Option<Arc<dyn Documents>>,
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -387,6 +393,12 @@ impl Loader {
         if config.agents.tools.needs_sandbox() {
             services.sandbox = Some(self.sandbox().await);
         }
+        if let Some(documents) = &self.stores.documents {
+            let folder = config.data.join("files");
+            services = services
+                .with_files(&config.agents.tools, Arc::clone(documents), &folder)
+                .map_err(|error| wrong(&error))?;
+        }
         let mut tools = Tools::default();
         let built_in = tools::built_in(&config.agents.tools, &services);
         for tool in built_in.map_err(|error| wrong(&error))? {
@@ -396,8 +408,8 @@ impl Loader {
             tracing::warn!(tool = name, code = why.code, "{}", why.message);
             tools.add_missing(name, why);
         }
-        let Services { web_search, sandbox, .. } = services;
-        Ok(Live { settings, tools, web_search, sandbox })
+        let Services { sandbox, files, .. } = services;
+        Ok(Live { settings, tools, sandbox, files })
     }
 
     /// What untrusted code runs in: tried once, when it is wanted first.

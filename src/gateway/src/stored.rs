@@ -24,7 +24,7 @@ use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tokio::time::timeout;
 use tollway_filter_api::ctx::Passage;
-use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx, ResponseHead};
+use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx, RequestHead, ResponseHead};
 use tollway_filters::model_alias;
 use tollway_wire::price::PicoDollars;
 
@@ -97,15 +97,36 @@ pub(crate) fn passage(head: &RequestHeader) -> Passage {
         ("fine_tuning", (true, _)) => "aretrieve_fine_tuning_job",
         _ => "pass_through_endpoint",
     };
-    Passage { call_type, provider: "", api_base: Arc::from(""), cost: PicoDollars::ZERO }
+    Passage {
+        call_type,
+        provider: "",
+        api_base: Arc::from(""),
+        name: Arc::from(""),
+        cost: PicoDollars::ZERO,
+    }
 }
 
-/// Serves a request for something stored.
+/// Whether a form's field of this name says which account is meant.
+pub(crate) fn is_account(field: &str) -> bool {
+    MODEL.contains(&field) || PROVIDER.contains(&field)
+}
+
+/// Whether a request's head says which account is meant.
+pub(crate) fn names_account(head: &RequestHead) -> bool {
+    let query = head.uri.query().unwrap_or_default();
+    let in_query = |names: &[&str]| named::of_query(query, names).any(|name| !name.is_empty());
+    let mut headers = PROVIDER_HEADERS.iter().chain([&MODEL_HEADER]);
+    in_query(&MODEL) || in_query(&PROVIDER) || headers.any(|name| head.headers.contains_key(*name))
+}
+
+/// Serves a request for something stored. `read` is what has been read of its body, if anybody has
+/// looked at it.
 pub(crate) async fn serve(
     session: &mut ServerSession,
     gateway: &Gateway,
     generation: &Generation,
     ctx: &mut RequestCtx,
+    read: Option<Bytes>,
 ) -> Result<Outcome> {
     let opened = Box::pin(open(session, gateway, generation, ctx)).await;
     let (endpoint, line) = match opened {
@@ -118,7 +139,7 @@ pub(crate) async fn serve(
     }
     let secrets = endpoint.secrets(&line.head);
     let Line { session: mut upstream, head } = line;
-    let head = match request_head(session, head) {
+    let head = match request_head(session, head, read.is_some()) {
         Ok(head) => head,
         Err(error) => {
             let reject = Reject::internal("The request cannot be passed on.", error);
@@ -126,7 +147,7 @@ pub(crate) async fn serve(
         }
     };
     ctx.report.upstream_started = Some(gateway.clock.now());
-    match Box::pin(ask(session, &mut upstream, head, &endpoint)).await {
+    match Box::pin(ask(session, &mut upstream, head, &endpoint, read)).await {
         Ok(()) => {}
         Err(Broken::Client(error)) => return Err(error),
         Err(Broken::Upstream(reject)) => return refuse(session, generation, ctx, reject).await,
@@ -267,9 +288,14 @@ async fn of_model(
     })
 }
 
-/// Adds what the client says about its request to the head.
-fn request_head(session: &mut ServerSession, mut head: RequestHeader) -> Result<RequestHeader> {
-    let has_body = !session.is_body_empty() && !session.is_body_done();
+/// Adds what the client says about its request to the head. `is_read` is whether some of its body, or
+/// all, has been read.
+fn request_head(
+    session: &mut ServerSession,
+    mut head: RequestHeader,
+    is_read: bool,
+) -> Result<RequestHeader> {
+    let has_body = is_read || !session.is_body_empty() && !session.is_body_done();
     let asked = session.req_header();
     for name in ASKED {
         if let Some(value) = asked.headers.get(&name) {
@@ -314,10 +340,19 @@ async fn ask(
     upstream: &mut Http1Session,
     head: RequestHeader,
     endpoint: &Endpoint,
+    read: Option<Bytes>,
 ) -> Result<(), Broken> {
     let idle = endpoint.deadlines.idle;
     upstream.write_request_header(Box::new(head)).await.map_err(lost)?;
-    let waits = session.req_header().headers.get(EXPECT);
+    // Who has sent something of it waits no more.
+    let waits = session.req_header().headers.get(EXPECT).filter(|_| read.is_none());
+    if let Some(bytes) = read {
+        let written = upstream.write_body(&bytes).await;
+        if let Err(error) = written {
+            let said = timeout(EARLY_ANSWER, final_head(upstream)).await;
+            return if matches!(said, Ok(Ok(()))) { Ok(()) } else { Err(lost(error)) };
+        }
+    }
     if waits.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         session.write_continue_response().await.map_err(Broken::Client)?;
     }
@@ -460,7 +495,7 @@ fn answer_headers(
 
 /// A file's type, as the client is told: only what cannot run in a browser, because anybody who may
 /// upload chose it.
-fn safe_type(said: Option<&HeaderValue>) -> HeaderValue {
+pub(crate) fn safe_type(said: Option<&HeaderValue>) -> HeaderValue {
     const SAFE: [&str; 9] = [
         "application/json",
         "application/jsonl",
@@ -479,7 +514,7 @@ fn safe_type(said: Option<&HeaderValue>) -> HeaderValue {
 }
 
 /// The answer's head, with what filters add to it.
-fn head_for_client(
+pub(crate) fn head_for_client(
     session: &ServerSession,
     generation: &Generation,
     ctx: &mut RequestCtx,

@@ -42,6 +42,8 @@ pub struct View {
     pub fields: Vec<u8>,
     /// Where the value of the field `model` is in the body.
     pub model: Option<Range<usize>>,
+    /// Where the contents of the files are in the body, each with the name of its field.
+    pub files: Vec<(String, Range<usize>)>,
 }
 
 /// Why a body is no form we pass on. The fault is the client's.
@@ -121,6 +123,52 @@ pub fn scan(content_type: &str, body: &[u8], limits: &Limits) -> Result<View, Fo
     Err(FormError::Malformed("the last boundary is missing"))
 }
 
+/// Finds the text fields of a form that is still coming, so that it need not be there whole before
+/// something can be decided. What it finds is not checked: [`scan`] does that.
+pub struct Early {
+    delimiter: Finder<'static>,
+    /// Up to where there is no delimiter that is not known.
+    at: usize,
+    /// Where the last part that was found begins.
+    part: Option<usize>,
+}
+
+impl Early {
+    /// For a body of this content type; none, if it is no form.
+    pub fn new(content_type: &str) -> Option<Early> {
+        let delimiter = format!("--{}", boundary(content_type)?);
+        Some(Early { delimiter: Finder::new(&delimiter).into_owned(), at: 0, part: None })
+    }
+
+    /// The next text field that is whole in `body`, which is what was given before and more.
+    pub fn next(&mut self, body: &[u8], limits: &Limits) -> Option<(String, String)> {
+        loop {
+            let len = self.delimiter.needle().len();
+            let Some(found) = self.delimiter.find(body.get(self.at..)?) else {
+                // What may be the beginning of one is looked at again.
+                self.at = self.at.max(body.len().saturating_sub(len - 1));
+                return None;
+            };
+            let at = self.at + found;
+            self.at = at + len;
+            let part = self.part.replace(self.at + 2);
+            let field = part.and_then(|from| body.get(from..at.checked_sub(2)?));
+            if let Some(field) = field.and_then(|bytes| text_field(bytes, limits)) {
+                return Some(field);
+            }
+        }
+    }
+}
+
+/// The name and the value of a part that is text.
+fn text_field(part: &[u8], limits: &Limits) -> Option<(String, String)> {
+    let head = &part[..part.len().min(limits.header_bytes)];
+    let end = memchr::memmem::find(head, b"\r\n\r\n")?;
+    let head = PartHead::read(&part[..end]).ok().filter(|head| head.filename.is_none())?;
+    let value = part.get(end + 4..).filter(|value| value.len() <= limits.field_bytes)?;
+    Some((head.name, std::str::from_utf8(value).ok()?.to_owned()))
+}
+
 /// The boundary a content type names.
 fn boundary(content_type: &str) -> Option<String> {
     if !is_form(content_type) {
@@ -188,11 +236,13 @@ struct Fields {
     fields: Map<String, Value>,
     parts: usize,
     model: Option<Range<usize>>,
+    files: Vec<(String, Range<usize>)>,
 }
 
 impl Fields {
     fn view(self) -> View {
-        View { fields: Value::Object(self.fields).to_string().into_bytes(), model: self.model }
+        let fields = Value::Object(self.fields).to_string().into_bytes();
+        View { fields, model: self.model, files: self.files }
     }
 
     /// Takes one part: `part` is what is between two boundaries.
@@ -237,6 +287,8 @@ impl Fields {
         };
         if name == "model" {
             self.model = Some(value);
+        } else if is_file {
+            self.files.push((name.clone(), value));
         }
         self.put(name, json, is_list, is_file)
     }
@@ -419,6 +471,35 @@ mod tests {
     }
 
     #[test]
+    fn files_are_found() {
+        let body = form(&[file("file", "a", "one"), field("x", "y"), file("b[]", "c", "")]);
+        let view = scan(TYPE, body.as_bytes(), &Limits::default()).expect("a form");
+        let files: Vec<_> =
+            view.files.iter().map(|(name, at)| (name.as_str(), &body[at.clone()])).collect();
+        assert_eq!(files, [("file", "one"), ("b", "")]);
+    }
+
+    #[test]
+    fn fields_are_found_before_the_form_is_whole() {
+        let parts = [field("purpose", "batch"), file("file", "a", "bytes"), field("x", "y\r\nz")];
+        let body = form(&parts).into_bytes();
+        for step in [1, 7, body.len()] {
+            let mut early = Early::new(TYPE).expect("a form");
+            let mut found = Vec::new();
+            for end in (1..=body.len()).filter(|end| end % step == 0 || *end == body.len()) {
+                while let Some((name, value)) = early.next(&body[..end], &Limits::default()) {
+                    found.push((end, name, value));
+                }
+            }
+            let names: Vec<_> = found.iter().map(|(_, name, value)| (&**name, &**value)).collect();
+            assert_eq!(names, [("purpose", "batch"), ("x", "y\r\nz")]);
+            let next = parts[0].len() + "--AaB03x".len();
+            assert!(step != 1 || found[0].0 == next, "{}", found[0].0);
+        }
+        assert!(Early::new("application/json").is_none());
+    }
+
+    #[test]
     fn lists_are_arrays() {
         check(
             &[
@@ -547,6 +628,10 @@ mod tests {
         ) {
             let body = pieces.concat();
             let _ = scan(TYPE, body.as_bytes(), &Limits::default());
+            let mut early = Early::new(TYPE).expect("a form");
+            for end in 0..=body.len() {
+                while early.next(&body.as_bytes()[..end], &Limits::default()).is_some() {}
+            }
             if let Ok(view) = scan(&content_type, body.as_bytes(), &Limits::default()) {
                 prop_assert!(serde_json::from_slice::<Value>(&view.fields).is_ok());
             }

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
-use tollway_wire::form::{Limits, scan};
+use tollway_wire::form::{Early, Limits, scan};
 
 fuzz_target!(|data: &[u8]| {
     let limits = Limits { parts: 8, header_bytes: 256, field_bytes: 1024 };
@@ -23,6 +23,18 @@ fn check(content_type: &str, body: &[u8], limits: &Limits) {
     let fields = fields.as_object().expect("and an object");
     assert!(fields.len() <= limits.parts);
     assert_eq!(view.model.is_some(), fields.contains_key("model"));
+    // What is found while it comes is in the whole.
+    let mut early = Early::new(content_type).expect("it is a form");
+    for end in [body.len() / 2, body.len()] {
+        while let Some((name, value)) = early.next(&body[..end], limits) {
+            if fields.get(&name).is_some_and(|field| field.is_string()) {
+                assert_eq!(fields[&name], value.as_str());
+            }
+        }
+    }
+    for (_, content) in &view.files {
+        assert!(body.get(content.clone()).is_some());
+    }
     let Some(model) = view.model else { return };
     assert_eq!(fields["model"].as_str().map(str::as_bytes), Some(&body[model.clone()]));
     // Another model in its place is the same form with another model.

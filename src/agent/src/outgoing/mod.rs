@@ -42,6 +42,10 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const IDLE: Duration = Duration::from_secs(30);
 const IDLE_MAX: usize = 4;
 
+/// How long stores may take to be connected to, and for each piece of an answer.
+const STORES_CONNECT: Duration = Duration::from_secs(5);
+const STORES_READ: Duration = Duration::from_secs(30);
+
 /// What clients are made of.
 #[derive(Clone)]
 pub struct Outgoing {
@@ -103,12 +107,30 @@ impl Outgoing {
         self.client(Rule::Trusted(base.origin()))
     }
 
+    /// A client for the stores of clouds that an operator has named. They call more than one host: to
+    /// get credentials, for one thing.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn of_stores(&self) -> Result<reqwest::Client, ClientError> {
+        let builder = self.builder().connect_timeout(STORES_CONNECT).read_timeout(STORES_READ);
+        builder.build().map_err(|error| ClientError(error.without_url().to_string()))
+    }
+
     fn client(&self, rule: Rule) -> Result<Client, ClientError> {
         let rule = Arc::new(rule);
         let guard = lookup::Guard { lookup: self.lookup.clone(), rule: rule.clone() };
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls.clone())
+        let http = self
+            .builder()
             .dns_resolver(Arc::new(guard))
+            .build()
+            .map_err(|error| ClientError(error.without_url().to_string()))?;
+        Ok(Client { http, rule })
+    }
+
+    fn builder(&self) -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(self.tls.clone())
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .referer(false)
@@ -117,9 +139,6 @@ impl Outgoing {
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(IDLE_MAX)
             .user_agent(concat!("tollway/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| ClientError(error.without_url().to_string()))?;
-        Ok(Client { http, rule })
     }
 }
 

@@ -280,6 +280,11 @@ impl Engine {
         let Some(tool) = self.toolbox.named(&call.asked.tool) else {
             return Some(refusal(id, format!("The tool {} is gone.", call.asked.tool)));
         };
+        let left = self.plan.max_cost.map(|max| max.saturating_sub(self.state.cost()));
+        if left.is_some_and(|left| tool.cost_max() > left) {
+            let why = "What is left of this run's budget is too little for this tool.";
+            return Some(refusal(id, why.to_owned()));
+        }
         let count = self.state.repeats.get(&journal::fingerprint(&call.asked)).copied();
         if count.is_some_and(|count| count >= REPEATS_TOLD) {
             return Some(refusal(
@@ -328,6 +333,7 @@ impl Engine {
                     scope: Arc::clone(&scope),
                     feed: Arc::clone(&self.feed),
                     shared: Arc::clone(&self.shared),
+                    caller: Arc::clone(&self.caller),
                 };
                 working.push(work.run());
             }
@@ -512,11 +518,12 @@ struct Work {
     scope: Arc<Scope>,
     feed: Arc<Feed>,
     shared: Arc<Shared>,
+    caller: Arc<Caller>,
 }
 
 impl Work {
     async fn run(self) -> ToolResult {
-        let Work { tool, id, arguments, key, scope, feed, shared } = self;
+        let Work { tool, id, arguments, key, scope, feed, shared, caller } = self;
         let progress = |text: &str| {
             let data = json!({"call_id": id, "delta": text});
             if let Value::Object(data) = data {
@@ -528,7 +535,7 @@ impl Work {
             Ok(arguments @ Value::Object(_)) => {
                 let call =
                     Call { arguments, scope: &scope, idempotency_key: &key, progress: &progress };
-                crate::service::call_tool(&shared, &*tool, call).await
+                crate::service::call_tool(&shared, &caller, &*tool, call).await
             }
             _ => Err(ToolError::Arguments("they must be a JSON object".to_owned())),
         };

@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod calculator;
 pub mod code;
+pub mod files;
 pub mod html;
 pub mod settings;
 pub mod web_fetch;
@@ -18,6 +19,7 @@ use tollway_filter_api::Clock;
 use tollway_sandbox::Sandbox;
 
 use self::code::CodeSettings;
+use self::files::{Files, FilesSettings};
 use self::web_fetch::WebFetchSettings;
 use self::web_search::{SearchTool, WebSearch, WebSearchSettings};
 use crate::keeper::Keeper;
@@ -31,6 +33,8 @@ use crate::toolbox::Missing;
 pub struct Settings {
     /// Where tools may go that take URLs from models and strangers.
     pub outgoing: Policy,
+    /// Where files are kept; without it, nowhere.
+    pub files: Option<FilesSettings>,
     /// Who searches the web, in the order in which they are asked.
     pub search_tools: Vec<SearchTool>,
     /// How it is searched.
@@ -44,7 +48,7 @@ pub struct Settings {
 impl Settings {
     /// Whether a tool wants the sandbox.
     pub fn needs_sandbox(&self) -> bool {
-        self.code.is_some()
+        self.code.is_some() || self.files.is_some()
     }
 }
 
@@ -55,6 +59,8 @@ pub struct Services {
     pub clock: Clock,
     /// HTTP clients.
     pub outgoing: Outgoing,
+    /// Keeps files, where they are kept.
+    pub files: Option<Files>,
     /// Searches the web, if somebody is configured to.
     pub web_search: Option<Arc<WebSearch>>,
     /// Runs untrusted code, where a tool wants that.
@@ -91,7 +97,7 @@ impl Services {
     ) -> Result<Services, SettingsError> {
         let (tools, how) = (&settings.search_tools, &settings.web_search);
         let web_search = WebSearch::new(tools, how, &outgoing, clock.clone())?.map(Arc::new);
-        Ok(Services { clock, outgoing, web_search, sandbox: None, keeper: None })
+        Ok(Services { clock, outgoing, files: None, web_search, sandbox: None, keeper: None })
     }
 }
 
@@ -99,7 +105,8 @@ impl Services {
 type Build = fn(&Settings, &Services) -> Result<Vec<Arc<dyn Tool>>, SettingsError>;
 
 /// All there are.
-const BUILTIN: &[Build] = &[calculator::build, code::build, web_fetch::build, web_search::build];
+const BUILTIN: &[Build] =
+    &[calculator::build, code::build, files::build, web_fetch::build, web_search::build];
 
 /// The built-in tools.
 ///

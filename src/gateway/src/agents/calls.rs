@@ -4,8 +4,9 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tollway_agent::ports::{Asking, Caller, Completions, ModelCall, ModelStream, Spent};
+use tollway_agent::ports::{Asking, Caller, Completions, ModelCall, ModelStream, Payment, Spent};
 use tollway_agent::run::CallerMark;
+use tollway_filter_api::ctx::Passage;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::{
     AnswerBody, Flow, KeyHash, ModelDirectory, Outcome, Reject, Rejection, RequestCtx, RequestHead,
@@ -13,6 +14,7 @@ use tollway_filter_api::{
 };
 use tollway_wire::openai::replay;
 use tollway_wire::operation::{Dialect, Operation};
+use tollway_wire::price::PicoDollars;
 
 use crate::directory::Joined;
 use crate::exchange::{AnswerStream, Call, Opened};
@@ -34,6 +36,18 @@ impl Completions for ModelCalls {
         Box::pin(async move {
             let Some(gateway) = self.0.upgrade() else { return Err(ending()) };
             Ok(Box::new(open(&gateway, call).await?) as Box<dyn ModelStream>)
+        })
+    }
+
+    fn pay<'a>(
+        &'a self,
+        caller: &'a Caller,
+        tool: &'a Arc<str>,
+        cost_max: PicoDollars,
+    ) -> Asking<'a, Result<Box<dyn Payment>, Rejection>> {
+        Box::pin(async move {
+            let Some(gateway) = self.0.upgrade() else { return Err(ending()) };
+            Ok(Box::new(pay(&gateway, caller, tool, cost_max).await?) as Box<dyn Payment>)
         })
     }
 
@@ -75,6 +89,49 @@ pub(super) fn keys(gateway: &Gateway, generation: &Generation) -> Joined {
 
 fn ending() -> Rejection {
     Reject::new(503, "internal_server_error", "The gateway is shutting down.")
+}
+
+/// Money that is set aside for a use of a tool: to the filters it is something that is handed on.
+struct Paid(RequestState);
+
+async fn pay(
+    gateway: &Arc<Gateway>,
+    caller: &Caller,
+    tool: &Arc<str>,
+    cost: PicoDollars,
+) -> Result<Paid, Rejection> {
+    let mut state = RequestState::new(gateway);
+    state.outcome = Outcome::Done;
+    let generation = Arc::clone(&state.generation);
+    let id: Arc<str> = random::uuid(gateway.clock.unix()).into();
+    let ctx = state.ctx.insert(RequestCtx::new(id, gateway.clock.now(), "/tools/{name}"));
+    ctx.client = caller.client;
+    ctx.identity.clone_from(&caller.identity);
+    ctx.end_user.clone_from(&caller.end_user);
+    ctx.tags = caller.identity.as_ref().map(|key| key.tags.clone()).unwrap_or_default();
+    let (name, api_base) = (Arc::clone(tool), Arc::from(""));
+    let passage = Passage { call_type: "call_tool", provider: "", api_base, name, cost };
+    ctx.passage = Some(Box::new(passage));
+    let (head, ()) = http::Request::new(()).into_parts();
+    match generation.chain.head(ctx, &head).await {
+        Flow::Next | Flow::Answer(_) => {}
+        Flow::Reject(reject) => {
+            ctx.report.status = Some(reject.status);
+            ctx.report.error_kind = Some(reject.kind.to_string());
+            return Err(reject);
+        }
+    }
+    ctx.report.status = Some(200);
+    Ok(Paid(state))
+}
+
+impl Payment for Paid {
+    fn settle(mut self: Box<Self>, cost: PicoDollars) {
+        let passage = self.0.ctx.as_mut().and_then(|ctx| ctx.passage.as_mut());
+        if let Some(passage) = passage {
+            passage.cost = cost;
+        }
+    }
 }
 
 /// A call under way.

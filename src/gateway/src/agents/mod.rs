@@ -31,6 +31,7 @@ use crate::routes::percent_decoded;
 use crate::state::{Gateway, Generation};
 
 pub(crate) mod calls;
+pub(crate) mod files;
 pub(crate) mod model;
 mod route;
 

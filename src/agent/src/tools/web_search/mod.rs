@@ -125,6 +125,11 @@ impl WebSearch {
         self.endpoints.iter().map(|endpoint| &endpoint.name)
     }
 
+    /// What one search costs at most.
+    pub fn cost_max(&self) -> PicoDollars {
+        self.endpoints.iter().map(|endpoint| endpoint.cost).max().unwrap_or_default()
+    }
+
     /// Searches for somebody.
     ///
     /// # Errors
@@ -300,6 +305,10 @@ pub(super) fn build(
 impl Tool for SearchTheWeb {
     fn spec(&self) -> &ToolSpec {
         &self.spec
+    }
+
+    fn cost_max(&self) -> PicoDollars {
+        self.service.cost_max()
     }
 
     fn call<'a>(&'a self, call: Call<'a>) -> Called<'a> {
