@@ -110,6 +110,7 @@ impl Agents {
             "queued": working.saturating_sub(running),
             "tools": tools,
             "unavailable": missing,
+            "mcp_servers": self.shared.servers.shown(caller, &live.tools),
             "sandbox": live.sandbox.as_ref().map(Sandbox::status),
         })
     }
