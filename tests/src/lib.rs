@@ -10,6 +10,7 @@ pub mod dialects;
 pub mod examples;
 pub mod gateway;
 pub mod issuer;
+pub mod mcp;
 pub mod postgres;
 pub mod proof;
 pub mod redis_cluster;

@@ -14,7 +14,8 @@ use crate::request::read_json;
 use crate::runs::{ListQuery, list};
 use crate::service::{Agents, new_id, refused_tool, unavailable};
 use crate::threads;
-use crate::tool::{Call, Scope, Tool, ToolError};
+use crate::tool::{Call, Output, Scope, Tool, ToolError};
+use crate::toolbox::NoTool;
 
 /// How many agents are listed.
 const AGENTS_MAX: u64 = 1_000;
@@ -270,8 +271,30 @@ impl Agents {
         body: &[u8],
     ) -> Result<Value, Rejection> {
         let body: UseTool = if body.is_empty() { UseTool::default() } else { read_json(body)? };
+        let output = self.used(caller, name, body).await.map_err(|why| match why {
+            NotUsed::Tool(why) => refused_tool(why),
+            NotUsed::Call(error) => refused_call(&error),
+        })?;
+        Ok(json!({
+            "object": "tool.result",
+            "tool": name,
+            "content": output.content,
+            "data": output.data,
+            "files": output.files,
+            "cached": output.is_cached,
+            "cost_usd": crate::run::view::dollars(output.cost),
+        }))
+    }
+
+    /// Calls a tool for who may use it.
+    pub(crate) async fn used(
+        &self,
+        caller: &Caller,
+        name: &str,
+        body: UseTool,
+    ) -> Result<Output, NotUsed> {
         let live = self.live();
-        let tool = live.tools.find(name, &caller.tools).map_err(refused_tool)?;
+        let tool = live.tools.find(name, &caller.tools).map_err(NotUsed::Tool)?;
         let scope = Scope {
             owner: Arc::clone(&caller.owner),
             run: None,
@@ -284,18 +307,16 @@ impl Agents {
             idempotency_key: &key,
             progress: &|_| {},
         };
-        let output =
-            self.call_tool(caller, &**tool, call).await.map_err(|error| refused_call(&error))?;
-        Ok(json!({
-            "object": "tool.result",
-            "tool": name,
-            "content": output.content,
-            "data": output.data,
-            "files": output.files,
-            "cached": output.is_cached,
-            "cost_usd": crate::run::view::dollars(output.cost),
-        }))
+        self.call_tool(caller, &**tool, call).await.map_err(NotUsed::Call)
     }
+}
+
+/// Why a tool that was called without a run has found nothing.
+pub(crate) enum NotUsed {
+    /// Its caller does not get it.
+    Tool(NoTool),
+    /// It went wrong.
+    Call(ToolError),
 }
 
 /// The refusal of a tool's call that was made without a run.
@@ -340,8 +361,8 @@ struct ThreadBody {
 /// The body of `POST /tools/{name}`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct UseTool {
-    arguments: Map<String, Value>,
-    user_context: Map<String, Value>,
-    idempotency_key: Option<String>,
+pub(crate) struct UseTool {
+    pub(crate) arguments: Map<String, Value>,
+    pub(crate) user_context: Map<String, Value>,
+    pub(crate) idempotency_key: Option<String>,
 }

@@ -79,6 +79,9 @@ impl Agents {
 
     /// A run that has stopped, for the one who began it: also one that is not kept.
     pub async fn ended(&self, caller: &Caller, begun: &Begun) -> Result<Value, Rejection> {
+        if let Some(run) = begun.feed.outcome() {
+            return Ok(run);
+        }
         let found = self.shared.documents.get(Collection::Run, &begun.id).await;
         match found.map_err(unavailable)?.filter(|document| caller.sees(&document.owner)) {
             Some(document) => self.view(document).await,
@@ -107,6 +110,7 @@ impl Agents {
             "queued": working.saturating_sub(running),
             "tools": tools,
             "unavailable": missing,
+            "mcp_servers": self.shared.servers.shown(caller, &live.tools),
             "sandbox": live.sandbox.as_ref().map(Sandbox::status),
         })
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document, Documents};
@@ -16,6 +17,8 @@ use tollway_wire::event_log::Budget;
 use tollway_wire::price::PicoDollars;
 
 use crate::agent::{AgentSpec, ConfigAgents};
+use crate::mcp::Servers;
+use crate::mcp::settings::ServersSettings;
 use crate::metrics::AgentMetrics;
 use crate::ports::{Caller, Completions};
 use crate::request::RunRequest;
@@ -54,6 +57,8 @@ pub struct Settings {
     pub approval: Approval,
     /// For how long runs can be asked for.
     pub retention: Duration,
+    /// The MCP servers whose tools there are beside the built-in ones.
+    pub mcp_servers: ServersSettings,
 }
 
 impl Default for Settings {
@@ -66,11 +71,13 @@ impl Default for Settings {
             tool_timeout: Duration::from_secs(60),
             approval: Approval::default(),
             retention: Duration::from_secs(30 * 86_400),
+            mcp_servers: ServersSettings::new(),
         }
     }
 }
 
 /// What can be changed while runs are at work: a run keeps the tools that it began with.
+#[derive(Clone)]
 pub struct Live {
     /// What operators set.
     pub settings: Settings,
@@ -88,6 +95,9 @@ pub struct Shared {
     pub(crate) documents: Arc<dyn Documents>,
     pub(crate) metrics: Arc<AgentMetrics>,
     pub(crate) live: ArcSwap<Live>,
+    /// Held by who puts other tools in the place of those there are.
+    replacing: Mutex<()>,
+    pub(crate) servers: Servers,
     clock: Clock,
     /// This node's name: a run that it held before a restart is its own to take up again.
     pub(crate) node: Arc<str>,
@@ -112,6 +122,8 @@ pub struct Parts {
     pub documents: Arc<dyn Documents>,
     /// Counts.
     pub metrics: Arc<AgentMetrics>,
+    /// MCP servers.
+    pub servers: Servers,
     /// Tells the time.
     pub clock: Clock,
     /// This node's name.
@@ -248,7 +260,9 @@ impl Shared {
 pub struct Begun {
     /// Its id.
     pub id: Arc<str>,
-    feed: Arc<Feed>,
+    /// The whole run as it began, if it is a new one.
+    first: Option<Value>,
+    pub(crate) feed: Arc<Feed>,
     /// Ends it when it is dropped, where nobody else wants it.
     guard: Guard,
 }
@@ -265,6 +279,11 @@ impl Drop for Guard {
 }
 
 impl Begun {
+    /// The whole run as it began, if it is a new one.
+    pub fn take_first(&mut self) -> Option<Value> {
+        self.first.take()
+    }
+
     /// Follows it from its beginning.
     pub fn follow(&self) -> Follower {
         Follower::new(Arc::clone(&self.feed), 0)
@@ -292,13 +311,24 @@ impl Shared {
 impl Agents {
     /// Begins. Nothing is taken up before [`Agents::watch`].
     pub fn new(parts: Parts, live: Live) -> Agents {
-        let Parts { completions, documents, metrics, clock, node, running_max, waiting_max } =
-            parts;
+        let Parts {
+            completions,
+            documents,
+            metrics,
+            servers,
+            clock,
+            node,
+            running_max,
+            waiting_max,
+        } = parts;
+        servers.replace(&live.settings.mcp_servers);
         let shared = Shared {
             completions,
             documents,
             metrics,
             live: ArcSwap::from_pointee(live),
+            replacing: Mutex::default(),
+            servers,
             clock,
             node,
             events: Budget::new(EVENTS_BYTES_MAX),
@@ -310,8 +340,30 @@ impl Agents {
     }
 
     /// Other settings and tools, for runs that begin from now on.
-    pub fn replace(&self, live: Live) {
-        self.shared.live.store(Arc::new(live));
+    pub fn replace(&self, mut live: Live) {
+        let shared = &self.shared;
+        let _alone = shared.replacing.lock();
+        shared.servers.replace(&live.settings.mcp_servers);
+        shared.servers.put_into(&mut live.tools);
+        shared.live.store(Arc::new(live));
+    }
+
+    /// Puts tools of MCP servers in their place as they come and go. Never returns.
+    pub async fn watch_servers(&self) {
+        let shared = &self.shared;
+        let mut changes = shared.servers.changes();
+        changes.mark_changed();
+        while changes.changed().await.is_ok() {
+            let _alone = shared.replacing.lock();
+            let mut live = Live::clone(&shared.live.load());
+            shared.servers.put_into(&mut live.tools);
+            shared.live.store(Arc::new(live));
+        }
+    }
+
+    /// Ends what runs beside this process.
+    pub async fn close(&self) {
+        self.shared.servers.close().await;
     }
 
     /// The settings and tools as they are.
@@ -413,7 +465,7 @@ impl Agents {
             drop(place);
         });
         let guard = Guard(Some((Arc::clone(shared), Arc::clone(&id))));
-        Begun { id, feed, guard }
+        Begun { id, first: None, feed, guard }
     }
 
     /// The agent of this name, as this caller sees it.
@@ -479,8 +531,9 @@ impl Agents {
     ) -> Result<Begun, Rejection> {
         let Some(plan) = state.plan.clone() else { return Err(unreadable()) };
         self.shared.metrics.began();
+        let first = view::run(&document, Status::InProgress, &plan, &state);
         let begun = self.spawn(document, plan, state, Arc::new(caller), 0, false);
-        Ok(begun)
+        Ok(Begun { first: Some(first), ..begun })
     }
 
     /// Writes down that a run begins.

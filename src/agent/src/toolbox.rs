@@ -44,10 +44,14 @@ impl Allowed {
 fn named(list: &BTreeSet<String>, tool: &str) -> bool {
     let covers = |entry: &String| {
         let entry = entry.strip_suffix(".*").unwrap_or(entry);
-        entry == "*"
-            || tool.strip_prefix(entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        entry == "*" || is_of(entry, tool)
     };
     list.iter().any(covers)
+}
+
+/// Whether a tool is of this group, or has this very name.
+pub(crate) fn is_of(group: &str, tool: &str) -> bool {
+    tool.strip_prefix(group).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Why somebody does not get a tool.
@@ -74,9 +78,21 @@ impl Tools {
         self.missing.insert(name.into(), why);
     }
 
+    /// Takes away all tools of a group, and what was said of those that are not there.
+    pub fn remove_group(&mut self, group: &str) {
+        self.by_name.retain(|name, _| !is_of(group, name));
+        self.missing.retain(|name, _| !is_of(group, name));
+    }
+
     /// The tool of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Tool>> {
         self.by_name.get(name)
+    }
+
+    /// Why there is no tool of this name, or none of its group.
+    fn why_missing(&self, name: &str) -> Option<&Missing> {
+        let of_group = || self.missing.iter().find(|(group, _)| is_of(group, name));
+        self.missing.get(name).or_else(|| of_group().map(|(_, why)| why))
     }
 
     /// All of them, by name.
@@ -103,7 +119,7 @@ impl Tools {
     /// Where there is none, or a list does not name it.
     pub fn find(&self, name: &str, lists: &[Allowed]) -> Result<&Arc<dyn Tool>, NoTool> {
         let is_allowed = lists.iter().all(|list| list.allows(name));
-        match (self.by_name.get(name), self.missing.get(name)) {
+        match (self.by_name.get(name), self.why_missing(name)) {
             (Some(tool), _) if is_allowed => Ok(tool),
             (None, Some(missing)) if is_allowed => {
                 Err(NoTool::Missing(name.to_owned(), missing.clone()))
@@ -289,6 +305,7 @@ mod tests {
             Err(NoTool::Missing(..))
         ));
         assert!(matches!(selected(&["lab"], &[all]), Err(NoTool::Missing(..))));
+        assert!(matches!(selected(&["lab.python.3"], &[list(&["lab"])]), Err(NoTool::Missing(..))));
         // What nobody may use is not told to be missing.
         assert!(matches!(selected(&["lab.python"], &[list(&[])]), Err(NoTool::Forbidden(_))));
     }

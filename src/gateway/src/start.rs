@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use tokio::sync::Notify;
+use tollway_agent::mcp::Servers;
 use tollway_agent::metrics::AgentMetrics;
 use tollway_agent::outgoing::Outgoing;
 use tollway_agent::service::{Agents, Live, Parts};
@@ -156,12 +157,15 @@ async fn serve_on(
     let agent_metrics = AgentMetrics::new(&metrics.registry)
         .map_err(|error| StartError::new(format!("the metrics of agents: {error}")))?;
     let live = loader.agents(&generation.config).await?;
+    let outgoing = Outgoing::new().map_err(|error| StartError::new(error.to_string()))?;
+    let servers = Servers::new(outgoing);
     let gateway = Arc::new_cyclic(|gateway| Gateway {
         agents: Agents::new(
             Parts {
                 completions: Arc::new(ModelCalls(Weak::clone(gateway))),
                 documents: Arc::new(money.store().clone()),
                 metrics: Arc::new(agent_metrics),
+                servers,
                 clock: clock.clone(),
                 node: money.books.status().node,
                 running_max: generation.config.agents.running_max,
@@ -194,12 +198,17 @@ async fn serve_on(
     let alerting = tokio::spawn(alerts::watch(Arc::clone(&gateway)));
     let following = tokio::spawn(directory.follow(money.store().changes()));
     let agents = gateway.agents.clone();
-    let agents = tokio::spawn(async move { agents.watch().await });
+    let of_servers = agents.clone();
+    let of_servers = tokio::spawn(async move { of_servers.watch_servers().await });
+    let runs = agents.clone();
+    let runs = tokio::spawn(async move { runs.watch().await });
     let result = server::run(gateway, bound, loader, drain, &announcement).await;
     watching.abort();
     alerting.abort();
     following.abort();
-    agents.abort();
+    runs.abort();
+    of_servers.abort();
+    agents.close().await;
     if let Some(shared) = shared {
         // What is left of its leases is for the others at once.
         shared.leave().await;

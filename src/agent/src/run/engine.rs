@@ -438,15 +438,18 @@ impl Engine {
         };
         let document = self.document.lock().await.clone();
         let run = view::run(&document, status, &self.plan, &self.state);
-        self.tell(name, json!({"run": run}));
+        self.tell(name, json!({"run": &run}));
         let mut steps = Vec::new();
         if status == Status::RequiresAction {
             steps.push(Step::Asked);
         }
         steps.push(Step::Stopped { status, reason, error });
         self.shared.metrics.stopped(status);
-        if let Err(Stop::Lost) = self.commit(steps, Some(status)).await {
-            tracing::warn!(run = &*self.id, "how a run ended could not be written down");
+        match self.commit(steps, Some(status)).await {
+            Err(Stop::Lost) => {
+                tracing::warn!(run = &*self.id, "how a run ended could not be written down");
+            }
+            _ => self.feed.conclude(run),
         }
     }
 }

@@ -30,6 +30,8 @@ struct State {
     next: u64,
     /// Events that are not in the journal yet.
     unsaved: Vec<u8>,
+    /// The whole run, as it was when it stopped.
+    outcome: Option<Value>,
     has_ended: bool,
 }
 
@@ -41,6 +43,7 @@ impl Feed {
             log: EventLog::new(budget),
             next: first,
             unsaved: Vec::new(),
+            outcome: None,
             has_ended: false,
         };
         Feed { run, first, state: Mutex::new(state), changed: Notify::new() }
@@ -71,6 +74,16 @@ impl Feed {
     /// Takes what is not in the journal yet.
     pub fn take_unsaved(&self) -> Bytes {
         std::mem::take(&mut self.state.lock().unsaved).into()
+    }
+
+    /// Remembers the whole run, for those who wait for nothing else.
+    pub fn conclude(&self, run: Value) {
+        self.state.lock().outcome = Some(run);
+    }
+
+    /// The whole run as it was when it stopped, if it has.
+    pub fn outcome(&self) -> Option<Value> {
+        self.state.lock().outcome.clone()
     }
 
     /// There will be no more events here.

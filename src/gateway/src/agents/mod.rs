@@ -1,14 +1,17 @@
 //! Agents over HTTP: which path means what, who asks, and runs as answers and event streams. What
 //! agents do is in `tollway-agent`; model calls come back to this crate by [`calls`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderName, HeaderValue, Method};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use serde_json::{Value, json};
+use tollway_agent::mcp::GROUP;
+use tollway_agent::mcp::door::Answered;
 use tollway_agent::ports::Caller;
 use tollway_agent::request::{OnDisconnect, RunRequest};
 use tollway_agent::resume::{Fork, Resume};
@@ -37,8 +40,11 @@ pub(crate) use route::{AgentRoute, find};
 /// How often a stream says that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const DONE: &[u8] = b"data: [DONE]\n\n";
+/// By which an MCP client says which version of the protocol it speaks.
+const MCP_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// Of whom lists, keys, teams and users say what tools they may use.
 const TOOLS: &str = "tools";
+const OBJECT_PERMISSION: &str = "object_permission";
 
 /// Who asks.
 pub(crate) fn caller(
@@ -80,10 +86,29 @@ pub(crate) fn caller(
     Caller { owner, identity, end_user: None, client: None, tools, sees_all, is_admin }
 }
 
-/// The tools that metadata names.
+/// The tools that metadata names: by `tools`, and as LiteLLM names those of MCP servers, by
+/// `object_permission`.
 fn listed(metadata: &serde_json::Map<String, Value>) -> Option<Allowed> {
-    let list = metadata.get(TOOLS)?.as_array()?;
-    Some(Allowed(list.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
+    let texts = |list: &Value| -> Option<Vec<String>> {
+        Some(list.as_array()?.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    };
+    let own = metadata.get(TOOLS).and_then(texts);
+    let permission = metadata.get(OBJECT_PERMISSION);
+    let tools = permission.and_then(|given| given.get("mcp_tool_permissions")?.as_object());
+    let servers = permission.and_then(|given| texts(given.get("mcp_servers")?));
+    if own.is_none() && tools.is_none() && servers.is_none() {
+        return None;
+    }
+    let mut allowed: BTreeSet<String> = own.into_iter().flatten().collect();
+    // A server of which tools are named has these and no others.
+    let is_whole = |server: &String| !tools.is_some_and(|tools| tools.contains_key(server));
+    let whole = servers.into_iter().flatten().filter(is_whole);
+    allowed.extend(whole.map(|server| format!("{GROUP}.{server}")));
+    for (server, named) in tools.into_iter().flatten() {
+        let named = texts(named).unwrap_or_default();
+        allowed.extend(named.into_iter().map(|tool| format!("{GROUP}.{server}.{tool}")));
+    }
+    Some(Allowed(allowed))
 }
 
 /// A request for agents, read.
@@ -94,11 +119,15 @@ struct Ask<'a> {
     body: Bytes,
     /// Behind which event a client goes on that has had some.
     last_event: Option<u64>,
+    /// The version of MCP that a client says it speaks.
+    mcp_version: Option<HeaderValue>,
 }
 
 /// What becomes of a request.
 enum Reply {
     Json(Value),
+    /// A message of MCP, or none.
+    Mcp(Answered),
     /// A run that is at work: its events, or its end.
     Run {
         begun: Box<Begun>,
@@ -124,6 +153,7 @@ pub(crate) async fn serve(
     let query = head.uri.query().unwrap_or_default().to_owned();
     let last_event = head.headers.get("last-event-id");
     let last_event = last_event.and_then(|id| id.to_str().ok()?.trim().parse().ok());
+    let mcp_version = head.headers.get(MCP_VERSION).cloned();
     let mut held = None;
     let mut bytes = Bytes::new();
     if head.method == Method::POST || head.method == Method::PATCH || head.method == Method::PUT {
@@ -140,7 +170,7 @@ pub(crate) async fn serve(
         }
     }
     let method = session.req_header().method.clone();
-    let ask = Ask { gateway, caller: who, query, body: bytes, last_event };
+    let ask = Ask { gateway, caller: who, query, body: bytes, last_event, mcp_version };
     let reply = {
         let answer = ask.answer(route, &method);
         tokio::pin!(answer);
@@ -153,6 +183,13 @@ pub(crate) async fn serve(
     drop(held);
     match reply {
         Ok(Reply::Json(value)) => finish(session, generation, ctx, Ok(json_answer(&value))).await,
+        Ok(Reply::Mcp(Answered { status, body })) => {
+            let answer = match body {
+                Some(body) => Answer { status, ..json_answer(&body) },
+                None => Answer { status, headers: Vec::new(), body: AnswerBody::Empty },
+            };
+            finish(session, generation, ctx, Ok(answer)).await
+        }
         Ok(Reply::Run { begun, is_stream: true, goes_on }) => {
             follow(session, generation, ctx, *begun, goes_on).await
         }
@@ -187,7 +224,7 @@ pub(crate) async fn serve(
 
 fn json_answer(value: &Value) -> Answer {
     let bytes = value.to_string().into();
-    let headers = vec![(http::header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"))];
+    let headers = vec![(http::header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
     let body = AnswerBody::Full { content_type: "application/json", bytes };
     Answer { status: 200, headers, body }
 }
@@ -324,6 +361,11 @@ impl Ask<'_> {
             AgentRoute::Tool(name) => {
                 agents.use_tool(&self.caller, &name, &self.body).await.map(Reply::Json)
             }
+            AgentRoute::Mcp => {
+                let version = self.mcp_version.as_ref().map(HeaderValue::as_bytes);
+                let answered = agents.answer_mcp(&self.caller, version, &self.body).await;
+                Ok(Reply::Mcp(answered))
+            }
         }
     }
 
@@ -361,7 +403,10 @@ async fn reply(
 ) -> Result<Reply, Rejection> {
     if in_background && !is_stream {
         begun.let_go();
-        return agents.run(&caller, &begun.id).await.map(Reply::Json);
+        return match begun.take_first() {
+            Some(run) => Ok(Reply::Json(run)),
+            None => agents.run(&caller, &begun.id).await.map(Reply::Json),
+        };
     }
     Ok(Reply::Run { begun: Box::new(begun), is_stream, goes_on })
 }
@@ -369,4 +414,28 @@ async fn reply(
 /// What is told of an agent in a list of models.
 pub(crate) fn as_model(name: &str, created: u64) -> Value {
     json!({"id": format!("agent/{name}"), "object": "model", "created": created, "owned_by": "tollway"})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(metadata: Value) -> Option<Vec<String>> {
+        let Value::Object(metadata) = metadata else { return None };
+        listed(&metadata).map(|allowed| allowed.0.into_iter().collect())
+    }
+
+    #[test]
+    fn tools_are_named_our_way_and_litellms() {
+        assert_eq!(names(json!({"purpose": "tests"})), None);
+        assert_eq!(names(json!({"tools": ["code"]})), Some(vec!["code".into()]));
+        let permission = json!({
+            "mcp_servers": ["github", "files"],
+            "mcp_tool_permissions": {"files": ["read"], "mail": ["list"]},
+        });
+        let wanted = ["mcp.files.read", "mcp.github", "mcp.mail.list"].map(str::to_owned);
+        assert_eq!(names(json!({"object_permission": permission})), Some(wanted.into()));
+        let nothing = json!({"object_permission": {"mcp_servers": []}});
+        assert_eq!(names(nothing), Some(Vec::new()));
+    }
 }

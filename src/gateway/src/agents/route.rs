@@ -39,6 +39,8 @@ pub(crate) enum AgentRoute {
     Tools,
     /// `GET` and `POST /tools/{name}`
     Tool(String),
+    /// `POST /mcp`
+    Mcp,
     /// `POST /tools/search`, and LiteLLM's `POST /search/{tool}`
     Search(Option<String>),
 }
@@ -92,6 +94,7 @@ pub(crate) fn find(path: &str) -> Option<(AgentRoute, &'static str, &'static [Me
         (2, ["tools", one, ..]) if !one.is_empty() => {
             (AgentRoute::Tool(id(1)), "/tools/{name}", BOTH)
         }
+        (1, ["mcp", ..]) | (2, ["mcp", "", ..]) => (AgentRoute::Mcp, "/mcp", POST),
         _ => return None,
     })
 }
@@ -108,8 +111,11 @@ mod tests {
         assert_eq!(route("/agent/runs/run_1/resume"), Some(AgentRoute::Resume("run_1".into())));
         assert_eq!(route("/threads/t/messages"), Some(AgentRoute::Messages("t".into())));
         assert_eq!(route("/tools/code.python"), Some(AgentRoute::Tool("code.python".into())));
+        assert_eq!(route("/mcp"), Some(AgentRoute::Mcp));
+        assert_eq!(route("/mcp/"), Some(AgentRoute::Mcp));
         for path in [
             "/",
+            "/mcp/x",
             "/chat",
             "/agent",
             "/agents/",

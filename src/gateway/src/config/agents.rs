@@ -15,6 +15,7 @@ use tollway_filter_api::ModelDirectory;
 
 use super::directory::Directory;
 use super::file::{FileAgentSettings, FileConfig};
+use super::mcp;
 use super::mistake::Report;
 
 /// What there is of agents.
@@ -58,6 +59,7 @@ pub(super) fn resolve(
         .approval
         .clone()
         .and_then(|given| read::<Approval>(given.0, "agent_settings.approval", report));
+    let mcp_servers = mcp::resolve(file, report);
     let tools = std::mem::take(&mut file.tools);
     let tools = tools.and_then(|given| read::<tools::Settings>(given.0, "tools", report));
     let tools = with_search_tools(tools.unwrap_or_default(), file, report);
@@ -80,6 +82,7 @@ pub(super) fn resolve(
             tool_timeout: settings.tool_timeout.unwrap_or(usual.tool_timeout),
             approval: approval.unwrap_or_default(),
             retention: settings.retention.unwrap_or(usual.retention),
+            mcp_servers,
         },
         default_tools: Allowed(settings.default_tools.into_iter().collect()),
         tools,

@@ -1,7 +1,7 @@
 //! What was written: the config file, typed, with references to the environment followed.
 //!
-//! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings` and
-//! `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `alerts`, `filters`,
+//! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings`, `mcp_servers`
+//! and `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `alerts`, `filters`,
 //! `keys`, `teams`, `users`, `agents`, `agent_settings`, `tools` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::fs::File;
@@ -26,6 +26,7 @@ mod cache;
 mod filters;
 mod journal;
 mod jwt;
+mod mcp;
 mod model;
 mod money;
 mod people;
@@ -44,6 +45,8 @@ pub(crate) use journal::{FileJournal, FileLedger};
 use journal::{read_journal, read_ledger};
 use jwt::read_jwt;
 pub(crate) use jwt::{FileIssuer, FileJwt};
+use mcp::read_servers;
+pub(crate) use mcp::{FileAuth, FileMcpServer, FileTransport};
 use model::read_model;
 pub(crate) use model::{FileInfo, FileModel, FileParams};
 use money::Words;
@@ -95,6 +98,8 @@ pub(crate) struct FileConfig {
     pub(crate) agents: Vec<serde_json::Value>,
     /// `agent_settings`
     pub(crate) agent_settings: FileAgentSettings,
+    /// `mcp_servers`: servers whose tools agents may use.
+    pub(crate) mcp_servers: Vec<FileMcpServer>,
     /// `tools`: the tools that agents may use.
     pub(crate) tools: Option<Written>,
     /// `search_tools`: who searches the web, in the order in which they are asked. LiteLLM's form.
@@ -263,6 +268,7 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.agent_settings =
         fields.section("agent_settings", &[], read_agent_settings).unwrap_or_default();
     file.tools = fields.json("tools");
+    read_servers(fields, file);
     file.search_tools = fields.json("search_tools");
     file.compat_litellm =
         fields.choice("compat", &[("litellm", true), ("openai", false)]).unwrap_or_default();

@@ -18,6 +18,7 @@ pub(super) fn warning(name: &str) -> String {
 const GUARDS: &[&str] = &[
     "admin_only_routes",
     "allowed_ips",
+    "allowed_params",
     "allowed_routes",
     "budget_fallbacks",
     "custom_auth",
@@ -43,7 +44,6 @@ pub(super) const TOP: &[&str] = &[
     "finetune_settings",
     "guardrails",
     "mcp_aliases",
-    "mcp_servers",
     "mcp_tools",
     "model_group_settings",
     "policies",
@@ -530,6 +530,36 @@ pub(super) const PASS_THROUGH: &[&str] = &[
     "merge_query_params",
 ];
 
+/// One of `mcp_servers`.
+pub(super) const MCP_SERVER: &[&str] = &[
+    "access_groups",
+    "alias",
+    "allow_all_keys",
+    "allowed_params",
+    "authorization_url",
+    "available_on_public_internet",
+    "aws_access_key_id",
+    "aws_region_name",
+    "aws_secret_access_key",
+    "aws_service_name",
+    "aws_session_token",
+    "client_id",
+    "client_secret",
+    "extra_headers",
+    "is_byok",
+    "mcp_access_groups",
+    "mcp_info",
+    "oauth2_flow",
+    "registration_url",
+    "scopes",
+    "server_id",
+    "spec_path",
+    "spec_version",
+    "token_url",
+    "tool_name_to_description",
+    "tool_name_to_display_name",
+];
+
 /// Routing strategies that LiteLLM has and we do not.
 pub(super) const STRATEGIES: &[&str] = &["provider-budget-routing", "auto-router"];
 
@@ -578,6 +608,7 @@ mod tests {
             CACHE,
             GENERAL,
             PASS_THROUGH,
+            MCP_SERVER,
             STRATEGIES,
             CACHE_TYPES,
         ] {

@@ -27,6 +27,7 @@ mod jwt;
 mod keys;
 mod listen;
 mod litellm;
+mod mcp;
 mod mistake;
 mod pattern;
 mod people;

@@ -8,6 +8,7 @@ mod explanation;
 mod filter_stack;
 mod groups;
 mod keys_section;
+mod mcp;
 mod no_file;
 mod prices;
 mod providers;
@@ -46,6 +47,8 @@ fn environment() -> Environment {
         ("ANTHROPIC_API_KEY", "sk-ant-secret"),
         ("LITELLM_MASTER_KEY", "sk-master-secret"),
         ("CI_KEY", "sk-ci-secret"),
+        ("TAVILY_API_KEY", "tvly-secret"),
+        ("TICKETS_TOKEN", "tickets-secret"),
         ("LIMIT", "7"),
     ]
     .into_iter()

@@ -41,7 +41,7 @@ fn keys_that_litellm_has_and_we_do_not_are_warnings_that_name_them() {
              litellm_settings:\n  callbacks: [prometheus, langfuse]\n  enable_preview_features: true\n  \
              json_logs: true\n  turn_off_message_logging: true\n\
              general_settings: {allowed_ips: [10.0.0.1], alerting_args: {}}\n\
-             mcp_servers: {x: {url: y}}\n",
+             mcp_aliases: {x: y}\n",
         &[
             "litellm_params.temperature: `temperature` is LiteLLM's and not supported yet: it has no effect",
             "model_info.my_note: nothing reads this yet",
@@ -52,7 +52,7 @@ fn keys_that_litellm_has_and_we_do_not_are_warnings_that_name_them() {
             "litellm_settings.enable_preview_features",
             "litellm_settings.json_logs",
             "general_settings.allowed_ips: `allowed_ips` is LiteLLM's and not supported yet: what it restricts is NOT",
-            "mcp_servers",
+            "mcp_aliases",
         ],
     );
 }
