@@ -26,6 +26,8 @@ impl Agents {
         let (mut state, last_event) = self.journal(id).await?;
         let Some(plan) = state.plan.clone() else { return Err(unreadable()) };
         let steps = body.steps(&state, &caller)?;
+        // The gateway may have just been started.
+        self.await_tools(&plan.tools).await;
         // Whoever decides for somebody else does not pay for it.
         let payer = match *caller.owner == *document.owner {
             true => caller,

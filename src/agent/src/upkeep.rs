@@ -14,6 +14,8 @@ use crate::service::{Agents, LIST_MAX, unavailable, unreadable};
 
 /// How often a node says that it works on its runs.
 const HOLD_AGAIN: Duration = Duration::from_secs(20);
+/// How long a run that goes on waits for its tools. Less than a run is held.
+const TOOLS_PATIENCE: Duration = Duration::from_secs(20);
 /// How often runs are looked for that nobody works on any more, and documents that are past their time.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -120,9 +122,25 @@ impl Agents {
             sees_all: false,
             is_admin: false,
         });
-        let caller = Arc::new(caller);
-        self.spawn(document, plan, state, caller, last_event, !is_known).let_go();
+        let (agents, caller) = (self.clone(), Arc::new(caller));
+        tokio::spawn(async move {
+            agents.await_tools(&plan.tools).await;
+            agents.spawn(document, plan, state, caller, last_event, !is_known).let_go();
+        });
         Ok(())
+    }
+
+    /// Waits for tools of servers that are being connected to, but not for ever: a run that goes on
+    /// without them is told that they are gone.
+    pub(crate) async fn await_tools(&self, names: &[Arc<str>]) {
+        let until = Instant::now() + TOOLS_PATIENCE;
+        let mut pause = Duration::from_millis(10);
+        let are_there =
+            || names.iter().all(|name| self.shared.live.load().tools.get(name).is_some());
+        while !are_there() && Instant::now() < until {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
     }
 
     async fn forget_expired(&self) -> Result<(), StoreError> {

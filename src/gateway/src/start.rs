@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
+use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tollway_agent::mcp::Servers;
 use tollway_agent::metrics::AgentMetrics;
@@ -19,7 +20,7 @@ use tollway_filter_api::documents::Documents;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::LimitStore;
 use tollway_filter_api::treasury::Treasury;
-use tollway_filter_api::{Clock, Deps, LogSink, ModelDirectory, Slot};
+use tollway_filter_api::{Clock, Deps, KeyHash, LogSink, ModelDirectory, Slot};
 use tollway_filters::BUILTIN;
 use tollway_sandbox::{self as sandbox, Sandbox};
 use tollway_simulator::Simulator;
@@ -391,7 +392,7 @@ impl Loader {
         let services = Services::new(&config.agents.tools, outgoing, clock);
         let mut services = services.map_err(|error| wrong(&error))?;
         if config.agents.tools.needs_sandbox() {
-            services.sandbox = Some(self.sandbox().await);
+            services.sandbox = Some(self.sandbox(&config.data).await);
         }
         if let Some(documents) = &self.stores.documents {
             let folder = config.data.join("files");
@@ -413,13 +414,12 @@ impl Loader {
     }
 
     /// What untrusted code runs in: tried once, when it is wanted first.
-    async fn sandbox(&mut self) -> Sandbox {
+    async fn sandbox(&mut self, data: &Path) -> Sandbox {
         if let Some(sandbox) = &self.stores.sandbox {
             return sandbox.clone();
         }
-        let folder = format!("tollway-sandbox-{}", random::unguessable());
-        let sandbox =
-            Sandbox::probe(sandbox::Settings::new(std::env::temp_dir().join(folder))).await;
+        let data = self.data.as_deref().unwrap_or(data);
+        let sandbox = Sandbox::probe(sandbox::Settings::new(sandbox_folder(data))).await;
         let status = sandbox.status();
         tracing::info!(
             python = ?status.python,
@@ -524,6 +524,23 @@ impl Loader {
         };
         self.stores.cache = Some((made_from, Arc::clone(&store)));
         Ok(Some(store))
+    }
+}
+
+/// Where the sandbox's runs have their folders: not in the data folder, which lets nobody through.
+/// The same after each start, so that what a killed gateway leaves is not left for ever; unless there
+/// is something of that name which somebody else has made.
+fn sandbox_folder(data: &Path) -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
+    let hash = KeyHash(Sha256::digest(data.as_os_str().as_encoded_bytes()).into()).hex();
+    let folder = std::env::temp_dir().join(format!("tollway-sandbox-{}", &hash[..16]));
+    let owner = std::fs::metadata(&data).map(|data| data.uid()).ok();
+    match std::fs::symlink_metadata(&folder) {
+        Ok(there) if !there.is_dir() || Some(there.uid()) != owner => {
+            folder.with_file_name(format!("tollway-sandbox-{}", random::unguessable()))
+        }
+        _ => folder,
     }
 }
 

@@ -182,6 +182,7 @@ impl Ask<'_> {
             None => self.caller.user().map(|user| user.to_string()),
         };
         let team = self.said.text("team_id").map(str::to_owned);
+        self.check_tools()?;
         self.team_for_key(team.as_deref()).await?;
         self.budget_for(&self.said).await?;
         Self::routes_of_type(&mut self.said);
@@ -301,6 +302,7 @@ impl Ask<'_> {
             .change(|| async {
                 let before = self.key_to_change(&named).await?;
                 self.check_guards_stay(&before)?;
+                self.check_tools()?;
                 let mut after = self.updated_key(&before);
                 after.team = team.as_deref().map(Arc::from);
                 self.refuse_taken_alias(&after).await?;
@@ -322,6 +324,16 @@ impl Ask<'_> {
                 ))
                 .with_param(name));
             }
+        }
+        Ok(())
+    }
+
+    /// Which tools a key may use is not its holder's to say.
+    fn check_tools(&self) -> Result<(), Rejection> {
+        if self.said.says("tools") && !self.caller.is_admin() {
+            return Err(
+                forbidden("Only an admin says which 'tools' a key may use.").with_param("tools")
+            );
         }
         Ok(())
     }
@@ -439,6 +451,7 @@ impl Ask<'_> {
             .change(|| async {
                 let before = self.key_to_change(&named).await?;
                 self.check_guards_stay(&before)?;
+                self.check_tools()?;
                 let mut after = self.updated_key(&before);
                 after.id = hash_hex(&key).into();
                 after.version = 0;

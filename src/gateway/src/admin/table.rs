@@ -166,6 +166,7 @@ pub(super) const KEY: &[Field] = &[
     field("allowed_cache_controls", Names, "kept and shown"),
     field("allowed_ips", Networks, "the addresses it may be used from"),
     field("enforced_params", Names, "members that every request must have"),
+    field("tools", Names, "the tools of agents it may use; admins alone say so"),
     field(
         "key_type",
         OneOf(&["default", "llm_api", "management", "read_only"]),

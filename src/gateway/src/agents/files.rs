@@ -352,7 +352,10 @@ async fn send(
     let head = stored::head_for_client(session, generation, ctx, 200, headers, has_body)?;
     session.write_response_header(head).await?;
     let watched = session.is_body_done();
-    while has_body {
+    if !has_body {
+        content = Box::pin(futures_util::stream::empty());
+    }
+    loop {
         let piece = tokio::select! {
             biased;
             piece = content.next() => piece,

@@ -74,8 +74,9 @@ pub(crate) fn caller(
                 let own = listed(&key.metadata);
                 let of_team = team.as_ref().and_then(|team| listed(&team.metadata));
                 let of_user = user.as_ref().and_then(|user| listed(&user.metadata));
-                let lists: Vec<Allowed> = [own, of_team, of_user].into_iter().flatten().collect();
-                tools = if lists.is_empty() { vec![usual()] } else { lists };
+                // A team's and a user's only narrow what there is: their admins set them.
+                tools.push(own.unwrap_or_else(usual));
+                tools.extend([of_team, of_user].into_iter().flatten());
             }
             match &key.user {
                 Some(user) => format!("user:{user}").into(),

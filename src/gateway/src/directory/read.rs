@@ -178,7 +178,7 @@ pub(super) fn key(
         .collect();
     // Of the metadata only what decides about requests: the rest is as large as all else together,
     // and is in the store for whoever asks.
-    for name in ["guardrails", "enforced_params"] {
+    for name in ["guardrails", "enforced_params", "tools"] {
         if let Some(value) = body.get(name).filter(|value| !value.is_null()) {
             // Who may set the metadata may not be who has set this.
             key.metadata.insert(name.to_owned(), value.clone());
