@@ -25,7 +25,7 @@ fn wanted() -> Vec<(&'static str, String)> {
     let cache = "model hashed_api_key api_key_alias".to_owned();
     let key = "hashed_api_key api_key_alias".to_owned();
     let team = "team team_alias".to_owned();
-    let own = "scope id alias model period".to_owned();
+    let own = "scope id alias model period user".to_owned();
     vec![
         (
             "litellm_proxy_total_requests_metric_total",

@@ -71,12 +71,27 @@ async fn burst(gateways: &[Setup; 2], count: usize, key: &str) -> [usize; 2] {
 async fn two_gateways_share_a_keys_requests_and_part_them_when_redis_has_gone() {
     let (postgres, redis) = (Postgres::start().await, Redis::on_port().await);
     let gateways = two(&postgres, &redis).await;
-    let answered = burst(&gateways, 20, "sk-shared-000001").await;
-    assert_eq!(answered.iter().sum::<usize>(), 12, "{answered:?}");
+    // A slow moment of Redis refuses what it could have granted; it never grants too much.
+    let mut answered = 0;
+    let all = async {
+        while answered < 12 {
+            answered += burst(&gateways, 20, "sk-shared-000001").await.iter().sum::<usize>();
+        }
+    };
+    within(PATIENCE, "all that is allowed is granted", all).await;
+    assert_eq!(answered, 12);
     assert_eq!(burst(&gateways, 5, "sk-shared-000001").await, [0, 0]);
     drop(redis);
     assert_eq!(burst(&gateways, 5, "sk-shared-000001").await, [0, 0], "what was used is used");
-    assert_eq!(burst(&gateways, 5, "sk-later-0000001").await, [2, 2], "each has its share");
+    let mut shares = [0, 0];
+    let each = async {
+        while shares != [2, 2] {
+            let more = burst(&gateways, 5, "sk-later-0000001").await;
+            shares = [shares[0] + more[0], shares[1] + more[1]];
+            assert!(shares.iter().all(|share| *share <= 2), "{shares:?}");
+        }
+    };
+    within(PATIENCE, "each has its share", each).await;
 }
 
 #[tokio::test]

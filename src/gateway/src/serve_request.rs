@@ -33,11 +33,13 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
     session.set_pipelining_enabled(true);
     let head = session.req_header();
     let mut found = routes::find(head.uri.path());
-    if found.route == Route::Unknown
+    // What an operator hands on stands before agents, whose paths are many.
+    if matches!(found.route, Route::Unknown | Route::Agent(_))
         && let Some((at, pattern)) = generation.pass_through_of(head.uri.path())
     {
         found.route = Route::PassThrough(at);
         found.pattern = pattern;
+        found.methods = &[];
     }
     let header_bytes: usize = head.headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
     // HEAD is GET without the body; OPTIONS that no filter answers is refused below.

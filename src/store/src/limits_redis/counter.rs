@@ -22,6 +22,8 @@ const SOON: f64 = 0.5;
 const FIRST: u64 = 10;
 /// The part of a rate that is kept for nodes that do not ask: 1 in so many.
 const UNASKED: u64 = 100;
+/// How long Redis is silent before what was never asked of it is shared out.
+const SLOW_MAX: Duration = Duration::from_secs(2);
 /// How long a refusal is believed at least, before Redis is asked again.
 const REFUSED_MIN: Duration = Duration::from_millis(400);
 /// The same for places, which come free at any moment.
@@ -339,6 +341,12 @@ impl Counter {
             }
             self.take(amount, tick, Source::Spare);
             return Ok(());
+        }
+        // A slow moment of Redis is not its end: of a counter of which nothing was heard, others may
+        // have been granted everything just now.
+        let silent = now.saturating_duration_since(away_since);
+        if self.known.is_none() && silent < SLOW_MAX {
+            return Err(Short::Wait(SLOW_MAX - silent));
         }
         let spare: u64 = self.buckets.iter().map(|bucket| bucket.spare).sum();
         let mine: u64 = self.buckets.iter().map(|bucket| bucket.used - bucket.spare).sum();
