@@ -54,7 +54,7 @@ fn config_with(fake: &Fake) -> String {
     let text = CONFIG
         .replace("tools: [calculator]", "tools: ['*']")
         .replace("tools: ['*']\n", "tools: ['*']\n    approval: { never: [mcp] }\n");
-    format!("{text}\nmcp_servers:\n  fake: {{ url: '{}' }}\n", fake.url())
+    format!("{text}\nmcp_servers:\n  fake: {{ url: '{}', auth_value: let-me-in }}\n", fake.url())
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn run_that_is_killed_in_each_of_its_steps_makes_each_write_once() {
 async fn write_of_which_nobody_knows_whether_it_was_made_is_not_made_again() {
     let (simulator, fake, folder) = (simulator().await, Fake::listening().await, Folder::fresh());
     // What hangs is taken for something that writes.
-    let text = config_with(&fake).replace("' }\n", "', risk: { hang: write } }\n");
+    let text = config_with(&fake).replace("let-me-in }", "let-me-in, risk: { hang: write } }");
     let start = async || {
         let options = Options {
             config: Some(config(&text, &simulator)),

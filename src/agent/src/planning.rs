@@ -67,11 +67,18 @@ impl Agents {
             }
         }
         let of_agent = agent.as_ref();
-        let asked = request.approval.clone().unwrap_or_default();
-        let parties =
-            [Some(&settings.approval), of_agent.map(|agent| &agent.approval), Some(&asked)];
-        let parties: Vec<&Approval> = parties.into_iter().flatten().collect();
-        let approval = joined(&parties, &live.tools, &tools, request.approval.is_some());
+        // Who says nothing demands nothing; where nobody says anything, what changes something waits.
+        let parties = [
+            settings.approval.as_ref(),
+            of_agent.map(|agent| &agent.approval),
+            request.approval.as_ref(),
+        ];
+        let mut parties: Vec<&Approval> = parties.into_iter().flatten().collect();
+        let usual = Approval::default();
+        if parties.is_empty() {
+            parties.push(&usual);
+        }
+        let approval = joined(&parties, &live.tools, &tools);
         let instructions: Vec<&str> = of_agent
             .and_then(|agent| agent.instructions.as_deref())
             .into_iter()
@@ -137,9 +144,7 @@ impl Agents {
 }
 
 /// What all parties demand, for the tools that were chosen.
-fn joined(parties: &[&Approval], tools: &Tools, chosen: &[Arc<str>], by_request: bool) -> Approval {
-    // What the request says counts only where it has said something.
-    let parties = if by_request { parties } else { &parties[..parties.len() - 1] };
+fn joined(parties: &[&Approval], tools: &Tools, chosen: &[Arc<str>]) -> Approval {
     let (mut always, mut never) = (BTreeSet::new(), BTreeSet::new());
     for name in chosen {
         let Some(tool) = tools.get(name) else { continue };

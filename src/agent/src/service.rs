@@ -53,8 +53,8 @@ pub struct Settings {
     pub deadline: (Duration, Duration),
     /// How long one tool call may take.
     pub tool_timeout: Duration,
-    /// Which tools have to be approved, whatever agents and requests say.
-    pub approval: Approval,
+    /// Which tools have to be approved, whatever agents and requests say, where operators say so.
+    pub approval: Option<Approval>,
     /// For how long runs can be asked for.
     pub retention: Duration,
     /// The MCP servers whose tools there are beside the built-in ones.
@@ -69,7 +69,7 @@ impl Default for Settings {
             max_cost: None,
             deadline: (Duration::from_secs(300), Duration::from_secs(3600)),
             tool_timeout: Duration::from_secs(60),
-            approval: Approval::default(),
+            approval: None,
             retention: Duration::from_secs(30 * 86_400),
             mcp_servers: ServersSettings::new(),
         }
@@ -601,7 +601,9 @@ impl Agents {
     pub fn must_approve(&self, tool: &dyn Tool) -> bool {
         let live = self.shared.live.load();
         let spec = tool.spec();
-        needs_approval(&[&live.settings.approval], &spec.name, spec.risk)
+        let usual = Approval::default();
+        let approval = live.settings.approval.as_ref().unwrap_or(&usual);
+        needs_approval(&[approval], &spec.name, spec.risk)
     }
 
     /// Calls a tool for a caller, without a run.

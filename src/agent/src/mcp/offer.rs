@@ -100,7 +100,8 @@ fn read(tool: &Value, name: &str, settings: &ServerSettings) -> Result<Offered, 
         description: plain(description),
         schema,
         risk: settings.risk.get(name).copied().unwrap_or(said),
-        is_idempotent: hint("idempotentHint") == Some(true),
+        // Whoever says what it does does not believe the server's other words about it either.
+        is_idempotent: hint("idempotentHint") == Some(true) && !settings.risk.contains_key(name),
         digest: hash.finalize().into(),
     })
 }
@@ -191,6 +192,7 @@ mod tests {
         assert_eq!(risk(json!({"readOnlyHint": "yes"}), &settings), (Risk::Write, false));
         assert_eq!(risk(json!({"idempotentHint": true}), &settings), (Risk::Write, true));
         settings.risk.insert("look".into(), Risk::Exec);
+        assert_eq!(risk(json!({"idempotentHint": true}), &settings), (Risk::Exec, false));
         assert_eq!(risk(json!({"readOnlyHint": true}), &settings), (Risk::Exec, false));
     }
 

@@ -80,7 +80,7 @@ pub(super) fn resolve(
                 time_limit,
             ),
             tool_timeout: settings.tool_timeout.unwrap_or(usual.tool_timeout),
-            approval: approval.unwrap_or_default(),
+            approval,
             retention: settings.retention.unwrap_or(usual.retention),
             mcp_servers,
         },
