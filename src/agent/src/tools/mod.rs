@@ -1,6 +1,6 @@
 //! The built-in tools, one file (or folder) each.
 //!
-//! To add one: its file, its `pub mod` line, its line in [`BUILTIN`]; where it has settings, a member
+//! To add one: its file, its `pub mod` line, its line in `BUILTIN`; where it has settings, a member
 //! of [`Settings`]; where something beside the model uses what is behind it, a member of [`Services`].
 
 pub mod arguments;

@@ -1,6 +1,6 @@
 //! [`Documents`] in a database.
 //!
-//! All batches are made by one task ([`writer`]): it takes those that wait into one transaction, so
+//! All batches are made by one task ([`mod@writer`]): it takes those that wait into one transaction, so
 //! that a thousand runs that write a step each cost a few statements and not thousands. Which of
 //! them can be made is found out before ([`plan`]): one that cannot be changes nothing, and the
 //! others are made.

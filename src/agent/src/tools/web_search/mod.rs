@@ -2,7 +2,7 @@
 //!
 //! What is found is remembered for whoever asked, for a while. A provider that fails, or has no
 //! searches left, passes the query on to the next one. [`WebSearch`] is the service, for the API;
-//! [`build`] makes the tool over it.
+//! `build` makes the tool over it.
 
 mod brave;
 mod config;
