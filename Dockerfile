@@ -5,8 +5,9 @@ WORKDIR /src
 COPY . .
 RUN cargo build --locked --profile dist --package tollway-gateway && strip target/dist/tollway
 
+# Python is what `code.python` runs.
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates \
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --create-home --home-dir /var/lib/tollway tollway
 COPY --from=build /src/target/dist/tollway /usr/local/bin/tollway
