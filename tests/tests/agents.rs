@@ -709,3 +709,30 @@ async fn tools_of_a_key_are_an_admins_to_give() {
     let without = made.json()["key"].as_str().expect("a key").to_owned();
     assert_eq!(tools(&without).await, Some(0));
 }
+
+#[tokio::test]
+async fn run_that_is_cancelled_ends_wherever_it_is() {
+    const RUNS: usize = 100;
+    let setup = Setup::with(CONFIG).await;
+    // Each is cancelled in another moment: while it begins, asks, or writes down a step.
+    for at in 0..RUNS {
+        setup.simulator.enqueue(reckons(&format!("{at} + 1")));
+    }
+    let mut runs = JoinSet::new();
+    for _ in 0..RUNS {
+        let address = setup.gateway.address;
+        let body = with(asks("Reckon."), &json!({"background": true})).to_string();
+        runs.spawn(async move {
+            let bearer = format!("Bearer {ANN}");
+            let headers = [("authorization", bearer.as_str())];
+            let begun = send(address, "POST", "/chat/agent", &headers, body.as_bytes()).await;
+            let id = begun.json()["id"].as_str().expect("an id").to_owned();
+            let cancel = format!("/agent/runs/{id}/cancel");
+            send(address, "POST", &cancel, &headers, b"").await.json()["status"].clone()
+        });
+    }
+    for status in runs.join_all().await {
+        assert!(status == "cancelled" || status == "completed", "{status}");
+    }
+    assert!(!setup.gateway.stderr().contains("could not be written down"));
+}

@@ -40,6 +40,10 @@ pub(crate) const JOURNAL_BYTES: u64 = 16 << 20;
 /// Runs in a list.
 pub(crate) const LIST_MAX: u64 = 100;
 
+/// Why a run that was taken up again fails.
+const CALLER_GONE: &str = "The gateway was restarted, and the key this run works for is gone, switched off or \
+                           over, or was a token that cannot be renewed.";
+
 /// What operators set.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -162,7 +166,7 @@ pub(crate) fn unavailable(error: StoreError) -> Rejection {
     }
 }
 
-/// An id that nobody can guess, in the order of time.
+/// An id that nobody can guess.
 pub(crate) fn new_id(prefix: &str) -> String {
     let mut bytes = [0; 16];
     // Without the machine's randomness an id would be guessable: there is none of this kind then.
@@ -430,10 +434,9 @@ impl Agents {
             .collect();
         let toolbox = Toolbox::of(tools, &allowed);
         let document = Arc::new(tokio::sync::Mutex::new(document));
-        let (cancel, mut cancelled) = watch::channel(false);
+        let (cancel, cancelled) = watch::channel(false);
         let working = Working { feed: Arc::clone(&feed), cancel, document: Arc::clone(&document) };
         shared.working.lock().insert(Arc::clone(&id), working);
-        let deadline = Instant::now() + Duration::from_secs(plan.deadline_s);
         let engine = Engine {
             shared: Arc::clone(shared),
             caller,
@@ -444,25 +447,16 @@ impl Agents {
             document,
             id: Arc::clone(&id),
             interrupted,
-            deadline,
+            cancelled,
+            deadline: Instant::now(),
         };
         let place = Place { shared: Arc::clone(shared), id: Arc::clone(&id) };
         tokio::spawn(async move {
             let place = place;
-            let cancelled = async move {
-                // An error means that nobody can cancel it any more.
-                if cancelled.wait_for(|is_cancelled| *is_cancelled).await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            if is_orphan {
-                let why = "The gateway was restarted, and the key this run works for is gone, \
-                           switched off or over, or was a token that cannot be renewed.";
-                engine.give_up(Stop::failed("caller_gone", why)).await;
-            } else {
-                engine.run(&place.shared.places, cancelled).await;
+            match is_orphan {
+                true => engine.give_up(Stop::failed("caller_gone", CALLER_GONE)).await,
+                false => engine.run(&place.shared.places).await,
             }
-            drop(place);
         });
         let guard = Guard(Some((Arc::clone(shared), Arc::clone(&id))));
         Begun { id, first: None, feed, guard }

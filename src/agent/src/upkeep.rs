@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::stream::{self, StreamExt};
 use tollway_filter_api::Rejection;
 use tollway_filter_api::documents::{Batch, Collection, Document, Wanted};
 use tollway_filter_api::ledger::StoreError;
@@ -14,6 +15,8 @@ use crate::service::{Agents, LIST_MAX, unavailable, unreadable};
 
 /// How often a node says that it works on its runs.
 const HOLD_AGAIN: Duration = Duration::from_secs(20);
+/// How many of them at once.
+const HELD_AT_ONCE: usize = 256;
 /// How long a run that goes on waits for its tools. Less than a run is held.
 const TOOLS_PATIENCE: Duration = Duration::from_secs(20);
 /// How often runs are looked for that nobody works on any more, and documents that are past their time.
@@ -42,30 +45,34 @@ impl Agents {
         }
     }
 
+    /// Says again which runs this node holds. The store makes one transaction of those that come at once.
     async fn hold_again(&self) {
-        let documents: Vec<_> = {
+        let held: Vec<_> = {
             let working = self.shared.working.lock();
             working.iter().map(|(id, run)| (Arc::clone(id), Arc::clone(&run.document))).collect()
         };
-        for (id, document) in documents {
-            let mut document = document.lock().await;
-            if document.holder.is_none() {
-                continue;
+        let again = |(id, document)| self.hold_one_again(id, document);
+        stream::iter(held).for_each_concurrent(HELD_AT_ONCE, again).await;
+    }
+
+    async fn hold_one_again(&self, id: Arc<str>, document: Arc<tokio::sync::Mutex<Document>>) {
+        let mut document = document.lock().await;
+        if document.holder.is_none() {
+            return;
+        }
+        let mut held = document.clone();
+        held.held_until_ms = self.shared.held_until_ms();
+        let batch = Batch { put: vec![held.clone()], ..Batch::default() };
+        match self.shared.documents.write(batch).await {
+            Ok(versions) => {
+                held.version = versions.first().copied().unwrap_or(held.version);
+                *document = held;
             }
-            let mut held = document.clone();
-            held.held_until_ms = self.shared.held_until_ms();
-            let batch = Batch { put: vec![held.clone()], ..Batch::default() };
-            match self.shared.documents.write(batch).await {
-                Ok(versions) => {
-                    held.version = versions.first().copied().unwrap_or(held.version);
-                    *document = held;
-                }
-                // Somebody has cancelled it elsewhere.
-                Err(StoreError::Conflict(_)) => {
-                    self.shared.cancel_here(&id);
-                }
-                Err(_) => {}
+            // Somebody has cancelled it elsewhere.
+            Err(StoreError::Conflict(_)) => {
+                self.shared.cancel_here(&id);
             }
+            Err(_) => {}
         }
     }
 

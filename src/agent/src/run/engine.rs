@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 use tollway_filter_api::Reject;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document};
@@ -62,6 +62,9 @@ impl Stop {
     }
 }
 
+/// Somebody has ended it.
+const CANCELLED: Stop = Stop::With(Status::Cancelled, None, None);
+
 /// A run at work.
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
@@ -75,17 +78,16 @@ pub(crate) struct Engine {
     pub(crate) id: Arc<str>,
     /// Calls of which nobody knows whether they were made.
     pub(crate) interrupted: BTreeSet<String>,
+    /// Somebody wants it to end.
+    pub(crate) cancelled: watch::Receiver<bool>,
+    /// When its time is over, once it is at work.
     pub(crate) deadline: Instant,
 }
 
 impl Engine {
     /// Works until there is nothing to do, and writes down why.
-    pub(crate) async fn run(mut self, places: &Semaphore, cancelled: impl Future<Output = ()>) {
-        let stop = tokio::select! {
-            biased;
-            () = cancelled => Stop::With(Status::Cancelled, None, None),
-            stop = self.work(places) => stop,
-        };
+    pub(crate) async fn run(mut self, places: &Semaphore) {
+        let stop = self.work(places).await;
         self.stop(stop).await;
     }
 
@@ -98,18 +100,48 @@ impl Engine {
         if self.state.answers.is_empty() {
             self.tell("run.created", json!({"model": self.plan.model, "agent": self.plan.agent}));
         }
-        let Ok(_place) = places.acquire().await else { return Stop::Lost };
+        let place = tokio::select! {
+            biased;
+            () = self.cancelled() => return CANCELLED,
+            place = places.acquire() => place,
+        };
+        let Ok(_place) = place else { return Stop::Lost };
+        self.deadline = Instant::now() + Duration::from_secs(self.plan.deadline_s);
         let running = self.shared.metrics.running.clone();
         running.inc();
         let _running = Running(running);
         self.tell("run.in_progress", json!({}));
         loop {
+            if *self.cancelled.borrow() {
+                return CANCELLED;
+            }
             let next = match self.state.calls.is_empty() {
                 true => self.turn().await,
                 false => self.call_tools().await,
             };
             if let Err(stop) = next {
                 return stop;
+            }
+        }
+    }
+
+    /// Resolves when somebody wants the run to end.
+    async fn cancelled(&self) {
+        let mut cancelled = self.cancelled.clone();
+        // An error means that nobody can want it any more.
+        if cancelled.wait_for(|is_cancelled| *is_cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for something that may take long. Only what is waited for here is given up when the run
+    /// has to end: a step that is being written down never is, or nobody would know how far it came.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        tokio::select! {
+            biased;
+            () = self.cancelled() => Err(CANCELLED),
+            done = timeout_at(self.deadline.into(), work) => {
+                done.map_err(|_| Stop::incomplete(Reason::Deadline))
             }
         }
     }
@@ -174,7 +206,7 @@ impl Engine {
                         });
                     }
                     self.tell("step.retried", json!({"after_s": pause.as_secs_f64()}));
-                    tokio::time::sleep_until(until.into()).await;
+                    self.in_time(tokio::time::sleep_until(until.into())).await?;
                 }
             }
         }
@@ -204,15 +236,14 @@ impl Engine {
             body,
             cost_max,
         };
-        let overdue = || Again::Never(Stop::incomplete(Reason::Deadline));
         let opening = self.shared.completions.open(call);
-        let opened = timeout_at(self.deadline.into(), opening).await.map_err(|_| overdue())?;
+        let opened = self.in_time(opening).await.map_err(Again::Never)?;
         let mut stream = opened.map_err(|reject| refused(&reject))?;
         let mut hearing = Hearing::default();
         let feed = is_told.then_some(&*self.feed);
         let mut broken = None;
         loop {
-            let heard = match timeout_at(self.deadline.into(), stream.next()).await {
+            let heard = match self.in_time(stream.next()).await {
                 Ok(None) => break,
                 Ok(Some(Ok(events))) => hearing
                     .hear(&events, feed, &self.toolbox)
@@ -337,10 +368,7 @@ impl Engine {
                 };
                 working.push(work.run());
             }
-            let Ok(finished) = timeout_at(self.deadline.into(), working.next()).await else {
-                return Err(Stop::incomplete(Reason::Deadline));
-            };
-            let Some(result) = finished else { return Ok(()) };
+            let Some(result) = self.in_time(working.next()).await? else { return Ok(()) };
             self.tell_result(&result);
             self.commit(vec![Step::Result(result)], None).await?;
         }
