@@ -35,7 +35,7 @@ pub(crate) mod files;
 pub(crate) mod model;
 mod route;
 
-pub(crate) use route::{AgentRoute, find};
+pub(crate) use route::{Access, AgentRoute, ENDPOINTS, Endpoint, find};
 
 /// How often a stream says that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
