@@ -22,7 +22,7 @@ def note(**what):
 
 def tools():
     names = ["die", "hang", "garbage", "huge", "ask", "change", "environment", "slow", "forget",
-             "fail", "stderr", "deaf"]
+             "fail", "stderr", "deaf", "refuse"]
     plain = [{"name": name, "description": name, "inputSchema": ANY, "annotations": READ} for name in names]
     echo = {"name": "echo", "description": DESCRIPTION[0], "inputSchema": ANY, "annotations": READ}
     # It says nothing of what it does.
@@ -76,10 +76,17 @@ def call(name, params, say, ask):
         return text("forgotten")
     if name == "fail":
         return text("it does not work", isError=True)
+    if name == "refuse":
+        # With all that it knows of who asks.
+        raise Refusal(json.dumps(dict(os.environ)))
     if name == "stderr":
         print("a secret of the server's: swordfish", file=sys.stderr, flush=True)
         return text("said")
     return None
+
+
+class Refusal(Exception):
+    pass
 
 
 def greeted(params):
@@ -125,7 +132,11 @@ def of_stdio():
         return asked[name][1]
 
     def serve(message):
-        result = answer(message, say, ask)
+        try:
+            result = answer(message, say, ask)
+        except Refusal as error:
+            refusal = {"code": -32000, "message": str(error)}
+            return say(json.dumps({"jsonrpc": "2.0", "id": message["id"], "error": refusal}))
         if result is not None:
             say(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}))
 
@@ -161,7 +172,7 @@ class Http(BaseHTTPRequestHandler):
         method = message.get("method")
         heads = {name.lower(): value for name, value in self.headers.items()}
         note(asked=method, heads=heads)
-        if heads.get("authorization") != "Bearer let-me-in":
+        if heads.get("authorization") != "Bearer " + os.environ.get("FAKE_TOKEN", "let-me-in"):
             return self.reply(401)
         if method == "initialize":
             session = f"session-{len(SESSIONS)}-{os.urandom(4).hex()}"
@@ -177,7 +188,11 @@ class Http(BaseHTTPRequestHandler):
         name = message.get("params", {}).get("name")
         if name == "garbage":
             return self.reply(200, b"<html>no</html>", content_type="text/html")
-        result = answer(message, said.append, lambda method: None)
+        if name == "environment":
+            # What is around it is what it is sent.
+            result = text(json.dumps([self.path, heads]), structuredContent={"heads": heads})
+        else:
+            result = answer(message, said.append, lambda method: None)
         if result is None:
             # The stream stays open and silent.
             self.send_response(200)

@@ -6,6 +6,7 @@
 
 pub mod agents;
 pub mod client;
+pub mod collector;
 pub mod dialects;
 pub mod examples;
 pub mod gateway;

@@ -37,8 +37,17 @@ impl Fake {
     /// # Panics
     /// When it does not start.
     pub async fn listening() -> Fake {
+        Fake::listening_for("let-me-in").await
+    }
+
+    /// The same with a token of its own.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn listening_for(token: &str) -> Fake {
         let mut fake = Fake::program();
         let mut command = Command::new("python3");
+        command.env("FAKE_TOKEN", token);
         command.arg(script()).arg("http").arg(fake.notes_file());
         fake.server = Some(start(command, |line| line.starts_with("READY ")).await);
         fake

@@ -400,6 +400,10 @@ async fn every_route_answers_every_caller_about_every_object_as_its_rule_says() 
     let (mut asked, mut wrong) = (0, Vec::new());
     for (path, operations) in document["paths"].as_object().expect("paths") {
         for (method, operation) in operations.as_object().expect("operations") {
+            // They have objects of other kinds: see agents_access.rs.
+            if operation["tags"][0] == "agents" {
+                continue;
+            }
             let rule =
                 operation["x-access"].as_str().unwrap_or_else(|| panic!("{path} has no rule"));
             for (who, key) in &scene.keys {

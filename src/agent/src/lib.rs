@@ -16,6 +16,7 @@ pub mod request;
 pub mod resume;
 pub mod run;
 pub mod runs;
+mod secrets;
 pub mod service;
 pub mod threads;
 pub mod tool;

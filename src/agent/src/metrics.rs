@@ -66,16 +66,7 @@ impl AgentMetrics {
     }
 
     pub(crate) fn called(&self, tool: &str, called: &Result<Output, ToolError>, took: Duration) {
-        let outcome = match called {
-            Ok(output) if output.is_cached => "cached",
-            Ok(_) => "ok",
-            Err(ToolError::Arguments(_)) => "invalid_arguments",
-            Err(ToolError::Refused(_)) => "refused",
-            Err(ToolError::Unavailable { .. }) => "unavailable",
-            Err(ToolError::RateLimited(_)) => "rate_limited",
-            Err(ToolError::TimedOut(_)) => "timed_out",
-            Err(ToolError::Failed(_)) => "failed",
-        };
+        let outcome = outcome(called);
         self.calls.with_label_values(&[tool, outcome]).inc();
         self.seconds.with_label_values(&[tool]).observe(took.as_secs_f64());
         if let Ok(output) = called
@@ -83,5 +74,19 @@ impl AgentMetrics {
         {
             self.spend.with_label_values(&[tool]).inc_by(output.cost.as_dollars());
         }
+    }
+}
+
+/// What became of a call, in a word.
+pub(crate) fn outcome(called: &Result<Output, ToolError>) -> &'static str {
+    match called {
+        Ok(output) if output.is_cached => "cached",
+        Ok(_) => "ok",
+        Err(ToolError::Arguments(_)) => "invalid_arguments",
+        Err(ToolError::Refused(_)) => "refused",
+        Err(ToolError::Unavailable { .. }) => "unavailable",
+        Err(ToolError::RateLimited(_)) => "rate_limited",
+        Err(ToolError::TimedOut(_)) => "timed_out",
+        Err(ToolError::Failed(_)) => "failed",
     }
 }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tollway_filter_api::trace::Trace;
 use tollway_filter_api::{Rejection, VirtualKey};
 use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
@@ -31,6 +32,8 @@ pub struct Caller {
     pub sees_all: bool,
     /// Changes what everybody owns.
     pub is_admin: bool,
+    /// What is done for it is a part of this, where it is traced.
+    pub trace: Option<Trace>,
 }
 
 impl Caller {
@@ -64,6 +67,8 @@ pub struct ModelCall<'a> {
     pub run: &'a str,
     /// The agent's name, where it has one.
     pub agent: Option<&'a str>,
+    /// The model that is asked.
+    pub model: &'a str,
     /// A chat request of OpenAI's with `stream` set.
     pub body: Bytes,
     /// What is left of the run's own budget.

@@ -97,6 +97,9 @@ impl Agents {
         let missing: Map<String, Value> = live
             .tools
             .missing()
+            .filter(|(name, _)| {
+                caller.sees_all || caller.tools.iter().all(|list| list.allows(name))
+            })
             .map(|(name, why)| {
                 (name.to_string(), json!({"code": why.code, "message": why.message}))
             })

@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document, Documents};
 use tollway_filter_api::ledger::StoreError;
+use tollway_filter_api::trace::{Span, SpanKind};
 use tollway_filter_api::{Clock, Reject, Rejection};
 use tollway_sandbox::Sandbox;
 use tollway_wire::event_log::Budget;
@@ -19,7 +20,7 @@ use tollway_wire::price::PicoDollars;
 use crate::agent::{AgentSpec, ConfigAgents};
 use crate::mcp::Servers;
 use crate::mcp::settings::ServersSettings;
-use crate::metrics::AgentMetrics;
+use crate::metrics::{self, AgentMetrics};
 use crate::ports::{Caller, Completions};
 use crate::request::{OnDisconnect, RunRequest};
 use crate::run::engine::{Engine, Stop};
@@ -219,11 +220,15 @@ pub(crate) async fn call_tool(
     let limit = shared.live.load().settings.tool_timeout;
     let begun = Instant::now();
     let (name, cost_max) = (&tool.spec().name, tool.cost_max());
+    let mut span = span(caller, name);
     let payment = match cost_max {
         PicoDollars::ZERO => None,
         _ => {
             let paid = shared.completions.pay(caller, name, cost_max).await;
-            Some(paid.map_err(|reject| ToolError::Refused(reject.message.clone()))?)
+            Some(paid.map_err(|reject| {
+                fail(&mut span, "budget");
+                ToolError::Refused(reject.message.clone())
+            })?)
         }
     };
     let called = match timeout(limit, tool.call(call)).await {
@@ -238,8 +243,27 @@ pub(crate) async fn call_tool(
             Err(_) => payment.settle(PicoDollars::ZERO),
         }
     }
+    if called.is_err() {
+        fail(&mut span, metrics::outcome(&called));
+    }
     shared.metrics.called(name, &called, begun.elapsed());
     called
+}
+
+/// The span of a tool call.
+fn span(caller: &Caller, tool: &Arc<str>) -> Option<Span> {
+    let trace = caller.trace.as_ref()?;
+    let mut span = trace.span(SpanKind::Internal, || format!("execute_tool {tool}"));
+    span.set("gen_ai.operation.name", "execute_tool");
+    span.set("gen_ai.tool.name", tool);
+    span.set("gen_ai.tool.type", "function");
+    Some(span)
+}
+
+fn fail(span: &mut Option<Span>, word: &str) {
+    if let Some(span) = span {
+        span.fail(word);
+    }
 }
 
 impl Shared {

@@ -128,6 +128,7 @@ impl Agents {
             tools: vec![Default::default()],
             sees_all: false,
             is_admin: false,
+            trace: None,
         });
         let (agents, caller) = (self.clone(), Arc::new(caller));
         tokio::spawn(async move {

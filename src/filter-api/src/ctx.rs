@@ -13,6 +13,7 @@ use tollway_wire::usage::Usage;
 use crate::cache::{CacheKey, Recorded};
 use crate::identity::VirtualKey;
 use crate::model::{Deployment, Plan};
+use crate::trace::Span;
 use crate::view::RequestView;
 
 /// One request, from its head to its end.
@@ -52,6 +53,8 @@ pub struct RequestCtx {
     pub recorded: Option<Arc<dyn Recorded>>,
     /// Kept until the request is over, its `end` phase included.
     pub held: Option<Box<dyn Any + Send + Sync>>,
+    /// Its span, where it is traced.
+    pub span: Option<Box<Span>>,
     /// What became of it; written by the exchange, read by metering.
     pub report: Report,
     slots: SmallVec<[Option<Box<dyn Any + Send + Sync>>; 8]>,
@@ -150,6 +153,7 @@ impl RequestCtx {
             coalesce: None,
             recorded: None,
             held: None,
+            span: None,
             report: Report::default(),
             slots: SmallVec::new(),
         }

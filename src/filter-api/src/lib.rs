@@ -18,6 +18,7 @@ pub mod limits;
 pub mod model;
 pub mod reject;
 pub mod responses;
+pub mod trace;
 pub mod treasury;
 pub mod view;
 

@@ -28,6 +28,7 @@ mod named;
 mod observe;
 mod oidc;
 mod pass_through;
+mod post;
 mod proxy;
 mod random;
 mod realtime;
@@ -41,6 +42,7 @@ mod shared_call;
 mod start;
 mod state;
 mod stored;
+mod traces;
 mod tunnel;
 mod wishes;
 

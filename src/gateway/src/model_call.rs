@@ -145,6 +145,7 @@ fn prepare(
     call.fallbacks = wishes.fallbacks;
     call.deadline = wishes.timeout.map(|timeout| ctx.arrived + timeout);
     call.id = id;
+    call.trace = ctx.span.as_deref().map(|span| span.trace().clone());
     if let Some(turn) = &turn {
         call.history = turn.history.clone();
         call.expanded = turn.expanded.clone();

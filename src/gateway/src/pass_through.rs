@@ -12,6 +12,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use tollway_filter_api::ResponseHead;
 use tollway_filter_api::ctx::Passage;
+use tollway_filter_api::trace::Span;
 use tollway_wire::price::PicoDollars;
 
 use crate::config::PassThroughSettings;
@@ -122,6 +123,7 @@ impl PassThrough {
         &self,
         asked: &RequestHeader,
         upstream: &mut RequestHeader,
+        span: Option<&Span>,
     ) -> Result<()> {
         let rest = asked.uri.path().get(self.path.len()..).unwrap_or_default();
         let mut path = format!("{}{rest}", self.target_path);
@@ -137,6 +139,12 @@ impl PassThrough {
             upstream.remove_header(name);
         }
         upstream.remove_header("accept-encoding");
+        // What callers note of themselves and of their users is not for others.
+        upstream.remove_header("baggage");
+        if let Some(span) = span {
+            upstream.remove_header("tracestate");
+            upstream.insert_header("traceparent", span.traceparent().to_string())?;
+        }
         strip_key_from_subprotocols(upstream)?;
         upstream.insert_header(HOST, self.authority.clone())?;
         for (name, value) in &self.headers {

@@ -54,7 +54,8 @@ impl ProxyHttp for Proxy {
         upstream_request: &mut RequestHeader,
         state: &mut RequestState,
     ) -> Result<()> {
-        state.pass_through_route()?.rewrite(session.req_header(), upstream_request)
+        let span = state.ctx.as_ref().and_then(|ctx| ctx.span.as_deref());
+        state.pass_through_route()?.rewrite(session.req_header(), upstream_request, span)
     }
 
     async fn response_filter(

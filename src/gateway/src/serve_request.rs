@@ -65,6 +65,12 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }
+    // Probes and scrapes would be most of what there is to look at.
+    let is_probe =
+        matches!(found.route, Route::Alive | Route::Ready | Route::Health | Route::Metrics);
+    if let Some(traces) = generation.traces.as_ref().filter(|_| !is_probe) {
+        ctx.span = Some(traces.request(session.req_header(), found.pattern));
+    }
     let ctx = state.ctx.insert(ctx);
 
     let header_bytes_max = generation.config.server.request_header_bytes_max;

@@ -39,7 +39,8 @@ use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::cli::{CheckArgs, ServeArgs, say};
 use crate::config::{
-    CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, Warning,
+    CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, TraceSettings,
+    Warning,
 };
 use crate::directory::{Directory, Joined};
 use crate::exchange::{Endpoint, Exchange, Pool, Tallies};
@@ -51,6 +52,7 @@ use crate::pass_through::PassThrough;
 use crate::random;
 use crate::server;
 use crate::state::{Gateway, Generation, InFlight};
+use crate::traces::{self, Traces};
 
 /// How many connections to upstreams are kept for the next request.
 const POOL: usize = 4096;
@@ -129,6 +131,8 @@ async fn serve_on(
             oidc: None,
             sandbox: None,
             documents: None,
+            pool: None,
+            traces: None,
         },
     };
     let shared = loader.shared_limits()?;
@@ -140,6 +144,7 @@ async fn serve_on(
     let _ = directory.refresh().await;
     loader.stores.directory = Some(Arc::clone(&directory));
     let pool = pool()?;
+    loader.stores.pool = Some(Arc::clone(&pool));
     loader.stores.oidc = Some(Oidc::new(
         Arc::clone(&pool),
         clock.clone(),
@@ -203,13 +208,18 @@ async fn serve_on(
     let of_servers = tokio::spawn(async move { of_servers.watch_servers().await });
     let runs = agents.clone();
     let runs = tokio::spawn(async move { runs.watch().await });
-    let result = server::run(gateway, bound, loader, drain, &announcement).await;
+    let result = server::run(Arc::clone(&gateway), bound, loader, drain, &announcement).await;
     watching.abort();
     alerting.abort();
     following.abort();
     runs.abort();
     of_servers.abort();
     agents.close().await;
+    let traces = gateway.live.load().traces.clone();
+    drop(gateway);
+    if let Some(traces) = traces {
+        traces.flush().await;
+    }
     if let Some(shared) = shared {
         // What is left of its leases is for the others at once.
         shared.leave().await;
@@ -247,6 +257,8 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             oidc: None,
             sandbox: None,
             documents: None,
+            pool: None,
+            traces: None,
         },
     };
     let (config, warnings) = loader.config()?;
@@ -316,6 +328,10 @@ struct Stores {
     sandbox: Option<Sandbox>,
     /// What agents keep; nothing where nothing is served.
     documents: Option<Arc<dyn Documents>>,
+    /// What carries traces; nothing where nothing is served.
+    pool: Option<Arc<Pool>>,
+    /// What makes spans, where requests are traced.
+    traces: Option<Arc<Traces>>,
 }
 
 /// Makes generations of the config: at the start, and at every reload.
@@ -494,7 +510,29 @@ impl Loader {
             .collect::<Result<_, _>>()
             .map_err(not_ready)?;
         let chain = Chain::new(&filters);
-        Ok(Generation { chain, endpoints, pass_through, cache: deps.cache, config })
+        let traces = self.traces(config.traces.as_ref())?;
+        Ok(Generation { chain, endpoints, pass_through, cache: deps.cache, traces, config })
+    }
+
+    /// What makes spans; the one there is where its settings have not changed.
+    fn traces(
+        &mut self,
+        settings: Option<&TraceSettings>,
+    ) -> Result<Option<Arc<Traces>>, StartError> {
+        let stores = &mut self.stores;
+        let (Some(settings), Some(pool)) = (settings, &stores.pool) else {
+            stores.traces = None;
+            return Ok(None);
+        };
+        if stores.traces.as_ref().is_none_or(|traces| traces.settings() != settings) {
+            let counts = stores.metrics.get_or_make(traces::Counts::register);
+            let counts = counts
+                .map_err(|error| StartError::new(format!("the metrics of traces: {error}")))?;
+            let (clock, pool) = (stores.clock.clone(), Arc::clone(pool));
+            let traces = Traces::start(settings.clone(), pool, clock, counts, &stores.runtime);
+            stores.traces = Some(traces);
+        }
+        Ok(stores.traces.clone())
     }
 
     /// The keys of the config, and those that are stored where there is a store.

@@ -23,6 +23,7 @@ use crate::health::Health;
 use crate::money::Money;
 use crate::pass_through::PassThrough;
 use crate::scrub::Scrub;
+use crate::traces::{self, Traces};
 
 /// One config, made ready. A request keeps the generation it began with, so that a reload changes
 /// nothing under its feet.
@@ -34,6 +35,8 @@ pub(crate) struct Generation {
     pub(crate) pass_through: Vec<PassThrough>,
     /// The store of the cache, if there is one.
     pub(crate) cache: Option<Arc<dyn CacheStore>>,
+    /// Makes spans, where requests are traced.
+    pub(crate) traces: Option<Arc<Traces>>,
 }
 
 impl Generation {
@@ -173,6 +176,7 @@ impl RequestState {
     pub(crate) fn end(&mut self) {
         if let Some(mut ctx) = self.ctx.take() {
             self.generation.chain.end(&mut ctx, self.outcome);
+            traces::end(&mut ctx, self.outcome);
         }
     }
 }

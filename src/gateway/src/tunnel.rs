@@ -13,6 +13,7 @@ use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use tokio::time::timeout;
+use tollway_filter_api::trace::Span;
 use tollway_filter_api::{Outcome, Rejection};
 
 use crate::exchange::{Pool, final_head, no_answer};
@@ -43,7 +44,8 @@ pub(crate) async fn carry(
     pool: &Pool,
 ) -> Result<Outcome> {
     let route = state.pass_through_route()?;
-    let head = request_head(route, session.req_header())?;
+    let span = state.ctx.as_ref().and_then(|ctx| ctx.span.as_deref());
+    let head = request_head(route, session.req_header(), span)?;
     let peer = route.peer().await?;
     let stream = Box::pin(pool.dial(&peer)).await.map_err(Error::into_up)?;
     let mut upstream = Http1Session::new(stream);
@@ -79,9 +81,13 @@ pub(crate) async fn carry(
 
 /// The head for the upstream: our path and credentials, and of the connection's own headers only
 /// those that make the upgrade.
-fn request_head(route: &PassThrough, asked: &RequestHeader) -> Result<RequestHeader> {
+fn request_head(
+    route: &PassThrough,
+    asked: &RequestHeader,
+    span: Option<&Span>,
+) -> Result<RequestHeader> {
     let mut head = asked.clone();
-    route.rewrite(asked, &mut head)?;
+    route.rewrite(asked, &mut head, span)?;
     for name in HOP_BY_HOP {
         head.remove_header(&name);
     }

@@ -26,5 +26,6 @@ pub mod sse;
 pub mod surrogate;
 pub mod tap;
 pub mod thought;
+pub mod traceparent;
 pub mod usage;
 pub mod varint;

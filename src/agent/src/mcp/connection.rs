@@ -16,6 +16,7 @@ use crate::mcp::message::{self, METHOD_NOT_FOUND, Message, RpcError};
 use crate::mcp::pipe::Pipe;
 use crate::mcp::sse::Sse;
 use crate::mcp::{VERSION, VERSIONS, implementation};
+use crate::secrets::Secrets;
 use crate::tool::ToolError;
 
 /// Requests that wait for their answers on one connection.
@@ -159,6 +160,8 @@ pub(crate) struct Session {
     ids: AtomicU64,
     pub(crate) ears: Arc<Ears>,
     within: Duration,
+    /// What the server knows of us, and is not to tell.
+    secrets: Secrets,
 }
 
 /// What carries messages.
@@ -173,36 +176,44 @@ impl Session {
     pub(crate) async fn of_pipe(
         open: impl FnOnce(Mux) -> Result<Pipe, McpError>,
         within: Duration,
+        secrets: Secrets,
     ) -> Result<Session, McpError> {
         let ears = Ears::new();
         let pipe = open(Mux::new(Arc::clone(&ears)))?;
-        Session::greeted(Carrier::Pipe(pipe), ears, within).await
+        Session::greeted(Carrier::Pipe(pipe), ears, within, secrets).await
     }
 
     /// A server by streamable HTTP.
-    pub(crate) async fn of_http(http: Http, within: Duration) -> Result<Session, McpError> {
+    pub(crate) async fn of_http(
+        http: Http,
+        within: Duration,
+        secrets: Secrets,
+    ) -> Result<Session, McpError> {
         let ears = Ears::new();
-        Session::greeted(Carrier::Http(Box::new(http)), ears, within).await
+        Session::greeted(Carrier::Http(Box::new(http)), ears, within, secrets).await
     }
 
     /// A server by HTTP and one stream of events.
     pub(crate) async fn of_sse(
         open: impl AsyncFnOnce(Mux) -> Result<Sse, McpError>,
         within: Duration,
+        secrets: Secrets,
     ) -> Result<Session, McpError> {
         let ears = Ears::new();
         let sse = open(Mux::new(Arc::clone(&ears))).await?;
-        Session::greeted(Carrier::Sse(sse), ears, within).await
+        Session::greeted(Carrier::Sse(sse), ears, within, secrets).await
     }
 
     async fn greeted(
         carrier: Carrier,
         ears: Arc<Ears>,
         within: Duration,
+        secrets: Secrets,
     ) -> Result<Session, McpError> {
-        let session = Session { carrier, ids: AtomicU64::new(1), ears, within };
-        let greeting = session.greet();
-        timeout(within, greeting).await.unwrap_or(Err(McpError::TimedOut(within)))?;
+        let session = Session { carrier, ids: AtomicU64::new(1), ears, within, secrets };
+        let greeting = timeout(within, session.greet()).await;
+        let greeted = greeting.unwrap_or(Err(McpError::TimedOut(within)));
+        greeted.map_err(|error| session.hidden(error))?;
         Ok(session)
     }
 
@@ -231,6 +242,12 @@ impl Session {
         if progress.is_some() {
             params["_meta"]["progressToken"] = id.into();
         }
+        let hidden = |text: &str| {
+            let mut text = text.to_owned();
+            self.secrets.hide_in(&mut text);
+            progress.into_iter().for_each(|progress| progress(&text));
+        };
+        let progress = progress.is_some().then_some(&hidden as Progress<'_>);
         let asking = async {
             match &self.carrier {
                 Carrier::Http(http) => http.ask(id, method, &params, progress, &self.ears).await,
@@ -239,7 +256,26 @@ impl Session {
                 }
             }
         };
-        timeout(self.within, asking).await.unwrap_or(Err(McpError::TimedOut(self.within)))
+        let asked = timeout(self.within, asking).await;
+        match asked.unwrap_or(Err(McpError::TimedOut(self.within))) {
+            Ok(mut result) => {
+                self.secrets.hide_in_value(&mut result);
+                Ok(result)
+            }
+            Err(error) => Err(self.hidden(error)),
+        }
+    }
+
+    /// An error without what the server may have said of us in it.
+    fn hidden(&self, mut error: McpError) -> McpError {
+        match &mut error {
+            McpError::Refused(refusal) => self.secrets.hide_in(&mut refusal.message),
+            McpError::Away(why) | McpError::Lost(why) | McpError::Broken(why) => {
+                self.secrets.hide_in(why);
+            }
+            McpError::TimedOut(_) | McpError::Busy | McpError::SessionGone => {}
+        }
+        error
     }
 }
 
@@ -256,7 +292,9 @@ pub(crate) fn greeting() -> Value {
 pub(crate) fn version_of(result: &Value) -> Result<&'static str, McpError> {
     let chosen = result.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
     VERSIONS.iter().find(|version| **version == chosen).copied().ok_or_else(|| {
-        let chosen: String = chosen.chars().take(40).collect();
+        // Cut short, a secret in it would not be known for one.
+        let is_short = chosen.len() <= 40;
+        let chosen = if is_short { chosen } else { "…" };
         McpError::Broken(format!("the MCP server speaks version {chosen:?} of the protocol"))
     })
 }

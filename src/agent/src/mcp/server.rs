@@ -245,18 +245,20 @@ impl Server {
 
     async fn connect(&self) -> Result<Session, McpError> {
         let within = self.settings.timeout;
+        let secrets = self.settings.secrets();
         match &self.settings.transport {
             Transport::Stdio(program) => {
                 let open = |mux| Pipe::open(program, &self.name, &self.programs, mux);
-                Session::of_pipe(open, within).await
+                Session::of_pipe(open, within, secrets).await
             }
             Transport::Http(endpoint) => {
                 let place = Place::of(endpoint, &self.outgoing)?;
-                Session::of_http(Http::new(place, within), within).await
+                Session::of_http(Http::new(place, within), within, secrets).await
             }
             Transport::Sse(endpoint) => {
                 let place = Place::of(endpoint, &self.outgoing)?;
-                Session::of_sse(async |mux| Sse::open(place, within, mux).await, within).await
+                let open = async |mux| Sse::open(place, within, mux).await;
+                Session::of_sse(open, within, secrets).await
             }
         }
     }

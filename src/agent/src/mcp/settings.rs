@@ -8,6 +8,7 @@ use http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
+use crate::secrets::Secrets;
 use crate::tool::Risk;
 
 /// All servers, by name.
@@ -44,6 +45,23 @@ impl ServerSettings {
             timeout: TIMEOUT,
             risk: BTreeMap::new(),
         }
+    }
+
+    /// What it is shown of us, and must not be told to others.
+    pub(crate) fn secrets(&self) -> Secrets {
+        let mut secrets = Secrets::default();
+        match &self.transport {
+            Transport::Stdio(program) => {
+                for (name, value) in &program.env {
+                    secrets.add_named(name, value.expose());
+                }
+            }
+            Transport::Http(endpoint) | Transport::Sse(endpoint) => {
+                secrets.add_headers(&endpoint.headers);
+                secrets.add_url(&endpoint.url);
+            }
+        }
+        secrets
     }
 
     /// Whether one of its tools is taken.

@@ -16,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 use tollway_filter_api::Reject;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document};
+use tollway_filter_api::trace::{Span, SpanKind};
 use tollway_wire::price::PicoDollars;
 
 use super::feed::Feed;
@@ -85,8 +86,38 @@ pub(crate) struct Engine {
 impl Engine {
     /// Works until there is nothing to do, and writes down why.
     pub(crate) async fn run(mut self, places: &Semaphore) {
+        let mut span = self.span();
         let stop = self.work(places).await;
         self.stop(stop).await;
+        if let (Some(span), Some((status, reason, _))) = (&mut span, &self.state.stopped) {
+            span.set("tollway.run.status", status.name());
+            match (status, reason) {
+                (Status::Failed, _) => span.fail("failed"),
+                (_, Some(reason)) => span.set_error_type(reason.name()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The span of what is done now; all that is done for the caller becomes a part of it.
+    fn span(&mut self) -> Option<Span> {
+        let agent = self.plan.agent.as_deref();
+        let mut span = self.caller.trace.as_ref()?.span(SpanKind::Internal, || match agent {
+            Some(agent) => format!("invoke_agent {agent}"),
+            None => "invoke_agent".to_owned(),
+        });
+        span.set("gen_ai.operation.name", "invoke_agent");
+        span.set("gen_ai.request.model", self.plan.model.to_string());
+        span.set("tollway.run.id", &self.id);
+        if let Some(agent) = agent {
+            span.set("gen_ai.agent.name", agent.to_owned());
+        }
+        if let Some(thread) = &self.plan.thread {
+            span.set("gen_ai.conversation.id", thread.to_string());
+        }
+        let trace = Some(span.trace().clone());
+        self.caller = Arc::new(Caller { trace, ..Caller::clone(&self.caller) });
+        Some(span)
     }
 
     /// Does nothing but say why.
@@ -231,6 +262,7 @@ impl Engine {
             caller: &self.caller,
             run: &self.id,
             agent: self.plan.agent.as_deref(),
+            model: &self.plan.model,
             body,
             cost_max,
         };

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Field, Shape};
 use super::table::{ENDPOINTS, Endpoint, Rule};
+use crate::agents;
 
 /// The document.
 pub(super) fn document() -> Value {
@@ -14,12 +15,15 @@ pub(super) fn document() -> Value {
             operations[endpoint.method.as_str().to_ascii_lowercase()] = operation(endpoint, path);
         }
     }
+    agents::ENDPOINTS.iter().for_each(|endpoint| add(endpoint, &mut paths));
+    agents::files::ENDPOINTS.iter().for_each(|endpoint| add(endpoint, &mut paths));
     json!({
         "openapi": "3.1.0",
         "info": {
-            "title": "Tollway admin API",
+            "title": "Tollway API",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Keys, users, teams, budgets and spend, in LiteLLM's shapes.",
+            "description": "Keys, users, teams, budgets and spend, in LiteLLM's shapes; \
+                            agents, their runs and threads, tools and files.",
         },
         "paths": paths,
         "components": {
@@ -43,26 +47,54 @@ pub(super) fn document() -> Value {
     })
 }
 
+/// Adds a path of agents, whose bodies are described elsewhere.
+fn add<M>(endpoint: &agents::Endpoint<M>, paths: &mut Map<String, Value>) {
+    let path = endpoint.pattern;
+    let operations = paths.entry(path).or_insert_with(|| json!({}));
+    for (method, access) in endpoint.methods.iter().zip(endpoint.access) {
+        operations[method.as_str().to_ascii_lowercase()] = json!({
+            "operationId": id(method, path),
+            "summary": endpoint.about,
+            "tags": ["agents"],
+            "x-access": access.name(),
+            "parameters": in_path(path),
+            "responses": responses(),
+        });
+    }
+}
+
+fn id(method: &http::Method, path: &str) -> String {
+    format!("{}{}", method.as_str().to_ascii_lowercase(), path.replace(['/', '{', '}'], "_"))
+}
+
+fn in_path(path: &str) -> Vec<Value> {
+    let names = path.split('/').filter_map(|piece| piece.strip_prefix('{')?.strip_suffix('}'));
+    let parameter =
+        |name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+    names.map(parameter).collect()
+}
+
+fn responses() -> Value {
+    json!({
+        "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
+        "default": {
+            "description": "Refused, and why.",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        },
+    })
+}
+
 fn operation(endpoint: &Endpoint, path: &str) -> Value {
     let section = path.split('/').nth(1).unwrap_or_default();
     let fields = || endpoint.fields.iter().copied().flatten();
     let is_get = endpoint.method == http::Method::GET;
-    let in_path = path.split('/').filter_map(|piece| piece.strip_prefix('{')?.strip_suffix('}'));
-    let mut parameters: Vec<Value> = in_path
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-        .collect();
+    let mut parameters = in_path(path);
     let mut operation = json!({
-        "operationId": format!("{}{}", endpoint.method.as_str().to_ascii_lowercase(), path.replace(['/', '{', '}'], "_")),
+        "operationId": id(&endpoint.method, path),
         "summary": endpoint.about,
         "tags": [section],
         "x-access": endpoint.rule.name(),
-        "responses": {
-            "200": {"description": "Done.", "content": {"application/json": {"schema": {}}}},
-            "default": {
-                "description": "Refused, and why.",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-            },
-        },
+        "responses": responses(),
     });
     if endpoint.rule == Rule::Public {
         operation["security"] = json!([]);

@@ -20,6 +20,7 @@ use crate::directory::Joined;
 use crate::exchange::{AnswerStream, Call, Opened};
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation, RequestState};
+use crate::traces::{self, Traces};
 use crate::{agents, model_call, random};
 
 /// What the run's own budget leaves for one call.
@@ -77,6 +78,8 @@ impl Completions for ModelCalls {
         }
         caller.end_user.clone_from(&mark.end_user);
         caller.client = mark.client;
+        // Whoever asked for the run has had an answer, or is gone.
+        caller.trace = generation.traces.as_ref().map(Traces::begin);
         Some(caller)
     }
 }
@@ -154,6 +157,7 @@ async fn open(gateway: &Arc<Gateway>, call: ModelCall<'_>) -> Result<Stream, Rej
     let id: Arc<str> = random::uuid(gateway.clock.unix()).into();
     let ctx = state.ctx.insert(RequestCtx::new(id, gateway.clock.now(), "/chat/agent"));
     ctx.operation = Some(Operation::ChatCompletions);
+    ctx.span = call.caller.trace.as_ref().map(|trace| traces::model_call(trace, call.model));
     ctx.client = call.caller.client;
     ctx.identity.clone_from(&call.caller.identity);
     ctx.end_user.clone_from(&call.caller.end_user);
@@ -236,6 +240,7 @@ async fn exchange(
     let Some(plan) = ctx.plan.clone() else { return Err(ending()) };
     let mut call = Call::new(view, plan, Arc::clone(generation), ctx.arrived);
     call.left_out.clone_from(&ctx.left_out);
+    call.trace = ctx.span.as_deref().map(|span| span.trace().clone());
     if generation.config.router.tag_filtering {
         call.tags = ctx.tags.iter().map(ToString::to_string).collect();
     }
@@ -291,6 +296,7 @@ impl Stream {
             model_call::settle(&self.gateway, &mut ctx, stream, &Ok(outcome));
         }
         self.state.generation.chain.end(&mut ctx, outcome);
+        traces::end(&mut ctx, outcome);
         Spent {
             usage: ctx.report.usage,
             cost: ctx.report.cost.map(|cost| cost.total()).unwrap_or_default(),

@@ -24,7 +24,8 @@ use tollway_agent::tools::files::{
 use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx};
 use tollway_wire::form::{self, Early, Limits};
 
-use super::{caller, json_answer};
+use super::route::Endpoint;
+use super::{Access, caller, json_answer};
 use crate::body::{self, BodyError};
 use crate::early::{finish, refuse};
 use crate::model_call::gone_error;
@@ -56,6 +57,37 @@ enum FileRoute {
     Analyze(String),
     /// Something else about one of our files.
     Unknown,
+}
+
+/// All of them, also with `/v1` in front.
+pub(crate) static ENDPOINTS: &[Endpoint<()>] = &[
+    at("/files", &[Method::GET, Method::POST], &[Access::Caller; 2], "Lists and takes files."),
+    at("/files/{id}", &[Method::GET, Method::DELETE], &[Access::Owner; 2], "A file."),
+    at("/files/{id}/content", &[Method::GET], &[Access::Owner], "What is in a file."),
+    at("/files/{id}/analyze", &[Method::POST], &[Access::Owner], "Looks into a file."),
+];
+
+const fn at<const N: usize>(
+    pattern: &'static str,
+    methods: &'static [Method; N],
+    access: &'static [Access; N],
+    about: &'static str,
+) -> Endpoint<()> {
+    Endpoint::new(pattern, methods, access, (), about)
+}
+
+impl FileRoute {
+    /// The methods it takes.
+    fn methods(&self) -> &'static [Method] {
+        let at = match self {
+            FileRoute::Upload | FileRoute::List => 0,
+            FileRoute::One(_) => 1,
+            FileRoute::Content(_) => 2,
+            FileRoute::Analyze(_) => 3,
+            FileRoute::Unknown => return &[],
+        };
+        ENDPOINTS[at].methods
+    }
 }
 
 /// What becomes of a request.
@@ -117,9 +149,7 @@ pub(crate) async fn serve(
                 let message = "There is nothing of this name about a file.";
                 Err(Reject::new(404, "invalid_request_error", message).with_code("not_found"))
             }
-            FileRoute::One(_) => Err(wrong_method_of(["GET", "DELETE"].into_iter())),
-            FileRoute::Analyze(_) => Err(wrong_method_of(["POST"].into_iter())),
-            _ => Err(wrong_method_of(["GET"].into_iter())),
+            route => Err(wrong_method_of(route.methods().iter().map(Method::as_str))),
         }
     };
     let reply = tokio::select! {

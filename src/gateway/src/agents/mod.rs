@@ -35,7 +35,7 @@ pub(crate) mod files;
 pub(crate) mod model;
 mod route;
 
-pub(crate) use route::{AgentRoute, find};
+pub(crate) use route::{Access, AgentRoute, ENDPOINTS, Endpoint, find};
 
 /// How often a stream says that it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -84,7 +84,7 @@ pub(crate) fn caller(
             }
         }
     };
-    Caller { owner, identity, end_user: None, client: None, tools, sees_all, is_admin }
+    Caller { owner, identity, end_user: None, client: None, tools, sees_all, is_admin, trace: None }
 }
 
 /// The tools that metadata names: by `tools`, and as LiteLLM names those of MCP servers, by
@@ -148,6 +148,7 @@ pub(crate) async fn serve(
 ) -> Result<Outcome> {
     let mut who = caller(gateway, generation, ctx.identity.clone());
     who.client = ctx.client;
+    who.trace = ctx.span.as_deref().map(|span| span.trace().clone());
     let server = &generation.config.server;
     let head = session.req_header();
     let query = head.uri.query().unwrap_or_default().to_owned();

@@ -52,6 +52,7 @@ pub(crate) async fn serve(
     ctx.operation = None;
     let mut who = caller(gateway, generation, ctx.identity.clone());
     who.client = ctx.client;
+    who.trace = ctx.span.as_deref().map(|span| span.trace().clone());
     who.end_user.clone_from(&ctx.end_user);
     let (begun, mut telling) = match begin(gateway, who, ctx).await {
         Ok(begun) => begun,

@@ -5,20 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderValue, Method};
-use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
-use pingora_core::protocols::tls::ALPN;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_http::RequestHeader;
 use prometheus::{IntCounterVec, Opts, Registry};
 use secrecy::ExposeSecret;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::event::Event;
 use crate::config::{AlertSettings, AlertTarget};
 use crate::exchange::Pool;
+use crate::post::{Failure, Letterbox, post};
 use crate::state::Gateway;
 
 /// How many events may wait for one receiver.
@@ -106,20 +101,6 @@ struct Courier {
     target: AlertTarget,
 }
 
-/// Why an event did not arrive.
-struct Failure {
-    why: String,
-    /// It may help to try again.
-    is_passing: bool,
-}
-
-impl Failure {
-    /// The words are ours: those of libraries may quote what was sent.
-    fn passing(why: &str) -> Failure {
-        Failure { why: why.to_owned(), is_passing: true }
-    }
-}
-
 impl Courier {
     async fn run(self, mut queue: mpsc::Receiver<Arc<Event>>) {
         let format = self.target.format.name();
@@ -137,56 +118,19 @@ impl Courier {
 
     async fn deliver(&self, event: &Event) -> Result<(), Failure> {
         let body = event.body(self.target.format);
+        let to = Letterbox {
+            place: &self.target.place,
+            path: self.target.path.expose_secret().as_bytes(),
+            headers: &[],
+            patience: PATIENCE,
+        };
         let mut pauses = PAUSES.into_iter();
         loop {
-            let posted = timeout(PATIENCE, self.post(&body)).await;
-            let failure =
-                match posted.unwrap_or_else(|_| Err(Failure::passing("no answer in time"))) {
-                    Ok(()) => return Ok(()),
-                    Err(failure) => failure,
-                };
+            let Err(failure) = post(&self.pool, &to, &body).await else { return Ok(()) };
             match pauses.next().filter(|_| failure.is_passing) {
                 Some(pause) => sleep(pause).await,
                 None => return Err(failure),
             }
         }
-    }
-
-    async fn post(&self, body: &[u8]) -> Result<(), Failure> {
-        let place = &self.target.place;
-        let unreachable = |_| Failure::passing("it cannot be reached");
-        let addresses = tokio::net::lookup_host((place.host.as_str(), place.port)).await;
-        let address = addresses.ok().and_then(|mut addresses| addresses.next());
-        let address = address.ok_or_else(|| Failure::passing("its name has no address"))?;
-        let mut peer = HttpPeer::new(address, place.tls, place.host.clone());
-        peer.options.alpn = ALPN::H1;
-        peer.options.connection_timeout = Some(PATIENCE);
-        peer.options.total_connection_timeout = Some(PATIENCE);
-        let stream = self.pool.dial(&peer).await.map_err(unreachable)?;
-        let mut session = Http1Session::new(stream);
-        let head = self.head(body.len()).map_err(|_| Failure {
-            why: "its URL cannot be asked for".to_owned(),
-            is_passing: false,
-        })?;
-        let lost = |_| Failure::passing("the connection was lost");
-        session.write_request_header(Box::new(head)).await.map_err(lost)?;
-        session.write_body(body).await.map_err(lost)?;
-        session.read_response().await.map_err(|_| Failure::passing("no answer that is HTTP"))?;
-        let status = session.get_status().map_or(0, |status| status.as_u16());
-        if (200..300).contains(&status) {
-            return Ok(());
-        }
-        let is_passing = status >= 500 || matches!(status, 408 | 429);
-        Err(Failure { why: format!("it answered {status}"), is_passing })
-    }
-
-    fn head(&self, length: usize) -> pingora_error::Result<RequestHeader> {
-        let path = self.target.path.expose_secret().as_bytes();
-        let mut head = RequestHeader::build_no_case(Method::POST, path, Some(4))?;
-        head.insert_header(HOST, self.target.place.authority())?;
-        head.insert_header(CONTENT_TYPE, HeaderValue::from_static("application/json"))?;
-        head.insert_header(CONTENT_LENGTH, HeaderValue::from(length))?;
-        head.insert_header(USER_AGENT, HeaderValue::from_static(crate::USER_AGENT))?;
-        Ok(head)
     }
 }

@@ -142,6 +142,10 @@ pub(crate) struct FileLitellm {
     pub(crate) end_user_budget: Option<FileBudget>,
     /// `include_cost_in_streaming_usage`: the usage of streams carries what they cost.
     pub(crate) cost_in_usage: Option<bool>,
+    /// One of the callbacks is `otel`.
+    pub(crate) is_traced: bool,
+    /// `forward_traceparent_to_llm_provider`: providers are told of the trace.
+    pub(crate) tells_providers: Option<bool>,
 }
 
 /// `general_settings`
@@ -279,12 +283,14 @@ fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
     for always in ["turn_off_message_logging", "redact_messages_in_exceptions"] {
         fields.flag(always);
     }
+    let mut is_traced = false;
     for name in ["callbacks", "success_callback", "failure_callback", "service_callback"] {
         for (at, callback) in fields.texts(name).into_iter().enumerate() {
-            if callback != "prometheus" {
+            is_traced |= callback == "otel";
+            if !matches!(callback.as_str(), "prometheus" | "otel") {
                 let path = format!("{}[{at}]", fields.path(name));
-                let message = "only `prometheus` is supported yet, and always on; this callback \
-                               is not called";
+                let message = "only `otel`, and `prometheus`, which is always on, are supported \
+                               yet; this callback is not called";
                 fields.reader.report.warning(&path, message);
             }
         }
@@ -306,6 +312,8 @@ fn read_litellm(fields: &mut Fields<'_>) -> FileLitellm {
         user_budget: fields.budget(Words::OF_EACH_USER),
         end_user_budget: fields.budget(Words::OF_EACH_END_USER),
         cost_in_usage: fields.flag("include_cost_in_streaming_usage"),
+        is_traced,
+        tells_providers: fields.flag("forward_traceparent_to_llm_provider"),
     }
 }
 

@@ -305,7 +305,6 @@ pub(super) const LITELLM: &[&str] = &[
     "file_upload_callbacks",
     "force_ipv4",
     "forward_llm_provider_auth_headers",
-    "forward_traceparent_to_llm_provider",
     "generic_logger_headers",
     "gcs_pub_sub_use_v1",
     "global_disable_no_log_param",

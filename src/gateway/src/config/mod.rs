@@ -37,6 +37,7 @@ mod redis;
 mod resolve;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod yaml;
 
 use std::path::PathBuf;
@@ -63,6 +64,7 @@ pub(crate) use jwt::{ClaimNames, JwtIssuer, JwtSettings, KeysAt, MappedRole, is_
 pub(crate) use keys::Keys;
 pub(crate) use listen::{Listen, TlsFiles};
 pub(crate) use mistake::{Mistake, Warning};
+pub(crate) use traces::TraceSettings;
 
 use crate::respond::ErrorCodes;
 use mistake::Report;
@@ -94,6 +96,8 @@ pub(crate) struct Config {
     pub(crate) health_check_interval: Option<Duration>,
     /// When operators are told of budgets and spend, and where.
     pub(crate) alerts: AlertSettings,
+    /// Where traces go, if there are any.
+    pub(crate) traces: Option<TraceSettings>,
     /// Paths that are handed to other servers as they are.
     pub(crate) pass_through: Vec<PassThroughSettings>,
     /// The Postgres that keeps keys and the ledger; SQLite in the data folder without it.

@@ -22,7 +22,7 @@ use super::mistake::{Mistake, Report, Warning, hint};
 use super::pattern::Pattern;
 use super::{
     Config, PassThroughSettings, RetryBudget, RouterSettings, ServerSettings, agents, alerts,
-    budgets, cache, data, fallbacks, filters, jwt, people, price, redis,
+    budgets, cache, data, fallbacks, filters, jwt, people, price, redis, traces,
 };
 use crate::respond::ErrorCodes;
 
@@ -83,6 +83,9 @@ impl Config {
         let alerting = std::mem::take(&mut file.general.alerting);
         let alerts = std::mem::take(&mut file.alerts);
         let alerts = alerts::resolve(alerting, alerts, &file.environment, &mut report);
+        let litellm = &file.litellm;
+        let (is_traced, tells_providers) = (litellm.is_traced, litellm.tells_providers);
+        let traces = traces::resolve(is_traced, tells_providers, &file.environment, &mut report);
         let redis = redis::shared(&mut file, &mut report);
         let agents = agents::resolve(&mut file, &directory, &mut report);
         let warnings = report.finish()?;
@@ -105,6 +108,7 @@ impl Config {
                 .background_health_checks
                 .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
             alerts,
+            traces,
             pass_through,
             database_url: file.general.database_url,
             journal: file.journal,

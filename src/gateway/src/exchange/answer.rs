@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use tollway_filter_api::Rejection;
 use tollway_filter_api::ctx::Report;
+use tollway_filter_api::trace::Span;
 use tollway_wire::client::Encoder;
 use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::usage::Usage;
@@ -70,6 +71,8 @@ pub(crate) struct AnswerStream {
     events: u64,
     /// The provider's own whole form of it, for dialects that keep answers.
     response: Option<Bytes>,
+    /// The span of the attempt, which ends with the stream.
+    pub(super) span: Option<Box<Span>>,
 }
 
 /// One attempt's side of a stream.
@@ -108,6 +111,7 @@ impl Beginning {
             usage: None,
             events: 0,
             response: None,
+            span: None,
         }
     }
 
@@ -176,6 +180,9 @@ impl AnswerStream {
                     self.endpoint.cooldown.broke_off(&fault, now);
                 }
                 self.stop();
+                if let Some(span) = &mut self.span {
+                    fault.tell(span);
+                }
                 return Some(Err(fault.into_reject()));
             }
             self.source.as_ref()?;

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use memchr::memmem;
-use tollway_filter_api::{Deployment, ModelGroup, RequestView};
+use tollway_filter_api::{Deployment, RequestView};
 use tollway_providers::{
     Asked, Call as ProviderCall, Form, Place, Provider, RequestError, Target, UpstreamBody,
     embeddings,
@@ -25,7 +25,7 @@ use super::fault::Fault;
 use super::lane::Lane;
 use super::routing::Traffic;
 use super::upstream::Upstream;
-use super::{Call, Endpoint, Exchange};
+use super::{Call, Endpoint, Exchange, Trying};
 use crate::random;
 
 /// How much of an error's body is read.
@@ -100,13 +100,8 @@ struct Wanted<'a> {
 impl Exchange {
     /// Tries one deployment. All that it changes is the endpoint's own state: what is to be told of
     /// the request, the caller writes down, so that two attempts of one request can run at once.
-    pub(super) async fn attempt(
-        &self,
-        call: &Call,
-        group: &ModelGroup,
-        deployment: &Arc<Deployment>,
-        now: Instant,
-    ) -> Result<Opened, Fault> {
+    pub(super) async fn attempt(&self, call: &Call, trying: &Trying<'_>) -> Result<Opened, Fault> {
+        let Trying { group, deployment, now, span } = *trying;
         let endpoint = call.endpoint(deployment);
         let provider = endpoint.provider;
         let name = exception_name(provider);
@@ -138,7 +133,10 @@ impl Exchange {
         }
         let in_flight = Traffic::enter(endpoint);
         let total = endpoint.deadlines.total.min(patience.unwrap_or(Duration::MAX));
-        let sending = Sending { endpoint, place, body: &body, name, deadline: now + total, total };
+        let traceparent = span.and_then(|span| call.traceparent(span));
+        let traceparent = traceparent.as_ref();
+        let deadline = now + total;
+        let sending = Sending { endpoint, place, body: &body, name, deadline, total, traceparent };
         let mut upstream = self.send(&sending).await?;
         let first_byte = view.stream.then_some(endpoint.deadlines.first_byte);
         if let Err(fault) = upstream.head(first_byte, now).await {
@@ -387,7 +385,7 @@ impl Exchange {
         for peer in peers.iter() {
             match Upstream::connect(&self.pool, Arc::clone(peer), name, deadline, total).await {
                 Ok(mut upstream) => {
-                    let head = endpoint.head(&sending.place, body, token.as_ref(), &self.clock)?;
+                    let head = endpoint.head(sending, token.as_ref(), &self.clock)?;
                     match upstream.write(&head, body).await {
                         // A pooled connection may just have been closed.
                         Err(_) if upstream.reused => {
@@ -405,13 +403,15 @@ impl Exchange {
 }
 
 /// One request on its way out.
-struct Sending<'a> {
+pub(super) struct Sending<'a> {
     endpoint: &'a Arc<Endpoint>,
-    place: Place<'a>,
-    body: &'a UpstreamBody,
+    pub(super) place: Place<'a>,
+    pub(super) body: &'a UpstreamBody,
     name: &'static str,
     deadline: Instant,
     total: Duration,
+    /// The span that this is, for whoever is told of it.
+    pub(super) traceparent: Option<&'a HeaderValue>,
 }
 
 /// What a provider says its answer is.

@@ -14,7 +14,7 @@ use tollway_wire::scan::{self, Limits};
 
 use super::attempt::exception_name;
 use super::fault::Fault;
-use super::{Call, Exchange, Opened};
+use super::{Call, Exchange, Opened, Trying};
 use crate::state::Generation;
 
 /// How a deployment is.
@@ -90,7 +90,9 @@ impl Exchange {
             }
             None => Cow::Borrowed(deployment),
         };
-        let attempt = self.attempt(&call, group, &deployment, self.clock.now());
+        let now = self.clock.now();
+        let trying = Trying { group, deployment: &deployment, now, span: None };
+        let attempt = self.attempt(&call, &trying);
         let name = exception_name(endpoint.provider);
         let fault = match timeout(wait, Box::pin(attempt)).await {
             Ok(Ok(Opened::Whole(answer))) => {

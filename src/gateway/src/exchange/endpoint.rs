@@ -16,10 +16,11 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use tollway_filter_api::Clock;
-use tollway_providers::{Place, Provider, Unsigned, UpstreamBody};
+use tollway_filter_api::trace::Span;
+use tollway_providers::{Place, Provider, Unsigned};
 use tollway_wire::operation::{Dialect, Operation};
 
-use super::attempt::exception_name;
+use super::attempt::{Sending, exception_name};
 use super::cooldown::Cooldown;
 use super::fault::Fault;
 use super::pool::Address;
@@ -37,6 +38,8 @@ const RESOLVED_FOR: Duration = Duration::from_secs(30);
 pub(super) const ADDRESSES_MAX: usize = 3;
 /// How many calls share one HTTP/2 connection. Pingora's default of 1 would open one for each.
 const H2_STREAMS: usize = 100;
+/// Where our request belongs in a trace.
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// How long an unused connection is kept.
 const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -196,13 +199,14 @@ impl Endpoint {
     /// The head of a request, ready to be sent.
     pub(super) fn head(
         &self,
-        place: &Place<'_>,
-        body: &UpstreamBody,
+        sending: &Sending<'_>,
         token: Option<&HeaderValue>,
         clock: &Clock,
     ) -> std::result::Result<Arc<Prepared>, Fault> {
-        let prepared = self.prepared(place)?;
-        if !self.signs && token.is_none() && body.content_type.is_none() {
+        let Sending { body, traceparent, .. } = sending;
+        let prepared = self.prepared(&sending.place)?;
+        let is_usual = token.is_none() && body.content_type.is_none() && traceparent.is_none();
+        if is_usual && !self.signs {
             return Ok(prepared);
         }
         // What differs from call to call replaces what was prepared.
@@ -231,7 +235,18 @@ impl Endpoint {
         if let Some(content_type) = &body.content_type {
             set(CONTENT_TYPE, content_type.clone())?;
         }
+        if let Some(traceparent) = traceparent {
+            set(TRACEPARENT, HeaderValue::clone(traceparent))?;
+        }
         Ok(Arc::new(Prepared::new(head)))
+    }
+
+    /// Says of an attempt's span where it goes.
+    pub(super) fn tell(&self, span: &mut Span) {
+        if span.is_recorded() {
+            span.set("server.address", self.host.clone());
+            span.set("server.port", u64::from(self.port));
+        }
     }
 
     /// The head of a call, but for what depends on the request.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use tollway_filter_api::trace::Span;
 use tollway_filter_api::{Reject, Rejection};
 use tollway_providers::{AccessError, DecodeError, RequestError, UpstreamError};
 
@@ -100,6 +101,24 @@ impl Fault {
         let mut fault = Fault::new(Cause::Broken, 500, message);
         fault.provider = provider;
         fault
+    }
+
+    /// Says of an attempt's span what went wrong, in our own words: the provider's may repeat what
+    /// was asked.
+    pub(crate) fn tell(&self, span: &mut Span) {
+        if self.cause == Cause::Status {
+            span.set("http.response.status_code", u64::from(self.status));
+        }
+        span.fail(match self.cause {
+            Cause::Request => "request",
+            Cause::Connect => "connect",
+            Cause::Timeout => "timeout",
+            Cause::Status => "status",
+            Cause::Broken => "broken",
+            Cause::Cooled => "cooled",
+            Cause::Full => "limits",
+            Cause::Nothing => "nothing",
+        });
     }
 
     /// Keeps what the transport said, for the log.

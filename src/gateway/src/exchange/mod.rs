@@ -35,10 +35,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use smallvec::{SmallVec, smallvec};
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::limits::{LimitStore, LimitUnit, Refill, Ticket};
+use tollway_filter_api::trace::{Span, Trace};
 use tollway_filter_api::{
     Clock, Deployment, ModelDirectory, ModelGroup, Plan, Rejection, RequestView,
 };
@@ -59,6 +61,7 @@ use tollway_wire::scan::Object;
 use crate::config::RouterSettings;
 use crate::random;
 use crate::state::Generation;
+use crate::traces;
 
 /// How long a stated `retry-after` may be for us to wait it out ourselves. A longer one is passed
 /// on: the client waits better than a held connection does.
@@ -107,6 +110,8 @@ pub(crate) struct Call {
     pub(crate) arrived: Instant,
     /// When the caller's patience ends, all attempts together, if the request said so.
     pub(crate) deadline: Option<Instant>,
+    /// Where its attempts belong, where it is traced.
+    pub(crate) trace: Option<Trace>,
     /// What is to be told of it.
     pub(crate) report: Arc<Mutex<Report>>,
 }
@@ -136,12 +141,27 @@ impl Call {
             fallbacks: None,
             arrived,
             deadline: None,
+            trace: None,
             report: Arc::default(),
         }
     }
 
     fn router(&self) -> &RouterSettings {
         &self.generation.config.router
+    }
+
+    /// The span of an attempt at a deployment, where this is traced.
+    fn span(&self, deployment: &Deployment) -> Option<Box<Span>> {
+        let trace = self.trace.as_ref()?;
+        let mut span = traces::attempt(trace, self.view.operation, deployment);
+        self.endpoint(deployment).tell(&mut span);
+        Some(span)
+    }
+
+    /// What a provider is told of a span.
+    fn traceparent(&self, span: &Span) -> Option<HeaderValue> {
+        let traces = self.generation.traces.as_ref().filter(|traces| traces.tells_providers());
+        traces.and_then(|_| HeaderValue::try_from(span.traceparent().to_string()).ok())
     }
 
     fn endpoint(&self, deployment: &Deployment) -> &Arc<Endpoint> {
@@ -170,6 +190,14 @@ impl Call {
         let retries = self.retries.or(by_kind).or(endpoint.retries);
         retries.unwrap_or(self.router().num_retries) as usize
     }
+}
+
+/// One try.
+struct Trying<'a> {
+    group: &'a ModelGroup,
+    deployment: &'a Arc<Deployment>,
+    now: Instant,
+    span: Option<&'a Span>,
 }
 
 /// Carries model calls. One for the whole process, so that connections are shared by all of them
@@ -262,14 +290,17 @@ impl Exchange {
                 report.deployment = Some(Arc::clone(deployment));
                 report.upstream_started.get_or_insert(now);
             }
+            let mut span = call.span(deployment);
+            let trying = Trying { group, deployment, now, span: span.as_deref() };
             let opened = match self.parts(call, deployment) {
-                None => self.attempt(call, group, deployment, now).await,
-                Some(parts) => {
-                    Box::pin(self.attempt_in_parts(call, group, deployment, now, parts)).await
-                }
+                None => self.attempt(call, &trying).await,
+                Some(parts) => Box::pin(self.attempt_in_parts(call, &trying, parts)).await,
             };
             match opened {
-                Ok(opened) => {
+                Ok(mut opened) => {
+                    if let Opened::Stream(stream) = &mut opened {
+                        stream.span = span;
+                    }
                     let mut report = call.report.lock();
                     report.first_byte = Some(self.clock.now());
                     if let Opened::Whole(answer) = &opened {
@@ -278,6 +309,9 @@ impl Exchange {
                     return Ok(opened);
                 }
                 Err(fault) => {
+                    if let Some(span) = &mut span {
+                        fault.tell(span);
+                    }
                     let now = self.clock.now();
                     if fault.cause == Cause::Timeout && call.is_overdue(now) {
                         return Err(fault);

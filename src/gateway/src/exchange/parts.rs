@@ -2,11 +2,10 @@
 //! one.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tollway_filter_api::{Deployment, ModelGroup, RequestView};
+use tollway_filter_api::{Deployment, RequestView};
 use tollway_providers::embeddings;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{self, Limits};
@@ -16,7 +15,7 @@ use super::answer::{Opened, WholeAnswer};
 use super::attempt::exception_name;
 use super::fault::Fault;
 use super::lane::Lane;
-use super::{Call, Exchange};
+use super::{Call, Exchange, Trying};
 
 /// How many calls of one request may be under way at once.
 const AT_ONCE: usize = 4;
@@ -52,17 +51,16 @@ impl Exchange {
     pub(super) async fn attempt_in_parts(
         &self,
         call: &Call,
-        group: &ModelGroup,
-        deployment: &Arc<Deployment>,
-        now: Instant,
+        trying: &Trying<'_>,
         parts: Vec<RequestView>,
     ) -> Result<Opened, Fault> {
+        let deployment = trying.deployment;
         let name = exception_name(call.endpoint(deployment).provider);
         let asked = parts.into_iter().map(|view| async move {
             let generation = Arc::clone(&call.generation);
             let mut part = Call::new(Arc::new(view), call.plan.clone(), generation, call.arrived);
             part.deadline = call.deadline;
-            match self.attempt(&part, group, deployment, now).await? {
+            match self.attempt(&part, trying).await? {
                 Opened::Whole(answer) => Ok(*answer),
                 Opened::Stream(_) => Err(Fault::broken(name, "Embeddings are no stream.")),
             }

@@ -32,6 +32,7 @@ use self::provider::{Key, Provider};
 use self::rate::PerMinute;
 use super::{Services, Settings, SettingsError, arguments};
 use crate::outgoing::{Client, Outgoing, OutgoingError};
+use crate::secrets::Secrets;
 use crate::tool::{Call, Called, Output, Risk, Tool, ToolError, ToolSpec};
 
 /// How large an answer of a provider may be.
@@ -257,7 +258,11 @@ impl Endpoint {
         }
         let body = answer.body().await.map_err(other)?;
         let results = self.provider.results(query.kind, &body);
-        let results = results.map_err(|_| Fault::Other("the answer makes no sense".to_owned()))?;
+        let mut results =
+            results.map_err(|_| Fault::Other("the answer makes no sense".to_owned()))?;
+        for result in &mut results {
+            self.hide_key_in(result);
+        }
         Ok(Found {
             object: "search",
             results: query.select(results),
@@ -265,6 +270,16 @@ impl Endpoint {
             cached: false,
             cost: self.cost,
         })
+    }
+}
+
+impl Endpoint {
+    /// Overwrites our key where the provider says it.
+    fn hide_key_in(&self, result: &mut SearchResult) {
+        let mut secrets = Secrets::default();
+        secrets.add(self.key.expose_secret());
+        let texts = [&mut result.title, &mut result.url, &mut result.snippet];
+        texts.into_iter().chain(&mut result.date).for_each(|text| secrets.hide_in(text));
     }
 }
 

@@ -48,7 +48,7 @@ fn keys_that_litellm_has_and_we_do_not_are_warnings_that_name_them() {
             "model_info.supports_vision: `supports_vision` is LiteLLM's",
             "config.yaml:5: router_settings.routing_strategy: `auto-router` is not supported yet; `simple-shuffle` is used",
             "router_settings.enable_weighted_failover",
-            "litellm_settings.callbacks[1]: only `prometheus`",
+            "litellm_settings.callbacks[1]: only `otel`, and `prometheus`",
             "litellm_settings.enable_preview_features",
             "litellm_settings.json_logs",
             "general_settings.allowed_ips: `allowed_ips` is LiteLLM's and not supported yet: what it restricts is NOT",
