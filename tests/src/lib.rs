@@ -16,6 +16,7 @@ pub mod proof;
 pub mod redis_cluster;
 pub mod servers;
 pub mod setup;
+pub mod suites;
 
 pub use client::{Connection, Response, get, post, post_with};
 pub use gateway::{Gateway, Options};
