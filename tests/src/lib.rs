@@ -5,6 +5,7 @@
 //! that was started is stopped when its handle is dropped.
 
 pub mod agents;
+pub mod browser;
 pub mod client;
 pub mod dialects;
 pub mod examples;
