@@ -15,7 +15,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use crate::background::Job;
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
-use crate::state::{Gateway, Generation, RequestState};
+use crate::state::{Gateway, RequestState};
 use crate::{
     admin, agents, background, health, model_call, models, observe, random, realtime, responses,
     stored, tunnel,
