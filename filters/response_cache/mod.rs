@@ -28,6 +28,7 @@ use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Recorded};
 use tollway_filter_api::ctx::Coalesce;
+use tollway_filter_api::duration;
 use tollway_filter_api::{
     Answer, BuildFilter, Clock, ConfigError, Deps, Filter, Flow, Outcome, Phases, Rejection,
     RequestCtx, RequestHead, RequestView, ResponseHead, Slot, Step,
@@ -39,7 +40,6 @@ mod control;
 mod key;
 mod meters;
 mod replay;
-mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -57,10 +57,10 @@ const CACHE_KEY: HeaderName = HeaderName::from_static("x-litellm-cache-key");
 #[serde(deny_unknown_fields, default)]
 pub struct ResponseCacheConfig {
     /// How long an answer is kept where the request does not say: seconds, or with a unit, `10m`.
-    #[serde(deserialize_with = "settings::duration")]
+    #[serde(deserialize_with = "duration::deserialize")]
     pub ttl: Duration,
     /// The longest time a request may ask for; a longer one is shortened to it.
-    #[serde(deserialize_with = "settings::duration")]
+    #[serde(deserialize_with = "duration::deserialize")]
     pub ttl_max: Duration,
     /// Whether requests that say nothing of caching use the cache.
     pub mode: Mode,

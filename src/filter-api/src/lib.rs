@@ -10,6 +10,7 @@ pub mod clock;
 pub mod ctx;
 pub mod deps;
 pub mod documents;
+pub mod duration;
 pub mod filter;
 pub mod identity;
 pub mod ledger;

@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tollway_filter_api::duration;
 use tollway_sandbox::{Ending, File, Guest, Job, Level, Limits, Refused, Sandbox, Stream, Why};
 
-use super::settings::duration;
 use super::{Services, Settings, SettingsError, arguments};
 use crate::keeper::Keeper;
 use crate::tool::{Call, Called, Output, Risk, Scope, Tool, ToolError, ToolSpec};
@@ -37,10 +37,10 @@ pub struct CodeSettings {
     /// Whether there is `code.shell`: `/bin/sh`. Default false.
     pub shell: bool,
     /// How long a program may take. Default `10s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration::deserialize")]
     pub timeout: Duration,
     /// Processor time it may use. Default `5s`.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration::deserialize")]
     pub cpu: Duration,
     /// Memory it may use. Default 256 MiB.
     pub memory_bytes: u64,

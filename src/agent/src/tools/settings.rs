@@ -1,36 +1,9 @@
-//! How durations and amounts are written in settings.
-
-use std::time::Duration;
+//! How amounts are written in settings.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tollway_wire::price::PicoDollars;
-
-/// A number of seconds, or a number with a unit: `90s`, `10m`.
-pub(crate) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let read = match Value::deserialize(from)? {
-        Value::Number(number) => {
-            number.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        }
-        Value::String(text) => parse(text.trim()),
-        _ => None,
-    };
-    read.ok_or_else(|| D::Error::custom("must be seconds, or a duration such as 30s, 10m, 12h, 7d"))
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let unit = match &text[digits..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return None,
-    };
-    number.checked_mul(unit).map(Duration::from_secs)
-}
 
 /// An amount of dollars: `0.008`.
 pub(crate) fn dollars<'de, D: Deserializer<'de>>(from: D) -> Result<PicoDollars, D::Error> {
@@ -47,19 +20,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn durations_are_seconds_or_have_a_unit() {
-        let read = |value: Value| duration(value).map(|duration| duration.as_millis()).ok();
-        assert_eq!(read(json!(90)), Some(90_000));
-        assert_eq!(read(json!(1.5)), Some(1500));
-        assert_eq!(read(json!("90")), Some(90_000));
-        assert_eq!(read(json!("10m")), Some(600_000));
-        for wrong in [json!(-1), json!("soon"), json!("m"), json!(null), json!("9999999999999999d")]
-        {
-            assert_eq!(read(wrong.clone()), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn amounts_are_dollars() {

@@ -9,10 +9,10 @@ use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
+use tollway_filter_api::duration;
 use url::Url;
 
 use super::html::{self, Page};
-use super::settings::duration;
 use super::{Services, Settings, SettingsError, arguments};
 use crate::outgoing::{Client, Request};
 use crate::tool::{Call, Called, Output, Risk, Tool, ToolError, ToolSpec};
@@ -44,7 +44,7 @@ const MEDIA_TYPES: &[&str] = &[
 #[serde(default, deny_unknown_fields)]
 pub struct WebFetchSettings {
     /// How long one page may take. Default 20 s.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration::deserialize")]
     pub timeout: Duration,
     /// How large a page may be, uncompressed. Default 4 MiB.
     pub body_bytes_max: usize,

@@ -6,9 +6,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tollway_filter_api::duration;
 use tollway_wire::price::PicoDollars;
 
-use crate::tools::settings::{dollars, duration};
+use crate::tools::settings::dollars;
 
 /// A search provider with its key, as LiteLLM's configs have it. Searches try them in their order.
 ///
@@ -45,7 +46,7 @@ pub struct SearchParams {
     #[serde(default)]
     pub api_base: Option<String>,
     /// How long one search may take there. Default 10 s.
-    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    #[serde(default = "ten_seconds", deserialize_with = "duration::deserialize")]
     pub timeout: Duration,
     /// What a search costs, in dollars, for the bill. Default 0.
     #[serde(default, deserialize_with = "dollars")]
@@ -90,7 +91,7 @@ impl ProviderName {
 #[serde(default, deny_unknown_fields)]
 pub struct WebSearchSettings {
     /// How long results are remembered, for whoever has asked for them. 0 remembers nothing.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "duration::deserialize")]
     pub cache_ttl: Duration,
     /// How much memory they may take.
     pub cache_bytes_max: u64,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use tollway_filter_api::duration;
 use tollway_store::treasury::{Fsync, OnRestart};
 
-use super::super::reader::{Fields, duration};
+use super::super::reader::Fields;
 
 /// `journal`: what calls reserve and what they cost, before it is in the database.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +41,7 @@ pub(super) fn read_journal(fields: &mut Fields<'_>) -> FileJournal {
         Some(match text {
             "always" => Fsync::Always,
             "none" => Fsync::None,
-            time => Fsync::Interval(duration(time).filter(|time| !time.is_zero())?),
+            time => Fsync::Interval(duration::parse(time).filter(|time| !time.is_zero())?),
         })
     });
     let on_restart =
