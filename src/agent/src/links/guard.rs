@@ -106,10 +106,14 @@ pub struct Guard {
     was_blank: bool,
     /// Renderers may differ in what is a block of code from here on.
     is_unsure: bool,
-    /// There is raw HTML in the paragraph: what looks like a fence may be part of it.
+    /// The paragraph may be a block of raw HTML, in which nothing is code.
     has_tag: bool,
     /// Backticks of the paragraph may be paired in another way than it seems.
     has_odd_ticks: bool,
+    /// There is no letter in the line: a tag may begin a block of raw HTML.
+    is_bare: bool,
+    /// The word may be an address, to which some count what follows.
+    is_address: bool,
     removed: u64,
 }
 
@@ -127,6 +131,8 @@ impl Guard {
             is_unsure: false,
             has_tag: false,
             has_odd_ticks: false,
+            is_bare: true,
+            is_address: false,
             removed: 0,
         }
     }
@@ -194,10 +200,14 @@ impl Guard {
                     (self.has_tag, self.has_odd_ticks) = (false, false);
                 }
                 self.was_blank = self.is_blank;
-                (self.is_line_start, self.is_blank) = (true, true);
+                (self.is_line_start, self.is_blank, self.is_bare) = (true, true, true);
+                self.is_address = false;
             } else {
                 self.is_line_start = false;
-                self.is_blank &= c.is_whitespace();
+                self.is_blank &= matches!(c, ' ' | '\t' | '\r');
+                // To some a carriage return ends a line.
+                self.is_bare = c == '\r' || (self.is_bare && !c.is_alphabetic());
+                self.is_address = !c.is_whitespace() && (self.is_address || ".:@".contains(c));
             }
         }
     }
@@ -302,7 +312,9 @@ impl Guard {
         let end = end.map_or(bytes.len(), |end| start + end);
         let info = rest[start..].get(..end - start).unwrap_or_default();
         let info = info.strip_suffix('\r').unwrap_or(info);
-        let is_plain = !info.contains('\r') && (*byte == b'~' || !info.contains('`'));
+        // With a bar it may be the head of a table.
+        let is_odd = |c| matches!(c, '\r' | '|') || (c == '`' && *byte == b'`');
+        let is_plain = !info.contains(is_odd);
         let is_block = !self.is_unsure && !self.has_tag && (indent <= 3 || self.was_blank);
         if is_plain && is_block && info.len() < TEXT_MAX && length < RUN_MAX {
             self.fence = Some(Fence { byte: *byte, length, indent });
@@ -362,7 +374,7 @@ impl Guard {
         if run >= 3 {
             self.is_unsure = true;
         }
-        if run >= 3 || self.has_odd_ticks {
+        if run >= 3 || self.has_odd_ticks || self.has_tag || self.is_address {
             self.has_odd_ticks = true;
             return Next::Keep(run);
         }
@@ -454,7 +466,7 @@ impl Guard {
             None if !is_end => return Next::Wait,
             Some(b'!' | b'?') => return shown(),
             Some(b'/') => {
-                self.has_tag = true;
+                self.tagged();
                 return Next::Keep(2);
             }
             Some(byte) if byte.is_ascii_alphabetic() => {}
@@ -468,9 +480,11 @@ impl Guard {
             Sought::Missing => (rest.len(), true),
         };
         let name = rest[1..name_end].to_ascii_lowercase();
+        // Raw HTML is read by browsers, who take for a tag what is none in running text.
+        let is_raw = self.has_tag || self.is_bare;
         let loads = LOADING.contains(&name.as_str());
         if is_cut || bytes[name_end] == b'<' {
-            return if loads { shown() } else { Next::Keep(name_end) };
+            return if loads || is_raw { shown() } else { Next::Keep(1) };
         }
         let behind = &rest[name_end..];
         let window = &behind[..behind.floor_char_boundary(TARGET_MAX)];
@@ -493,17 +507,22 @@ impl Guard {
             }
             let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
             if is_name && (!loads || name == "img") && self.loads_nothing_else(&name, inner) {
-                self.has_tag = true;
+                self.tagged();
                 return Next::Keep(length);
             }
         }
         // A tag that loads something, or what could become one. Without a value none loads anything,
         // but what looks like its attributes may be text to some.
-        if loads || inner.contains('=') {
+        if loads || is_raw || inner.contains('=') {
             return shown();
         }
-        self.has_tag = true;
-        Next::Keep(name_end)
+        self.tagged();
+        Next::Keep(1)
+    }
+
+    /// Notes that there is a tag, which begins a block only where it stands first.
+    fn tagged(&mut self) {
+        self.has_tag |= self.is_bare;
     }
 
     /// Whether the attributes of a tag load nothing, and lead nowhere, that the policy forbids.
@@ -711,7 +730,18 @@ mod tests {
                 // The first is no tag any more, and so the rest is code.
                 "&lt;b title=\"`\">![x](https://evil.example/)<b title=\"`\">",
             ),
-            ("<b ![x](https://evil.example/) >", "<b (image removed: x) >"),
+            ("a <b ![x](https://evil.example/) >", "a <b (image removed: x) >"),
+            ("a <x![x](https://evil.example/)", "a <x(image removed: x)"),
+            // In a block of raw HTML this is one tag to browsers.
+            (
+                "<div><b <b style=\"background:url(//evil.example)\">",
+                "<div>&lt;b &lt;b style=\"background:url(//evil.example)\">",
+            ),
+            ("<p <b title=\"\">", "&lt;p <b title=\"\">"),
+            (
+                "</div>`<img src=\"https://evil.example/\">`",
+                "</div>`&lt;img src=\"https://evil.example/\">`",
+            ),
             (
                 "<b title=\"\n![x](https://evil.example/)\n\">",
                 "&lt;b title=\"\n(image removed: x)\n\">",
@@ -747,7 +777,14 @@ mod tests {
             "`$`$ ",
             "```\na\r```\r",
             "``` a`\n",
+            "``` | a\n|---|---|\n| ",
+            "</div>\n\u{b}\n```\n\n",
+            "a\r<div>\n```\n\n",
             "\\`",
+            "</div>`",
+            // Some take the backticks for a part of the address.
+            "<https://a``<img `",
+            "www.example.com`",
         ] {
             for behind in ["", "`", "`|", "\n```"] {
                 let out = whole(json!({}), &format!("{before}{image}{behind}"));
