@@ -12,9 +12,9 @@ run:
 test: tools
 	@tests/tools/cargo-test.sh
 
-# What the tests need beside the build: a Redis, a Postgres, a Prometheus, the official SDKs and a mock provider nobody here wrote.
+# What the tests need beside the build: a Redis, a Postgres, a Prometheus, a browser, the official SDKs and a mock provider nobody here wrote.
 tools:
-	@$(NEED) cargo cc cmake redis-server postgresql prometheus python3 node npm
+	@$(NEED) cargo cc cmake redis-server postgresql prometheus chromium python3 node npm
 	@tests/tools/install.sh
 
 check: fmt lint doc deny test

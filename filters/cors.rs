@@ -44,6 +44,7 @@ const EXPOSED: &[&str] = &[
     "x-litellm-attempted-fallbacks",
     "x-litellm-key-rpm-limit",
     "x-litellm-key-tpm-limit",
+    "x-tollway-run-id",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",

@@ -5,6 +5,7 @@
 //! that was started is stopped when its handle is dropped.
 
 pub mod agents;
+pub mod browser;
 pub mod client;
 pub mod collector;
 pub mod dialects;
@@ -17,6 +18,7 @@ pub mod proof;
 pub mod redis_cluster;
 pub mod servers;
 pub mod setup;
+pub mod suites;
 
 pub use client::{Connection, Response, get, post, post_with};
 pub use gateway::{Gateway, Options};

@@ -2,16 +2,9 @@
 //! of a provider nobody here wrote: aimock. The cases are in `tests/sdk/`; here they are run, once for each way in which the
 //! gateway calls its upstream.
 
-use std::process::Stdio;
-use std::time::Duration;
-
-use tokio::process::Command;
 use tollway_tests::gateway::{MASTER_KEY, repository};
-use tollway_tests::servers::{Server, start, tools};
+use tollway_tests::suites::{self, aimock};
 use tollway_tests::{Gateway, Options};
-
-/// How long a suite may take. Two of them, two gateways and a compiler may share one core.
-const SUITE_PATIENCE: Duration = Duration::from_secs(300);
 
 /// No retries, because each error is to be seen, and no rest for a deployment that has failed.
 const MORE: &str = "
@@ -62,33 +55,15 @@ impl Sdk {
         }
     }
 
-    /// The command that runs the suite, without anything of the test's environment that could
-    /// lead it elsewhere.
-    fn command(&self) -> Command {
-        let suites = repository().join("tests/sdk");
-        let (program, suite) = match self {
-            Sdk::Python => (tools().join("python/bin/python"), "openai_suite.py"),
-            Sdk::Node => ("node".into(), "openai_suite.mjs"),
-            Sdk::Anthropic => (tools().join("python/bin/python"), "anthropic_suite.py"),
-            Sdk::Google => (tools().join("python/bin/python"), "google_suite.py"),
-        };
-        let mut command = Command::new(program);
-        command.arg(suites.join(suite)).env_clear().env("PYTHONDONTWRITEBYTECODE", "1");
-        if let Some(path) = std::env::var_os("PATH") {
-            command.env("PATH", path);
+    /// Its file in `tests/sdk`.
+    fn suite(&self) -> &'static str {
+        match self {
+            Sdk::Python => "openai_suite.py",
+            Sdk::Node => "openai_suite.mjs",
+            Sdk::Anthropic => "anthropic_suite.py",
+            Sdk::Google => "google_suite.py",
         }
-        command
     }
-}
-
-/// Starts aimock; its URL.
-async fn aimock() -> (Server, String) {
-    tools();
-    let mut command = Command::new("node");
-    command.arg(repository().join("tests/sdk/aimock.mjs"));
-    let server = start(command, |line| line.starts_with("READY ")).await;
-    let url = server.ready.trim_start_matches("READY ").to_owned();
-    (server, url)
 }
 
 /// Points every deployment of a config at a test upstream.
@@ -116,39 +91,9 @@ async fn all_cases_pass(sdk: Sdk, side: &str, config: &str) {
         ..Options::default()
     })
     .await;
-    let least = sdk.cases();
-    let suite = sdk
-        .command()
-        .env("TOLLWAY_URL", format!("http://{}", gateway.address))
-        .env("TOLLWAY_KEY", MASTER_KEY)
-        .env("AIMOCK_URL", url)
-        .env("SIDE", side)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(SUITE_PATIENCE, suite)
-        .await
-        .expect("the suite ends in time")
-        .expect("the suite can be started");
-    let said = String::from_utf8_lossy(&output.stdout);
-    let failures: Vec<&str> = said.lines().filter(|line| !line.starts_with("ok ")).collect();
-    assert!(
-        output.status.success(),
-        "{}\n{}\nthe gateway said:\n{}",
-        failures.join("\n"),
-        String::from_utf8_lossy(&output.stderr),
-        gateway.stderr()
-    );
-    let passed = said.lines().filter(|line| line.starts_with("ok ")).count();
-    assert_eq!(failures, [format!("{passed} passed, 0 failed")]);
-    assert!(passed >= least, "only {passed} cases were run");
-
-    // What went through it is nobody's business.
-    let logged = gateway.stdout() + &gateway.stderr();
-    for secret in ["ferryman", "Two coins", "Eastgate", MASTER_KEY, "canary", "sk-stranger"] {
-        assert!(!logged.contains(secret), "{secret} is in the log");
-    }
-    assert!(!logged.contains("panicked"), "{logged}");
+    let secrets = ["ferryman", "Two coins", "Eastgate", MASTER_KEY, "canary", "sk-stranger"];
+    let env = [("TOLLWAY_KEY", MASTER_KEY), ("AIMOCK_URL", &url), ("SIDE", side)];
+    suites::all_cases_pass(sdk.suite(), sdk.cases(), &gateway, &env, &secrets).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod definitions;
 pub mod keeper;
+pub mod links;
 pub mod mcp;
 pub mod metrics;
 pub mod outgoing;

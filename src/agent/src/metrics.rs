@@ -19,6 +19,7 @@ pub struct AgentMetrics {
     calls: IntCounterVec,
     seconds: HistogramVec,
     spend: prometheus::CounterVec,
+    links: IntCounter,
 }
 
 impl AgentMetrics {
@@ -47,6 +48,10 @@ impl AgentMetrics {
                 Opts::new("tollway_tool_spend_usd_total", "What calls of tools cost, in dollars."),
                 &["tool"],
             )?,
+            links: IntCounter::new(
+                "tollway_agent_links_changed_total",
+                "Links, images and tags in answers of agents that were changed by the policy.",
+            )?,
         };
         registry.register(Box::new(metrics.began.clone()))?;
         registry.register(Box::new(metrics.stopped.clone()))?;
@@ -54,11 +59,16 @@ impl AgentMetrics {
         registry.register(Box::new(metrics.calls.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;
         registry.register(Box::new(metrics.spend.clone()))?;
+        registry.register(Box::new(metrics.links.clone()))?;
         Ok(metrics)
     }
 
     pub(crate) fn began(&self) {
         self.began.inc();
+    }
+
+    pub(crate) fn changed_links(&self, count: u64) {
+        self.links.inc_by(count);
     }
 
     pub(crate) fn stopped(&self, status: Status) {

@@ -174,17 +174,25 @@ impl Resume {
         let wrong = |param: &'static str, message: String| {
             Err(Reject::invalid_request(message).with_param(param))
         };
+        // Somebody else was first, and the run has gone on since it was found waiting.
+        let is_over = |id: &str| state.done.iter().any(|(call, _)| call.id == id);
+        let too_late = |id: &str| {
+            let message = format!("Call '{id}' is decided already.");
+            Err(conflict("already_decided", message))
+        };
         let mut seen = BTreeSet::new();
         let mut steps = Vec::new();
         for decided in self.decisions {
             let Decided { call_id, decision, arguments, arguments_sha256, reason } = decided;
             let call = state.calls.iter().find(|call| call.asked.id == call_id);
             let Some(call) = call else {
+                if is_over(&call_id) {
+                    return too_late(&call_id);
+                }
                 return wrong("decisions", format!("The run does not wait for call '{call_id}'."));
             };
             if !call.waits_for_approval() || !seen.insert(call_id.clone()) {
-                let message = format!("Call '{call_id}' is decided already.");
-                return Err(conflict("already_decided", message));
+                return too_late(&call_id);
             }
             let asked = &call.asked;
             if arguments_sha256
@@ -209,6 +217,9 @@ impl Resume {
         }
         for ToolOutput { call_id, output } in self.tool_outputs {
             let call = state.calls.iter().find(|call| call.asked.id == call_id);
+            if call.is_none() && is_over(&call_id) {
+                return too_late(&call_id);
+            }
             if !call.is_some_and(|call| call.waits_for_caller()) || !seen.insert(call_id.clone()) {
                 return wrong(
                     "tool_outputs",

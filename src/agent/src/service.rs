@@ -18,6 +18,7 @@ use tollway_wire::event_log::Budget;
 use tollway_wire::price::PicoDollars;
 
 use crate::agent::{AgentSpec, ConfigAgents};
+use crate::links::LinkPolicy;
 use crate::mcp::Servers;
 use crate::mcp::settings::ServersSettings;
 use crate::metrics::{self, AgentMetrics};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub approval: Option<Approval>,
     /// For how long runs can be asked for.
     pub retention: Duration,
+    /// What answers may link to.
+    pub links: Arc<LinkPolicy>,
     /// The MCP servers whose tools there are beside the built-in ones.
     pub mcp_servers: ServersSettings,
 }
@@ -76,6 +79,7 @@ impl Default for Settings {
             tool_timeout: Duration::from_secs(60),
             approval: None,
             retention: Duration::from_secs(30 * 86_400),
+            links: Arc::default(),
             mcp_servers: ServersSettings::new(),
         }
     }

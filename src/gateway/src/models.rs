@@ -36,7 +36,7 @@ pub(crate) fn list(
     generation: &Generation,
     key: Option<&VirtualKey>,
     dialect: Dialect,
-    named: &[String],
+    agents: &[String],
 ) -> Value {
     let mut data: Vec<Value> = Vec::new();
     let mut seen = std::collections::HashSet::new();
@@ -55,7 +55,7 @@ pub(crate) fn list(
         }
     }
     if dialect == Dialect::OpenAi {
-        data.extend(named.iter().map(|name| agents::as_model(name, CREATED)));
+        data.extend(agents.iter().map(|name| agents::as_model(name, CREATED)));
     }
     match dialect {
         Dialect::Gemini => json!({"models": data}),
@@ -68,14 +68,19 @@ pub(crate) fn list(
     }
 }
 
-/// One model.
+/// One model, or one of `agents`.
 pub(crate) fn one(
     generation: &Generation,
     key: Option<&VirtualKey>,
     id: &str,
     dialect: Dialect,
+    agents: &[String],
 ) -> Result<Value, Rejection> {
     let id = percent_decoded(id);
+    let agent = id.strip_prefix(agents::PREFIX).filter(|_| dialect == Dialect::OpenAi);
+    if let Some(name) = agent.filter(|name| agents.iter().any(|have| have == name)) {
+        return Ok(agents::as_model(name, CREATED));
+    }
     if generation.config.directory.resolve(&id).is_none() || !may_call(generation, key, &id) {
         // Bounded, because it is the caller's text.
         let shown: String = id.chars().take(200).collect();

@@ -15,7 +15,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use crate::background::Job;
 use crate::early::{finish, refuse};
 use crate::routes::{self, Route};
-use crate::state::{Gateway, Generation, RequestState};
+use crate::state::{Gateway, RequestState};
 use crate::{
     admin, agents, background, health, model_call, models, observe, random, realtime, responses,
     stored, tunnel,
@@ -126,13 +126,20 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
                 Box::pin(responses::serve(route, session, &gateway, &generation, ctx)).await
             }
             Route::Admin(_) => Box::pin(admin::serve(session, &gateway, &generation, ctx)).await,
-            Route::Models => {
+            route @ (Route::Models | Route::Model) => {
                 let who = agents::caller(&gateway, &generation, ctx.identity.clone());
                 // Where the store is away, the models are there all the same.
                 let agents = Box::pin(gateway.agents.names(&who)).await.unwrap_or_default();
                 let key = ctx.identity.as_deref();
-                let list = models::list(&generation, key, ctx.dialect, &agents);
-                finish(session, &generation, ctx, Ok(json_answer(&list))).await
+                let found = match route {
+                    Route::Models => Ok(models::list(&generation, key, ctx.dialect, &agents)),
+                    _ => {
+                        let path = session.req_header().uri.path();
+                        let id = routes::model_id(path).unwrap_or_default();
+                        models::one(&generation, key, id, ctx.dialect, &agents)
+                    }
+                };
+                finish(session, &generation, ctx, found.map(|found| json_answer(&found))).await
             }
             Route::Agent(route) => {
                 Box::pin(agents::serve(session, &gateway, &generation, ctx, route)).await
@@ -149,7 +156,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
                 finish(session, &generation, ctx, answer).await
             }
             route => {
-                let answer = local(route, session, &gateway, &generation, ctx);
+                let answer = local(route, &gateway);
                 finish(session, &generation, ctx, answer).await
             }
         },
@@ -193,19 +200,9 @@ fn json_answer(value: &serde_json::Value) -> Answer {
 }
 
 /// Answers that need no model.
-fn local(
-    route: Route,
-    session: &ServerSession,
-    gateway: &Gateway,
-    generation: &Generation,
-    ctx: &RequestCtx,
-) -> Result<Answer, Rejection> {
+fn local(route: Route, gateway: &Gateway) -> Result<Answer, Rejection> {
     let json = |value: serde_json::Value| json_answer(&value);
     match route {
-        Route::Model => {
-            let id = routes::model_id(session.req_header().uri.path()).unwrap_or_default();
-            models::one(generation, ctx.identity.as_deref(), id, ctx.dialect).map(json)
-        }
         Route::Alive => Ok(json(json!("I'm alive!"))),
         Route::Ready if gateway.in_flight.draining() => {
             Err(Reject::new(503, "internal_server_error", "The gateway is shutting down."))
@@ -222,6 +219,7 @@ fn local(
         | Route::Admin(_)
         | Route::Agent(_)
         | Route::Models
+        | Route::Model
         | Route::Realtime
         | Route::Health
         | Route::Metrics

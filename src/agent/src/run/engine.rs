@@ -23,9 +23,10 @@ use super::feed::Feed;
 use super::journal::{
     self, Answer, AskedCall, CalledBy, Decision, OpenCall, State, Step, ToolResult,
 };
-use super::turn::{self, Hearing};
+use super::turn::{self, Heard, Hearing};
 use super::writing::write;
 use super::{Plan, Reason, Status, view};
+use crate::links::Known;
 use crate::ports::{Caller, ModelCall, Spent};
 use crate::service::Shared;
 use crate::threads;
@@ -269,20 +270,22 @@ impl Engine {
         let opening = self.shared.completions.open(call);
         let opened = self.in_time(opening).await.map_err(Again::Never)?;
         let mut stream = opened.map_err(|reject| refused(&reject))?;
-        let mut hearing = Hearing::default();
+        let links = Arc::clone(&self.shared.live.load().settings.links);
+        let known = Known::of(&links, &self.plan, &self.state);
         let feed = is_told.then_some(&*self.feed);
+        let mut hearing = Hearing::new(feed, &self.toolbox, &links, known);
         let mut broken = None;
         loop {
             let heard = match self.in_time(stream.next()).await {
                 Ok(None) => break,
                 Ok(Some(Ok(events))) => hearing
-                    .hear(&events, feed, &self.toolbox)
+                    .hear(&events)
                     .map_err(|error| Again::Never(Stop::failed("bad_answer", error.to_string()))),
                 Ok(Some(Err(reject))) => Err(refused(&reject)),
                 Err(_) => {
                     // What was said until then is the answer, and is paid.
                     *spent = stream.finish();
-                    return Ok(hearing.cut_short(spent));
+                    return Ok(self.heard(hearing.cut_short(spent)));
                 }
             };
             if let Err(again) = heard {
@@ -294,9 +297,15 @@ impl Engine {
         if let Some(again) = broken {
             return Err(again);
         }
-        hearing.finish(&self.plan, &self.toolbox, &self.state, spent).map_err(|error| {
+        let heard = hearing.finish(&self.plan, &self.state, spent).map_err(|error| {
             Again::After(Duration::ZERO, Stop::failed("bad_answer", error.to_string()))
-        })
+        })?;
+        Ok(self.heard(heard))
+    }
+
+    fn heard(&self, heard: Heard) -> Answer {
+        self.shared.metrics.changed_links(heard.changed);
+        heard.answer
     }
 
     /// Makes the tool calls that are due; then those that wait hold up the run.

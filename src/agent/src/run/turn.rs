@@ -1,5 +1,7 @@
 //! One model call of a run: what the model is asked, and what it says.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tollway_wire::openai::replay;
@@ -10,6 +12,7 @@ use tollway_wire::usage::Usage;
 use super::Plan;
 use super::feed::Feed;
 use super::journal::{Answer, AskedCall, CalledBy, State, Took};
+use crate::links::{Guard, Known, LinkPolicy};
 use crate::ports::Spent;
 use crate::tool::Risk;
 use crate::toolbox::{self, Toolbox};
@@ -110,63 +113,163 @@ fn tool_choice(choice: &Value) -> Value {
 }
 
 /// Listens to an answer, and tells the run's followers what comes.
-#[derive(Default)]
-pub(crate) struct Hearing {
+pub(crate) struct Hearing<'a> {
+    feed: Option<&'a Feed>,
+    toolbox: &'a Toolbox,
     parser: Parser,
     raw: Vec<u8>,
     /// The names of the tools that are being asked for, by their place.
     calls: Vec<(u64, String)>,
-    /// The text so far.
-    text: String,
+    text: Voice,
+    reasoning: Voice,
+    refusal: Voice,
 }
 
-impl Hearing {
+/// One of the texts of an answer, with what its links may be.
+struct Voice {
+    /// The name of the event that tells it.
+    event: &'static str,
+    guard: Guard,
+    /// What was let out.
+    said: String,
+}
+
+impl Voice {
+    fn say(&mut self, text: &str, feed: Option<&Feed>) {
+        let text = self.guard.push(text);
+        self.tell(&text, feed);
+    }
+
+    /// Says the rest.
+    fn end(&mut self, goes_on: bool, feed: Option<&Feed>) {
+        let text = self.guard.finish(goes_on);
+        self.tell(&text, feed);
+    }
+
+    fn tell(&mut self, text: &str, feed: Option<&Feed>) {
+        self.said.push_str(text);
+        if let Some(feed) = feed.filter(|_| !text.is_empty()) {
+            feed.push(self.event, Map::from_iter([("delta".to_owned(), Value::from(text))]));
+        }
+    }
+
+    /// Puts what was said in the place of what the model has written.
+    fn put_into(&mut self, member: &str, message: &mut Map<String, Value>) {
+        if let Some(Value::String(text)) = message.get_mut(member) {
+            *text = std::mem::take(&mut self.said);
+        }
+    }
+}
+
+impl<'a> Hearing<'a> {
+    /// Listens, and tells `feed` what it hears.
+    pub(crate) fn new(
+        feed: Option<&'a Feed>,
+        toolbox: &'a Toolbox,
+        policy: &Arc<LinkPolicy>,
+        known: Known,
+    ) -> Hearing<'a> {
+        let known = Arc::new(known);
+        let voice = |event| Voice {
+            event,
+            guard: Guard::new(Arc::clone(policy), Arc::clone(&known)),
+            said: String::new(),
+        };
+        Hearing {
+            feed,
+            toolbox,
+            parser: Parser::default(),
+            raw: Vec::new(),
+            calls: Vec::new(),
+            text: voice("message.delta"),
+            reasoning: voice("reasoning.delta"),
+            refusal: voice("refusal.delta"),
+        }
+    }
+
     /// Takes more of it.
-    pub(crate) fn hear(
-        &mut self,
-        events: &[u8],
-        feed: Option<&Feed>,
-        toolbox: &Toolbox,
-    ) -> Result<(), Unusable> {
+    pub(crate) fn hear(&mut self, events: &[u8]) -> Result<(), Unusable> {
         if self.raw.len() + events.len() > ANSWER_BYTES_MAX {
             return Err(Unusable::TooLong);
         }
         self.raw.extend_from_slice(events);
-        let (calls, text) = (&mut self.calls, &mut self.text);
-        self.parser.push(events, |event| {
+        let mut parser = std::mem::take(&mut self.parser);
+        let heard = parser.push(events, |event| {
             if let Ok(chunk) = serde_json::from_slice::<ChatChunk>(event.data) {
-                if let Some(more) = chunk.choices.first().and_then(|c| c.delta.content.as_deref()) {
-                    text.push_str(more);
-                }
-                if let Some(feed) = feed {
-                    tell(chunk, calls, feed, toolbox);
-                }
+                self.take(chunk);
             }
             Ok(())
+        });
+        self.parser = parser;
+        heard
+    }
+
+    /// Tells what is new.
+    fn take(&mut self, chunk: ChatChunk) {
+        let Some(choice) = chunk.choices.into_iter().next() else { return };
+        if let Some(text) = choice.delta.reasoning() {
+            self.reasoning.say(text, self.feed);
+        }
+        if let Some(text) = choice.delta.content.as_deref() {
+            self.text.say(text, self.feed);
+        }
+        if let Some(text) = choice.delta.refusal.as_deref() {
+            self.refusal.say(text, self.feed);
+        }
+        for piece in choice.delta.tool_calls.unwrap_or_default() {
+            let function = piece.function.unwrap_or_default();
+            if let Some(name) = function.name.filter(|name| !name.is_empty()) {
+                let tool =
+                    self.toolbox.get(&name).map_or(name, |tool| tool.spec().name.to_string());
+                if self.calls.len() < CALLS_MAX {
+                    self.calls.push((piece.index, tool));
+                }
+            }
+            let tool = self.calls.iter().rev().find(|(index, _)| *index == piece.index);
+            let arguments = function.arguments.filter(|text| !text.is_empty());
+            if let (Some((_, tool)), Some(arguments), Some(feed)) = (tool, arguments, self.feed) {
+                let data = json!({"index": piece.index, "tool": tool, "delta": arguments});
+                if let Value::Object(data) = data {
+                    feed.push("tool_call.arguments.delta", data);
+                }
+            }
+        }
+    }
+
+    /// Says what was held back. How many links and images the policy has changed.
+    fn end(&mut self) -> u64 {
+        // The next step's text is shown behind this one's.
+        let goes_on = !self.calls.is_empty();
+        let voices = [&mut self.reasoning, &mut self.text, &mut self.refusal];
+        voices.into_iter().fold(0, |sum, voice| {
+            voice.end(goes_on, self.feed);
+            sum + voice.guard.removed()
         })
     }
 
     /// What was said until now, as the whole answer.
-    pub(crate) fn cut_short(self, spent: &Spent) -> Answer {
+    pub(crate) fn cut_short(mut self, spent: &Spent) -> Heard {
+        let changed = self.end();
         let mut message = Map::new();
         message.insert("role".to_owned(), "assistant".into());
-        message.insert("content".to_owned(), self.text.into());
-        Answer {
+        message.insert("content".to_owned(), self.text.said.into());
+        let answer = Answer {
             message,
             finish_reason: CUT_SHORT.to_owned(),
             took: took(spent),
             calls: Vec::new(),
-        }
+        };
+        Heard { answer, changed }
     }
 
     /// What was said, when all is there.
     pub(crate) fn finish(
-        self,
+        mut self,
         plan: &Plan,
-        toolbox: &Toolbox,
         known: &State,
         spent: &Spent,
-    ) -> Result<Answer, Unusable> {
+    ) -> Result<Heard, Unusable> {
+        let changed = self.end();
         let whole = replay::completion_from_events(&self.raw).ok_or(Unusable::Unreadable)?;
         let mut whole: Value = serde_json::from_slice(&whole).map_err(|_| Unusable::Unreadable)?;
         let choice = whole.pointer_mut("/choices/0").ok_or(Unusable::Unreadable)?;
@@ -176,9 +279,21 @@ impl Hearing {
         let Some(Value::Object(mut message)) = message else { return Err(Unusable::Unreadable) };
         // Some providers refuse members that say nothing when they get them back.
         message.retain(|name, value| name == "content" || !value.is_null());
-        let calls = asked_calls(&mut message, plan, toolbox, known)?;
-        Ok(Answer { message, finish_reason, took: took(spent), calls })
+        self.text.put_into("content", &mut message);
+        self.refusal.put_into("refusal", &mut message);
+        for member in ["reasoning_content", "reasoning"] {
+            self.reasoning.put_into(member, &mut message);
+        }
+        let calls = asked_calls(&mut message, plan, self.toolbox, known)?;
+        let answer = Answer { message, finish_reason, took: took(spent), calls };
+        Ok(Heard { answer, changed })
     }
+}
+
+/// An answer, and how many of its links and images the policy has changed.
+pub(crate) struct Heard {
+    pub(crate) answer: Answer,
+    pub(crate) changed: u64,
 }
 
 /// What a call took.
@@ -191,40 +306,6 @@ pub(crate) fn took(spent: &Spent) -> Took {
         reasoning_tokens: usage.reasoning_tokens,
         cached_tokens: usage.cache_read_tokens,
         cost: spent.cost.0,
-    }
-}
-
-/// Tells what is new in an answer.
-fn tell(chunk: ChatChunk, calls: &mut Vec<(u64, String)>, feed: &Feed, toolbox: &Toolbox) {
-    let Some(choice) = chunk.choices.into_iter().next() else { return };
-    let say = |name: &str, text: &str| {
-        feed.push(name, Map::from_iter([("delta".to_owned(), Value::from(text))]));
-    };
-    if let Some(text) = choice.delta.reasoning() {
-        say("reasoning.delta", text);
-    }
-    if let Some(text) = choice.delta.content.as_deref().filter(|text| !text.is_empty()) {
-        say("message.delta", text);
-    }
-    if let Some(text) = choice.delta.refusal.as_deref().filter(|text| !text.is_empty()) {
-        say("refusal.delta", text);
-    }
-    for piece in choice.delta.tool_calls.unwrap_or_default() {
-        let function = piece.function.unwrap_or_default();
-        if let Some(name) = function.name.filter(|name| !name.is_empty()) {
-            let tool = toolbox.get(&name).map_or(name, |tool| tool.spec().name.to_string());
-            if calls.len() < CALLS_MAX {
-                calls.push((piece.index, tool));
-            }
-        }
-        let tool = calls.iter().rev().find(|(index, _)| *index == piece.index);
-        let arguments = function.arguments.filter(|text| !text.is_empty());
-        if let (Some((_, tool)), Some(arguments)) = (tool, arguments) {
-            let data = json!({"index": piece.index, "tool": tool, "delta": arguments});
-            if let Value::Object(data) = data {
-                feed.push("tool_call.arguments.delta", data);
-            }
-        }
     }
 }
 

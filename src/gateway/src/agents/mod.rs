@@ -35,6 +35,7 @@ pub(crate) mod files;
 pub(crate) mod model;
 mod route;
 
+pub(crate) use model::PREFIX;
 pub(crate) use route::{Access, AgentRoute, ENDPOINTS, Endpoint, find};
 
 /// How often a stream says that it is still there.
@@ -42,6 +43,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const DONE: &[u8] = b"data: [DONE]\n\n";
 /// By which an MCP client says which version of the protocol it speaks.
 const MCP_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
+/// Under which an answer names the run it comes from.
+const RUN_ID: HeaderName = HeaderName::from_static("x-tollway-run-id");
 /// Of whom lists, keys, teams and users say what tools they may use.
 const TOOLS: &str = "tools";
 const OBJECT_PERMISSION: &str = "object_permission";
@@ -201,7 +204,12 @@ pub(crate) async fn serve(
             };
             stopped?;
             let run = gateway.agents.ended(&who, &begun).await;
-            finish(session, generation, ctx, run.map(|run| json_answer(&run))).await
+            let answer = run.map(|run| {
+                let mut answer = json_answer(&run);
+                answer.headers.extend(named(&begun.id));
+                answer
+            });
+            finish(session, generation, ctx, answer).await
         }
         Ok(Reply::Events(stored, follower)) => {
             respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
@@ -216,6 +224,11 @@ pub(crate) async fn serve(
         }
         Err(reject) => refuse(session, generation, ctx, reject).await,
     }
+}
+
+/// The header that names the run an answer comes from.
+fn named(run: &str) -> Option<(HeaderName, HeaderValue)> {
+    HeaderValue::from_str(run).ok().map(|id| (RUN_ID, id))
 }
 
 fn json_answer(value: &Value) -> Answer {
@@ -233,7 +246,8 @@ async fn follow(
     begun: &Begun,
 ) -> Result<Outcome> {
     let mut follower = begun.follow();
-    respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
+    let headers = named(&begun.id).into_iter().collect();
+    respond::begin_stream(session, &generation.chain, ctx, headers, None).await?;
     pass_on(session, &mut follower).await?;
     session.write_response_body(Bytes::from_static(DONE), true).await?;
     Ok(Outcome::Done)
@@ -402,7 +416,7 @@ async fn reply(
 
 /// What is told of an agent in a list of models.
 pub(crate) fn as_model(name: &str, created: u64) -> Value {
-    json!({"id": format!("agent/{name}"), "object": "model", "created": created, "owned_by": "tollway"})
+    json!({"id": format!("{PREFIX}{name}"), "object": "model", "created": created, "owned_by": "tollway"})
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use tollway_wire::openai::replay;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::sse::{self, Parser, TooLong};
 
-use super::caller;
+use super::{caller, named};
 use crate::early::refuse;
 use crate::model_call::{self, gone_error};
 use crate::responses::Turn;
@@ -31,7 +31,7 @@ use crate::state::{Gateway, Generation};
 use crate::{random, respond};
 
 /// What models that are agents begin with.
-const PREFIX: &str = "agent/";
+pub(crate) const PREFIX: &str = "agent/";
 /// What a client is asked to call where somebody must approve something.
 const APPROVE: &str = "approve_tool_call";
 
@@ -217,8 +217,14 @@ impl Telling {
     }
 
     fn tell(&mut self, name: &[u8], mut data: Value, out: &mut Vec<u8>) -> Result<(), Failed> {
-        const SILENT: &[&[u8]] =
-            &[b"run.created", b"run.in_progress", b"step.started", b"run.failed", b"run.cancelled"];
+        const SILENT: &[&[u8]] = &[
+            b"run.created",
+            b"run.in_progress",
+            b"step.started",
+            b"step.retried",
+            b"run.failed",
+            b"run.cancelled",
+        ];
         if !self.is_begun && !SILENT.contains(&name) {
             self.is_begun = true;
             self.chunk(json!({"role": "assistant", "content": ""}), None, None, out);
@@ -234,12 +240,10 @@ impl Telling {
             }
             b"refusal.delta" => self.chunk(json!({"refusal": delta}), None, None, out),
             b"tool_call.started" | b"tool_call.completed" | b"tool_call.failed" => {
-                // Texts of steps are apart from one another.
-                if std::mem::take(&mut self.has_text) && name == b"tool_call.started" {
-                    self.chunk(json!({"content": "\n\n"}), None, None, out);
-                }
+                self.part(out);
                 self.chunk(json!({}), None, Some(data), out);
             }
+            b"step.retried" => self.part(out),
             b"run.completed" | b"run.incomplete" | b"run.requires_action" => {
                 self.end(&data["run"], out);
             }
@@ -260,6 +264,13 @@ impl Telling {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Texts of steps are apart from one another, so that no two make a third.
+    fn part(&mut self, out: &mut Vec<u8>) {
+        if std::mem::take(&mut self.has_text) {
+            self.chunk(json!({"content": "\n\n"}), None, None, out);
+        }
     }
 
     fn chunk(&self, delta: Value, finish: Option<&str>, event: Option<Value>, out: &mut Vec<u8>) {
@@ -401,8 +412,8 @@ async fn stream(
             Ok(events) => {
                 if !has_begun {
                     has_begun = true;
-                    respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None)
-                        .await?;
+                    let headers = named(&begun.id).into_iter().collect();
+                    respond::begin_stream(session, &generation.chain, ctx, headers, None).await?;
                 }
                 telling.keep(gateway, None);
                 ctx.report.bytes_sent += events.len() as u64;
@@ -469,7 +480,8 @@ async fn whole(
     match made {
         Ok(body) => {
             telling.keep(gateway, Some(&body));
-            model_call::whole(session, generation, ctx, Vec::new(), body.into()).await
+            let headers = named(&begun.id).into_iter().collect();
+            model_call::whole(session, generation, ctx, headers, body.into()).await
         }
         Err(reject) => refuse(session, generation, ctx, reject).await,
     }

@@ -1,11 +1,13 @@
 //! Agents and tools, checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tollway_agent::agent::{AgentSpec, ConfigAgents};
+use tollway_agent::links::LinkPolicy;
 use tollway_agent::run::Approval;
 use tollway_agent::service;
 use tollway_agent::toolbox::Allowed;
@@ -59,6 +61,10 @@ pub(super) fn resolve(
         .approval
         .clone()
         .and_then(|given| read::<Approval>(given.0, "agent_settings.approval", report));
+    let links = settings
+        .links
+        .clone()
+        .and_then(|given| read::<LinkPolicy>(given.0, "agent_settings.links", report));
     let mcp_servers = mcp::resolve(file, report);
     let tools = std::mem::take(&mut file.tools);
     let tools = tools.and_then(|given| read::<tools::Settings>(given.0, "tools", report));
@@ -82,6 +88,7 @@ pub(super) fn resolve(
             tool_timeout: settings.tool_timeout.unwrap_or(usual.tool_timeout),
             approval,
             retention: settings.retention.unwrap_or(usual.retention),
+            links: Arc::new(links.unwrap_or_default()),
             mcp_servers,
         },
         default_tools: Allowed(settings.default_tools.into_iter().collect()),

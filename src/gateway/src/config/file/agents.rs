@@ -35,6 +35,9 @@ pub(crate) struct FileAgentSettings {
     /// `approval`: `{default: policy, always: [files.delete], never: []}`: the tools that have to be
     /// approved, whatever agents and requests say.
     pub(crate) approval: Option<Written>,
+    /// `links`: `{images: listed, links: any, allowed_hosts: [cdn.example.com]}`: what answers may show
+    /// and link to. Default: images of no other host, and all links.
+    pub(crate) links: Option<Written>,
 }
 
 pub(super) fn read_agent_settings(fields: &mut Fields<'_>) -> FileAgentSettings {
@@ -52,6 +55,7 @@ pub(super) fn read_agent_settings(fields: &mut Fields<'_>) -> FileAgentSettings 
         waiting_max: fields.count("waiting_max"),
         retention: fields.timeout("retention"),
         approval: fields.json("approval"),
+        links: fields.json("links"),
     }
 }
 
