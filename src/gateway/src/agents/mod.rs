@@ -71,7 +71,7 @@ pub(crate) fn caller(
             if key.master {
                 tools.push(Allowed(["*".to_owned()].into()));
             } else {
-                let own = listed(&key.metadata);
+                let own = listed(&key.settings.metadata);
                 let of_team = team.as_ref().and_then(|team| listed(&team.metadata));
                 let of_user = user.as_ref().and_then(|user| listed(&user.metadata));
                 // A team's and a user's only narrow what there is: their admins set them.
