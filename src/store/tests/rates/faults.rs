@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tollway_filter_api::Clock;
 use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit};
 use tollway_store::limits_redis::{RedisLimits, RedisLimitsSettings};
+use tollway_tests::gateway::PATIENCE;
 use tollway_tests::servers::Redis;
 use tollway_tests::setup::eventually;
 
@@ -70,6 +71,36 @@ async fn without_redis_each_node_has_its_share() {
             assert!(got.iter().zip(shares).all(|(got, share)| got.abs_diff(share) <= kept));
         }
     }
+}
+
+#[tokio::test]
+async fn node_that_is_alone_is_granted_at_once_what_nobody_has_used() {
+    let mut redis = Redis::start().await;
+    let mut nodes = Nodes::start(&redis, 1).await;
+    redis.kill().await;
+    // It has noticed, and no time has gone by.
+    eventually("it has noticed", async || {
+        nodes.advance(2 * SECOND).await;
+        !nodes.nodes[0].is_up()
+    })
+    .await;
+    for unit in [LimitUnit::Requests, LimitUnit::Parallel] {
+        assert_eq!(exhaust(&mut nodes, &key("fresh", unit), 7).await, [7], "{unit:?}");
+    }
+}
+
+#[tokio::test]
+async fn node_that_has_just_started_is_ready_once_limits_are_shared() {
+    let redis = Redis::start().await;
+    let start = |redis: &Redis| {
+        let settings = RedisLimitsSettings::new(Clock::system());
+        RedisLimits::start(link(redis), settings, &Handle::current())
+    };
+    let node = start(&redis);
+    assert!(node.ready(PATIENCE).await && node.is_up());
+    redis.signal("STOP");
+    assert!(!start(&redis).ready(50 * MS).await, "nobody has answered");
+    redis.signal("CONT");
 }
 
 #[tokio::test]
