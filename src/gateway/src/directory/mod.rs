@@ -27,7 +27,7 @@ use crate::config::Keys;
 /// the time it takes to ask, which is well below a second.
 const EVERY: Duration = Duration::from_millis(250);
 /// How many changes are asked for at once: what they take is only needed while they are read.
-const PAGE: u64 = 2_000;
+const PAGE: u64 = 500;
 
 /// What is stored about callers.
 pub(crate) struct Directory {
