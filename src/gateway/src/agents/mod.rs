@@ -24,6 +24,7 @@ use tollway_filter_api::identity::{KeyStore, Role};
 use tollway_filter_api::{Answer, AnswerBody, Outcome, Reject, Rejection, RequestCtx, VirtualKey};
 
 use crate::body::{self, BodyError};
+use crate::directory::OBJECT_PERMISSION;
 use crate::early::{finish, refuse};
 use crate::model_call::gone_error;
 use crate::respond;
@@ -44,7 +45,6 @@ const DONE: &[u8] = b"data: [DONE]\n\n";
 const MCP_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 /// Of whom lists, keys, teams and users say what tools they may use.
 const TOOLS: &str = "tools";
-const OBJECT_PERMISSION: &str = "object_permission";
 
 /// Who asks.
 pub(crate) fn caller(

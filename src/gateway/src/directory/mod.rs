@@ -18,7 +18,7 @@ use tollway_filter_api::identity::{Account, KeyStore, Role};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{KeyHash, VirtualKey};
 
-pub(crate) use read::{MEMBER_BUDGETS, Terms, dollars, network};
+pub(crate) use read::{MEMBER_BUDGETS, OBJECT_PERMISSION, Terms, dollars, network};
 use read::{Own, Read, Shared};
 
 use crate::config::Keys;

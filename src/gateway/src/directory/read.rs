@@ -22,6 +22,9 @@ use crate::config;
 /// Where a team has what its members may spend: `{user: {max_budget_in_team, budget_duration}}`.
 pub(crate) const MEMBER_BUDGETS: &str = "member_budgets";
 
+/// LiteLLM's name for the MCP servers, and the tools of them, that somebody may use.
+pub(crate) const OBJECT_PERMISSION: &str = "object_permission";
+
 /// What an object says about money and rates.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Terms {
@@ -203,7 +206,7 @@ pub(super) fn key(
         .collect();
     // Of the metadata only what decides about requests: the rest is as large as all else together,
     // and is in the store for whoever asks.
-    for name in ["guardrails", "enforced_params", "tools"] {
+    for name in ["guardrails", "enforced_params", "tools", OBJECT_PERMISSION] {
         if let Some(value) = body.get(name).filter(|value| !value.is_null()) {
             // Who may set the metadata may not be who has set this.
             settings.metadata.insert(name.to_owned(), value.clone());
@@ -270,6 +273,11 @@ pub(super) fn account(
         let is_admin = member.get("role").and_then(Value::as_str) == Some("admin");
         Some((member.get("user_id")?.as_str()?.into(), is_admin))
     });
+    let mut metadata = body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    if let Some(permission) = body.get(OBJECT_PERMISSION).filter(|value| !value.is_null()) {
+        // What admins say of it counts, whatever is noted besides.
+        metadata.insert(OBJECT_PERMISSION.to_owned(), permission.clone());
+    }
     let made = Account {
         kind: object.kind,
         id: Arc::clone(&object.id),
@@ -289,7 +297,7 @@ pub(super) fn account(
             _ => MembersBudgets::default(),
         },
         blocked: body.get("blocked").and_then(Value::as_bool).unwrap_or(false),
-        metadata: body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default(),
+        metadata,
     };
     Read { made, own }
 }
