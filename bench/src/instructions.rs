@@ -2,6 +2,7 @@
 //! else the machine does.
 
 use std::fs;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::Failure;
@@ -87,15 +88,25 @@ async fn count(
     fs::create_dir_all(&bench.launch.profiles)?;
     let option = format!("--callgrind-out-file={}", file.display());
     let valgrind = ["valgrind", "--tool=callgrind", &option];
-    let upstream = Upstream::start(PACE, &[reply.family])?;
+    let upstream = Upstream::start(PACE, &[reply.family]).await?;
     let proxy = Proxy::start_under(&valgrind, &bench.launch, side, &upstream).await?;
     let target =
         Target { address: proxy.address(), side: Some(side), reply, body_bytes, unique: true };
     let mut load = Load::open(target, &upstream, 1).await?;
     load.times(requests).await?;
     drop(load);
+    // Before it stops, because the ledger is fed then.
+    let dumped = Command::new("callgrind_control")
+        .args(["--dump", &proxy.pid().to_string()])
+        .stdout(Stdio::null())
+        .status()?;
+    if !dumped.success() {
+        return Err(format!("callgrind_control: {dumped}").into());
+    }
     proxy.stop().await?;
-    let text = fs::read_to_string(&file)?;
+    let dump = file.with_added_extension("1");
+    let text = fs::read_to_string(&dump)?;
+    fs::rename(&dump, &file)?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
     Ok(total.ok_or("callgrind wrote no totals")?.trim().parse()?)
 }

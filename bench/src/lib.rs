@@ -2,7 +2,7 @@
 //! measurement and how to add one.
 //!
 //! ```text
-//! load (core 0) ─ requests ─► baseline or tollway (core 1) ─► upstream: a thread of load (core 0)
+//! load (core 0) ─ requests ─► baseline or tollway (core 1) ─► upstream: inside of load (core 0)
 //! ```
 
 pub mod answer;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use crate::Failure;
@@ -48,6 +48,28 @@ impl Target {
         let why: String = why.chars().take(200).collect();
         let (name, status, bytes) = (self.name(), answer.status, answer.body.len());
         format!("wrong answer from {name}: status {status}, {bytes} bytes ({why}): {start}").into()
+    }
+}
+
+/// Keeps the load runner from ever sleeping, until it is dropped.
+///
+/// A proxy pays for waking whoever waits for what it writes, and more than for writing it. How often
+/// the load runner waits depends on which of the two is faster: without this a slower proxy is charged
+/// for its own slowness once more, and for something that clients on other machines do not cost.
+pub struct Awake {
+    _tasks: JoinSet<()>,
+}
+
+impl Awake {
+    /// From now on.
+    pub fn begin() -> Awake {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            loop {
+                yield_now().await;
+            }
+        });
+        Awake { _tasks: tasks }
     }
 }
 
@@ -253,9 +275,9 @@ mod tests {
 
     use super::*;
 
-    fn upstream() -> Upstream {
+    async fn upstream() -> Upstream {
         let pace = Pace { short: 2, long: 5, interval: Duration::from_millis(1) };
-        Upstream::start(pace, &[OPENAI]).unwrap()
+        Upstream::start(pace, &[OPENAI]).await.unwrap()
     }
 
     fn target(upstream: &Upstream, reply: Reply) -> Target {
@@ -265,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_request_is_counted() {
-        let upstream = upstream();
+        let upstream = upstream().await;
         let mut load =
             Load::open(target(&upstream, OPENAI.reply(Form::Json)), &upstream, 4).await.unwrap();
         assert_eq!(upstream.requests(), 4);
@@ -278,7 +300,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_answer_ends_the_run() {
-        let upstream = upstream();
+        let upstream = upstream().await;
         let target =
             Target { side: Some(Side::Tollway), ..target(&upstream, OPENAI.reply(Form::Json)) };
         let error = Load::open(target, &upstream, 1).await.err().unwrap().to_string();
@@ -287,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn streams_that_are_cut_are_counted() {
-        let upstream = upstream();
+        let upstream = upstream().await;
         let whole = target(&upstream, OPENAI.reply(Form::Long));
         let (cut, _) = streams_at_once(whole, &upstream, 5, 1000).await.unwrap();
         assert_eq!(cut, 0);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::families::{ANTHROPIC, FAMILIES, Family, Form, OPENAI, Reply};
 use crate::instructions::{per_chunk as chunks, per_request as requests};
-use crate::load::{Load, Target, streams_at_once};
+use crate::load::{Awake, Load, Target, streams_at_once};
 use crate::process::{Cpu, Launch, Proxy, Side, Spent};
 use crate::report::Target as Goal;
 use crate::report::{COUNT, KILOBYTES, MEGABYTES, MICROS, MILLIS, Row, percentile};
@@ -143,7 +143,7 @@ struct Pair {
 
 impl Pair {
     async fn start(bench: &Bench, family: &'static Family) -> Result<Pair, Failure> {
-        let upstream = Upstream::start(STREAM_PACE, &[family])?;
+        let upstream = Upstream::start(STREAM_PACE, &[family]).await?;
         let bare = Proxy::start(&bench.launch, Side::Bare, &upstream).await?;
         let tollway = Proxy::start(&bench.launch, Side::Tollway, &upstream).await?;
         Ok(Pair { upstream, proxies: [bare, tollway] })
@@ -251,6 +251,7 @@ async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64
     for load in &mut loads {
         load.for_time(bench.turn / 2).await?;
     }
+    let _awake = Awake::begin();
     let (mut micros, mut ledger) = ([Vec::new(), Vec::new()], Vec::new());
     for round in 1..=bench.rounds {
         for ((proxy, load), micros) in pair.proxies.iter().zip(&mut loads).zip(&mut micros) {
@@ -298,6 +299,7 @@ async fn chunk(
     let mut longs = pair.loads(ask(Form::Long), CONNECTIONS).await?;
     let Pace { short, long, interval } = pair.upstream.pace();
     let times = |chunks| bench.turn.div_duration_f64(interval * chunks).ceil() as u64;
+    let _awake = Awake::begin();
     let mut micros = [Vec::new(), Vec::new()];
     for round in 1..=bench.rounds {
         for (at, proxy) in pair.proxies.iter().enumerate() {
@@ -354,7 +356,7 @@ async fn memory(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes: KB, unique: true };
     for round in 1..=bench.rounds.min(MEMORY_ROUNDS_MAX) {
         for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let upstream = Upstream::start(STREAM_PACE, &[OPENAI])?;
+            let upstream = Upstream::start(STREAM_PACE, &[OPENAI]).await?;
             let proxy = Proxy::start(&bench.launch, side, &upstream).await?;
             idle[at].push(megabytes(proxy.rss()?));
             let mut load = Load::open(ask.of(&proxy), &upstream, MEMORY_CONNECTIONS).await?;
@@ -392,7 +394,7 @@ async fn streams(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let warm = Ask { reply: OPENAI.reply(Form::Short), ..ask };
     for round in 1..=bench.rounds.min(MEMORY_ROUNDS_MAX) {
         for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let upstream = Upstream::start(READING_PACE, &[OPENAI])?;
+            let upstream = Upstream::start(READING_PACE, &[OPENAI]).await?;
             let proxy = Proxy::start(&bench.launch, side, &upstream).await?;
             drop(Load::open(warm.of(&proxy), &upstream, 1).await?);
             proxy.forget_peak()?;

@@ -174,6 +174,11 @@ impl Proxy {
         format!("{} {what}: {}", self.side.name(), said.trim()).into()
     }
 
+    /// Its number, which is that of the command it runs under.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

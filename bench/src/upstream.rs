@@ -1,11 +1,8 @@
 //! The upstream of both proxies: simulated, with answers made in advance.
 
 use std::net::SocketAddr;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tollway_simulator::{Fixed, Options, Simulator};
 
 use crate::Failure;
@@ -26,20 +23,20 @@ pub struct Pace {
     pub interval: Duration,
 }
 
-/// A running upstream, on a thread of its own. Stops when dropped.
+/// A running upstream, on the load runner's own thread: two threads on one core would wait for each
+/// other. Stops when dropped.
 pub struct Upstream {
     simulator: Simulator,
     pace: Pace,
     replies: Vec<Reply>,
-    _stop: oneshot::Sender<()>,
 }
 
 impl Upstream {
     /// Starts one on a free port, with the answers of these families.
     ///
     /// # Errors
-    /// When there is no thread or port to be had.
-    pub fn start(pace: Pace, families: &[&'static Family]) -> Result<Upstream, Failure> {
+    /// When there is no port to be had.
+    pub async fn start(pace: Pace, families: &[&'static Family]) -> Result<Upstream, Failure> {
         let replies: Vec<Reply> = families
             .iter()
             .flat_map(|family| Form::ALL.into_iter().map(|form| family.reply(form)))
@@ -54,19 +51,7 @@ impl Upstream {
         });
         // Strict, so that what is sent to a wrong path gets a 404 and not some other answer.
         let options = Options { strict_models: true, ..Options::bench(fixed) };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (started, start) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        thread::Builder::new().name("upstream".into()).spawn(move || {
-            runtime.block_on(async {
-                let simulator = Simulator::start(options).await;
-                if started.send(simulator).is_ok() {
-                    // Fails as soon as the other side is dropped, which is what it waits for.
-                    let _ = stopped.await;
-                }
-            });
-        })?;
-        Ok(Upstream { simulator: start.recv()??, pace, replies, _stop: stop })
+        Ok(Upstream { simulator: Simulator::start(options).await?, pace, replies })
     }
 
     /// Where it listens.
@@ -116,7 +101,7 @@ mod tests {
     async fn every_answer_says_what_it_should() {
         let pace = Pace { short: 2, long: 5, interval: Duration::from_millis(1) };
         let families: Vec<_> = FAMILIES.iter().collect();
-        let upstream = Upstream::start(pace, &families).unwrap();
+        let upstream = Upstream::start(pace, &families).await.unwrap();
         let mut connection = Connection::open(upstream.address()).await.unwrap();
         for reply in families.iter().flat_map(|family| Form::ALL.map(|form| family.reply(form))) {
             let request = Request::new(&reply.path(), reply, 1 << 10, true);

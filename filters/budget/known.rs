@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 use parking_lot::RwLock;
 use tollway_filter_api::Clock;
@@ -30,7 +31,7 @@ pub struct Known {
     /// Those of the latest config.
     rules: RwLock<Option<Arc<Rules>>>,
     /// With the second in which a call was last refused for each.
-    budgets: HashMap<BudgetId, AtomicU64>,
+    budgets: HashMap<BudgetId, AtomicU64, RandomState>,
     /// How many there are of each scope: end users, whom callers make up, push out nobody else.
     counts: [AtomicUsize; SCOPES],
 }
@@ -67,7 +68,7 @@ impl Known {
                 treasury: Arc::clone(treasury),
                 clock: clock.clone(),
                 rules: RwLock::default(),
-                budgets: HashMap::new(),
+                budgets: HashMap::default(),
                 counts: Default::default(),
             });
             registry.register(Box::new(Exposition::new(Arc::clone(&known))?))?;

@@ -102,6 +102,8 @@ struct Account {
     is_whole: bool,
     wishes: Wishes,
     begun: Begun,
+    /// What is known of it so far.
+    draft: SpendRecord,
 }
 
 /// What the filter keeps of a call.
@@ -198,9 +200,8 @@ impl Filter for Budgets {
             };
         };
         let mut account = account;
-        let draft = record::draft(ctx, &account.servers, account.begun);
         loop {
-            let wait = match treasury.open(account.opening(&ctx.id, &draft)) {
+            let wait = match treasury.open(account.opening(&ctx.id)) {
                 Opened::Wait(wait) => wait,
                 Opened::Ready(paid) => match self.again(ctx, &mut account, &paid) {
                     Ok(true) => continue,
@@ -216,7 +217,7 @@ impl Filter for Budgets {
                         Ok(false) => return self.concluded(ctx, account, paid),
                         Err(refused) => return Flow::Reject(refused),
                     }
-                    paid = match treasury.open(account.opening(&ctx.id, &draft)) {
+                    paid = match treasury.open(account.opening(&ctx.id)) {
                         Opened::Ready(paid) => paid,
                         Opened::Wait(wait) => wait.await,
                     };
@@ -291,8 +292,9 @@ impl Filter for Budgets {
         }
         let Some(open) = ctx.take_slot::<Open>(self.slot) else { return };
         let Open { account, hold, .. } = *open;
-        let Account { servers, mut bound, begun, .. } = account;
-        let record = record::of(ctx, outcome, &mut bound, &servers, begun, self.clock.now());
+        let Account { servers, mut bound, begun, draft, .. } = account;
+        let mut record = draft;
+        record::fill(&mut record, ctx, outcome, &mut bound, &servers, begun, self.clock.now());
         if let Some(hold) = hold {
             hold.close(record);
         }
@@ -336,6 +338,7 @@ impl Budgets {
         };
         let bound = Bound::of(operation, view, asked(ctx), input);
         let begun = Begun { at: self.clock.now(), unix: self.clock.unix() };
+        let draft = record::draft(ctx, &servers, begun);
         let (most, least, is_certain) = (PicoDollars::ZERO, PicoDollars::ZERO, false);
         let is_whole = budgets.iter().any(|budget| {
             matches!(budget.id.scope, BudgetScope::Provider | BudgetScope::Deployment)
@@ -351,6 +354,7 @@ impl Budgets {
             is_whole,
             wishes,
             begun,
+            draft,
         };
         self.weigh(ctx, &mut account)?;
         Ok(Some(account))
@@ -557,13 +561,13 @@ impl Account {
         self.cap.is_some() || self.budgets.iter().any(|budget| budget.limit.is_some())
     }
 
-    fn opening<'a>(&'a self, id: &'a Arc<str>, draft: &'a SpendRecord) -> Opening<'a> {
+    fn opening<'a>(&'a self, id: &'a Arc<str>) -> Opening<'a> {
         Opening {
             budgets: &self.budgets,
             most: self.most,
             least: if self.is_whole { self.most } else { self.least.min(self.most) },
             request_id: id,
-            draft,
+            draft: &self.draft,
             now: self.begun.unix,
         }
     }

@@ -70,18 +70,18 @@ fn place(record: &mut SpendRecord, deployment: &Deployment) {
 }
 
 /// Writes down what became of a call. What it took is known now, or never.
-pub(super) fn of(
+pub(super) fn fill(
+    record: &mut SpendRecord,
     ctx: &mut RequestCtx,
     outcome: Outcome,
     bound: &mut Bound,
     servers: &Servers,
     begun: Begun,
     now: Instant,
-) -> SpendRecord {
+) {
     let status = self::status(ctx, outcome);
     count_ourselves(ctx, outcome, status, bound);
     settle(ctx);
-    let mut record = draft(ctx, servers, begun);
     let report = &ctx.report;
     record.first_byte_ms = report.first_byte.map(|at| begun.millis_at(at));
     record.ended_ms = begun.millis_at(now);
@@ -98,9 +98,8 @@ pub(super) fn of(
         if let Some(group) = servers.groups.iter().find(has) {
             record.group = Arc::clone(&group.name);
         }
-        place(&mut record, deployment);
+        place(record, deployment);
     }
-    record
 }
 
 /// The status that counts.

@@ -3,6 +3,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use papaya::{Equivalent, HashMap};
 use prometheus::{Counter, CounterVec, IntCounter, IntCounterVec, Opts, Registry};
 use tollway_filter_api::deps::Metrics;
@@ -95,12 +96,15 @@ impl Equivalent<Labels> for LabelsRef<'_> {
 /// Counts hits and misses.
 pub(super) struct Meters {
     vectors: Arc<Vectors>,
-    counters: HashMap<Labels, Counters>,
+    counters: HashMap<Labels, Counters, RandomState>,
 }
 
 impl Meters {
     pub(super) fn new(metrics: &Metrics) -> prometheus::Result<Meters> {
-        Ok(Meters { vectors: metrics.get_or_make(Vectors::register)?, counters: HashMap::new() })
+        Ok(Meters {
+            vectors: metrics.get_or_make(Vectors::register)?,
+            counters: HashMap::default(),
+        })
     }
 
     pub(super) fn hit(&self, ctx: &RequestCtx, usage: Option<&Usage>) {

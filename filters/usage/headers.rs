@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue};
 use papaya::{Equivalent, HashMap};
 use smallvec::SmallVec;
@@ -32,31 +33,37 @@ const MODEL_NAME: HeaderName = HeaderName::from_static("x-litellm-model-name");
 const MODEL_GROUP: HeaderName = HeaderName::from_static("x-litellm-model-group");
 const API_BASE: HeaderName = HeaderName::from_static("x-litellm-model-api-base");
 
+/// The headers that are set here, behind what all of LiteLLM's begin with.
+const PREFIX: &str = "x-litellm-";
+const OURS: [&str; 20] = [
+    "call-id",
+    "version",
+    "attempted-retries",
+    "attempted-fallbacks",
+    "response-duration-ms",
+    "overhead-duration-ms",
+    "response-cost",
+    "response-cost-original",
+    "response-cost-input",
+    "response-cost-output",
+    "response-cost-cache-read",
+    "response-cost-cache-creation",
+    "response-cost-reasoning",
+    "response-cost-tool-usage",
+    "key-rpm-limit",
+    "key-tpm-limit",
+    "model-id",
+    "model-name",
+    "model-group",
+    "model-api-base",
+];
+
 /// Whether this is a header that is set here.
 pub(super) fn is_ours(name: &HeaderName) -> bool {
-    let own = [
-        &CALL_ID,
-        &VERSION,
-        &RETRIES,
-        &FALLBACKS,
-        &DURATION,
-        &OVERHEAD,
-        &COST,
-        &COST_ORIGINAL,
-        &COST_INPUT,
-        &COST_OUTPUT,
-        &COST_CACHE_READ,
-        &COST_CACHE_CREATION,
-        &COST_REASONING,
-        &COST_TOOLS,
-        &KEY_RPM,
-        &KEY_TPM,
-        &MODEL_ID,
-        &MODEL_NAME,
-        &MODEL_GROUP,
-        &API_BASE,
-    ];
-    *name == REQUEST_ID || (name.as_str().starts_with("x-litellm-") && own.contains(&name))
+    match name.as_str().strip_prefix(PREFIX) {
+        Some(rest) => OURS.contains(&rest),
+        None => *name == REQUEST_ID,
+    }
 }
 
 /// What a cost consists of. Discounts and margins there are none; the prompt and the answer are told
@@ -84,7 +91,7 @@ const KEPT_MAX: usize = 4096;
 /// The headers of a deployment in a group, made once and shared by all answers.
 #[derive(Default)]
 pub(super) struct TargetHeaders {
-    made: HashMap<Target, [HeaderValue; 4]>,
+    made: HashMap<Target, [HeaderValue; 4], RandomState>,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -182,6 +189,36 @@ impl Texts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_set_here_is_ours() {
+        let set = [
+            CALL_ID,
+            REQUEST_ID,
+            VERSION,
+            RETRIES,
+            FALLBACKS,
+            DURATION,
+            OVERHEAD,
+            COST,
+            KEY_RPM,
+            KEY_TPM,
+            COST_ORIGINAL,
+            COST_INPUT,
+            COST_OUTPUT,
+            COST_CACHE_READ,
+            COST_CACHE_CREATION,
+            COST_REASONING,
+            COST_TOOLS,
+            MODEL_ID,
+            MODEL_NAME,
+            MODEL_GROUP,
+            API_BASE,
+        ];
+        assert!(set.iter().all(is_ours));
+        assert_eq!(set.len(), OURS.len() + 1);
+        assert!(!is_ours(&HeaderName::from_static("x-litellm-key-spend")));
+    }
 
     #[test]
     fn texts_become_values_one_by_one() {

@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use foldhash::fast::RandomState;
 use papaya::{Equivalent, HashMap};
 use parking_lot::{Mutex, RwLock};
 use tollway_filter_api::identity::KeyStore;
@@ -141,7 +142,7 @@ pub(super) struct Bounds {
 /// All figures. Lives as long as the process.
 #[derive(Default)]
 pub(super) struct Meters {
-    pub(super) series: HashMap<OwnedLabels, Arc<Series>>,
+    pub(super) series: HashMap<OwnedLabels, Arc<Series>, RandomState>,
     /// The model names that have figures of their own: those of the config, and those that a
     /// wildcard led to and that answered.
     models: Mutex<HashSet<Arc<str>>>,

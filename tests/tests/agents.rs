@@ -474,6 +474,26 @@ async fn run_ends_when_its_listener_leaves_unless_it_is_to_go_on() {
 }
 
 #[tokio::test]
+async fn run_is_not_left_behind_by_a_client_that_leaves_at_once() {
+    const CLIENTS: usize = 50;
+    let setup = Setup::with(CONFIG).await;
+    let bearer = format!("Bearer {ANN}");
+    let headers = [("authorization", bearer.as_str())];
+    let body = asks("Hi").to_string();
+    for _ in 0..CLIENTS {
+        let mut connection = Connection::open(setup.gateway.address).await;
+        connection.request("POST", "/chat/agent", &headers, body.as_bytes()).await;
+    }
+    eventually("none of them is held and not worked on", async || {
+        let path = format!("/agent/runs?limit={CLIENTS}");
+        let runs = call(&setup, "GET", &path, ANN, None).await.json();
+        let runs = runs["data"].as_array().expect("runs");
+        runs.len() == CLIENTS && runs.iter().all(|run| run["status"] != "in_progress")
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn run_is_paid_by_its_caller_within_the_callers_budget() {
     let text = CONFIG.replace("user: ann,", "user: ann, max_budget: 0.00012,");
     let setup = Setup::with(&text).await;

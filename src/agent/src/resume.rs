@@ -10,14 +10,26 @@ use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{Reject, Rejection};
 
 use crate::ports::Caller;
-use crate::request::read_json;
+use crate::request::{OnDisconnect, read_json};
 use crate::run::journal::{self, Decision, State, Step, ToolResult};
 use crate::run::{Plan, Status};
-use crate::service::{Agents, Begun, conflict, new_id, unavailable, unreadable};
+use crate::service::{Agents, Begun, conflict, new_id, to_its_end, unavailable, unreadable};
 
 impl Agents {
     /// Takes what somebody has decided about a run that waits, and lets it go on.
-    pub async fn resume(&self, caller: Caller, id: &str, body: Resume) -> Result<Begun, Rejection> {
+    pub async fn resume(
+        &self,
+        caller: Caller,
+        id: &str,
+        body: Resume,
+        on_disconnect: OnDisconnect,
+    ) -> Result<Begun, Rejection> {
+        let (agents, id) = (self.clone(), id.to_owned());
+        let goes_on = on_disconnect == OnDisconnect::Continue;
+        to_its_end(goes_on, async move { agents.go_on(caller, &id, body).await }).await
+    }
+
+    async fn go_on(&self, caller: Caller, id: &str, body: Resume) -> Result<Begun, Rejection> {
         let mut document = self.ruled(&caller, Collection::Run, "run", id).await?;
         if *document.state != *Status::RequiresAction.name() {
             let message = format!("The run is {}: nothing is to be decided.", document.state);
@@ -65,6 +77,12 @@ impl Agents {
 
     /// A new run that goes on from a step of an earlier one.
     pub async fn fork(&self, caller: Caller, id: &str, body: Fork) -> Result<Begun, Rejection> {
+        let (agents, id) = (self.clone(), id.to_owned());
+        let goes_on = body.background;
+        to_its_end(goes_on, async move { agents.begin_forked(caller, &id, body).await }).await
+    }
+
+    async fn begin_forked(&self, caller: Caller, id: &str, body: Fork) -> Result<Begun, Rejection> {
         let document = self.owned(&caller, Collection::Run, "run", id).await?;
         let (state, _) = self.journal(&document.id).await?;
         let Some(plan) = &state.plan else { return Err(unreadable()) };

@@ -21,7 +21,7 @@ use crate::mcp::Servers;
 use crate::mcp::settings::ServersSettings;
 use crate::metrics::AgentMetrics;
 use crate::ports::{Caller, Completions};
-use crate::request::RunRequest;
+use crate::request::{OnDisconnect, RunRequest};
 use crate::run::engine::{Engine, Stop};
 use crate::run::feed::{self, Feed, Follower};
 use crate::run::journal::{self, State, Step};
@@ -282,6 +282,23 @@ impl Drop for Guard {
     }
 }
 
+/// Begins a run to its end, whether or not whoever asked for it still waits: one that is written down
+/// is at work, and ends where nobody wants it.
+pub(crate) async fn to_its_end(
+    goes_on: bool,
+    begins: impl Future<Output = Result<Begun, Rejection>> + Send + 'static,
+) -> Result<Begun, Rejection> {
+    let beginning = tokio::spawn(async move {
+        let mut begun = begins.await?;
+        if goes_on {
+            begun.let_go();
+        }
+        Ok(begun)
+    });
+    let ended = beginning.await;
+    ended.unwrap_or_else(|error| Err(Reject::internal("The run cannot begin.", error.to_string())))
+}
+
 impl Begun {
     /// The whole run as it began, if it is a new one.
     pub fn take_first(&mut self) -> Option<Value> {
@@ -299,7 +316,7 @@ impl Begun {
     }
 
     /// It goes on whether or not somebody listens.
-    pub fn let_go(&mut self) {
+    pub(crate) fn let_go(&mut self) {
         self.guard.0 = None;
     }
 }
@@ -482,6 +499,12 @@ impl Agents {
     /// # Errors
     /// Where the request makes no sense, asks for what the caller may not have, or there is no room.
     pub async fn begin(&self, caller: Caller, request: RunRequest) -> Result<Begun, Rejection> {
+        let agents = self.clone();
+        let goes_on = request.background || request.on_disconnect == OnDisconnect::Continue;
+        to_its_end(goes_on, async move { agents.begin_new(caller, request).await }).await
+    }
+
+    async fn begin_new(&self, caller: Caller, request: RunRequest) -> Result<Begun, Rejection> {
         let shared = &self.shared;
         let id: Arc<str> = new_id("run_").into();
         let (mut plan, thread) = self.plan(&caller, request, &id).await?;

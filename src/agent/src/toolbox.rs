@@ -196,7 +196,13 @@ impl Toolbox {
     pub fn of(tools: &Tools, names: &[Arc<str>]) -> Toolbox {
         let mut by_function = BTreeMap::new();
         for tool in names.iter().filter_map(|name| tools.get(name)) {
-            by_function.insert(function_name(&tool.spec().name), Arc::clone(tool));
+            let name = &tool.spec().name;
+            let mut function = function_name(name);
+            // `mcp.a_b.c` and `mcp.a.b_c`: the first of them has the plain name.
+            if by_function.contains_key(&function) {
+                function = with_digest(&function, name);
+            }
+            by_function.insert(function, Arc::clone(tool));
         }
         Toolbox { by_function }
     }
@@ -208,7 +214,7 @@ impl Toolbox {
 
     /// The tool of this name.
     pub fn named(&self, name: &str) -> Option<&Arc<dyn Tool>> {
-        self.get(&function_name(name))
+        self.by_function.values().find(|tool| *tool.spec().name == *name)
     }
 
     /// As the model is told them.
@@ -233,9 +239,15 @@ pub fn function_name(tool: &str) -> String {
         return name;
     }
     // Long names that differ at their ends stay apart.
+    with_digest(&name, tool)
+}
+
+/// A function's name that no other tool has.
+fn with_digest(function: &str, tool: &str) -> String {
     let digest = Sha256::digest(tool);
     let end: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}_{end}", &name[..FUNCTION_NAME_MAX - end.len() - 1])
+    let max = FUNCTION_NAME_MAX - end.len() - 1;
+    format!("{}_{end}", &function[..function.len().min(max)])
 }
 
 #[cfg(test)]
@@ -323,6 +335,17 @@ mod tests {
         assert_ne!(one, two);
         assert!(one.len() <= FUNCTION_NAME_MAX && two.len() <= FUNCTION_NAME_MAX);
         assert_eq!(function_name("code.python"), "code_python");
+    }
+
+    #[test]
+    fn tools_that_look_alike_to_a_provider_stay_apart() {
+        let names = ["mcp.a_b.c", "mcp.a.b_c", "mcp.a.b.c"];
+        let wanted: Vec<Arc<str>> = names.iter().map(|name| (*name).into()).collect();
+        let toolbox = Toolbox::of(&tools(&names), &wanted);
+        assert_eq!(toolbox.definitions().len(), names.len());
+        for name in names {
+            assert_eq!(*toolbox.named(name).expect("it is there").spec().name, *name);
+        }
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub struct Append {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Documents that are new (`version` 0; a conflict where there is one already), or replace the
-    /// one of the same `version` (a conflict where it has another one, or is gone).
+    /// one of the same `version` (a conflict where it has another one, or is gone), and get the next.
     pub put: Vec<Document>,
     /// What logs get. The document must be there, or be put in the same batch.
     pub append: Vec<Append>,

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use memchr::memmem;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tollway_wire::event_log::{Budget, EventLog, Reader};
@@ -79,8 +78,6 @@ impl Broadcast {
 /// One who follows a response.
 pub(crate) struct Follower {
     broadcast: Arc<Broadcast>,
-    /// How many events it has had elsewhere.
-    skips: u64,
     reader: Reader,
 }
 
@@ -96,7 +93,7 @@ pub(crate) enum Next {
 impl Follower {
     /// Follows a response behind its first `skips` events.
     pub(crate) fn new(broadcast: Arc<Broadcast>, skips: u64) -> Follower {
-        Follower { broadcast, skips, reader: Reader::default() }
+        Follower { broadcast, reader: Reader::behind(skips) }
     }
 
     /// Whether events come one by one. Else the end is all that there is to wait for.
@@ -113,13 +110,7 @@ impl Follower {
                 if !state.log.is_whole() {
                     return Next::Lost;
                 }
-                let mut new = state.log.read(&mut self.reader);
-                while self.skips > 0
-                    && let Some(end) = memmem::find(&new, b"\n\n")
-                {
-                    new = new.slice(end + 2..);
-                    self.skips -= 1;
-                }
+                let new = state.log.read(&mut self.reader);
                 if !new.is_empty() {
                     return Next::Events(new);
                 }

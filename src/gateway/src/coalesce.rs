@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue};
 use memchr::memmem;
 use parking_lot::Mutex;
@@ -42,7 +43,7 @@ pub(crate) struct FlightKey {
 
 /// The calls in flight that can be shared.
 pub(crate) struct Flights {
-    listed: Mutex<HashMap<FlightKey, Arc<Flight>>>,
+    listed: Mutex<HashMap<FlightKey, Arc<Flight>, RandomState>>,
     budget: Arc<Budget>,
 }
 

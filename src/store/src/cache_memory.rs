@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use moka::Expiry;
 use moka::sync::Cache;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
@@ -13,7 +14,7 @@ const ENTRY_OVERHEAD_BYTES: usize = 512;
 /// Keeps answers in memory, the most useful ones when not all fit. Entries end on the machine's
 /// clock, each after its own time.
 pub struct MemoryCache {
-    entries: Cache<CacheKey, Entry>,
+    entries: Cache<CacheKey, Entry, RandomState>,
 }
 
 #[derive(Clone)]
@@ -30,7 +31,7 @@ impl MemoryCache {
             .max_capacity(bytes_max)
             .weigher(|_, entry: &Entry| weight(&entry.answer))
             .expire_after(OwnTtl)
-            .build();
+            .build_with_hasher(RandomState::default());
         MemoryCache { entries }
     }
 }

@@ -12,8 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
+use memchr::memmem;
 
 use crate::varint;
+
+const EVENT_END: &[u8] = b"\n\n";
 
 /// How much room is made at a time: at least, and at most. Blocks are never moved when there is more.
 const BLOCK_BYTES_MIN: usize = 512;
@@ -150,7 +153,14 @@ impl EventLog {
             reader.at = 0;
         }
         reader.length += out.len();
-        out.into()
+        let mut new = Bytes::from(out);
+        while reader.skips > 0
+            && let Some(end) = memmem::find(&new, EVENT_END)
+        {
+            new = new.slice(end + EVENT_END.len()..);
+            reader.skips -= 1;
+        }
+        new
     }
 }
 
@@ -167,9 +177,16 @@ pub struct Reader {
     at: usize,
     last: Vec<u8>,
     length: usize,
+    /// Events that are not wanted.
+    skips: u64,
 }
 
 impl Reader {
+    /// One that reads on behind the first `events`, where each piece is of whole events.
+    pub fn behind(events: u64) -> Reader {
+        Reader { skips: events, ..Reader::default() }
+    }
+
     /// How many bytes it has read.
     pub fn length(&self) -> usize {
         self.length
@@ -248,6 +265,18 @@ mod tests {
         assert_eq!(first.read(&mut Reader::default()), &piece[..]);
         drop((first, second));
         assert!(budget.take(2 * BLOCK_BYTES_MIN));
+    }
+
+    #[test]
+    fn reader_goes_on_behind_the_events_it_had() {
+        let mut log = EventLog::new(&Budget::new(1 << 20));
+        let mut reader = Reader::behind(2);
+        log.push(&event("one")).unwrap();
+        assert!(log.read(&mut reader).is_empty());
+        log.push(&[event("two"), event("three")].concat()).unwrap();
+        assert_eq!(log.read(&mut reader), event("three"));
+        log.push(&event("four")).unwrap();
+        assert_eq!(log.read(&mut reader), event("four"));
     }
 
     fn any_piece() -> impl Strategy<Value = Vec<u8>> {

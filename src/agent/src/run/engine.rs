@@ -16,7 +16,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 use tollway_filter_api::Reject;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document};
-use tollway_filter_api::ledger::StoreError;
 use tollway_wire::price::PicoDollars;
 
 use super::feed::Feed;
@@ -24,6 +23,7 @@ use super::journal::{
     self, Answer, AskedCall, CalledBy, Decision, OpenCall, State, Step, ToolResult,
 };
 use super::turn::{self, Hearing};
+use super::writing::write;
 use super::{Plan, Reason, Status, view};
 use crate::ports::{Caller, ModelCall, Spent};
 use crate::service::Shared;
@@ -39,8 +39,6 @@ const REPEATS_TOLD: u32 = 3;
 const REPEATS_MAX: u32 = 6;
 /// How often a model call is tried whose answer broke off.
 const TRIES: u32 = 3;
-/// How long the journal may be away before a run gives up.
-const STORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a run stops.
 #[derive(Debug)]
@@ -437,7 +435,7 @@ impl Engine {
                 threads::close(&self.shared, &self.plan, &self.state, status, &mut batch).await?;
             }
         }
-        let written = write(&self.shared, &batch).await?;
+        let written = write(&*self.shared.documents, &batch).await?;
         if let (Some(version), Some(mut changed)) = (written.first(), batch.put.into_iter().next())
         {
             changed.version = *version;
@@ -478,26 +476,6 @@ impl Engine {
                 tracing::warn!(run = &*self.id, "how a run ended could not be written down");
             }
             _ => self.feed.conclude(run),
-        }
-    }
-}
-
-/// Writes, and waits for a store that is away.
-async fn write(shared: &Shared, batch: &Batch) -> Result<Vec<u64>, Stop> {
-    let patience = Instant::now() + STORE_PATIENCE;
-    let mut pause = Duration::from_millis(50);
-    loop {
-        match shared.documents.write(batch.clone()).await {
-            Ok(versions) => return Ok(versions),
-            Err(StoreError::Unavailable(_)) if Instant::now() + pause < patience => {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
-            }
-            Err(StoreError::Invalid(why)) => return Err(Stop::failed("journal", why)),
-            Err(error) => {
-                tracing::warn!(%error, "a run's journal cannot be written");
-                return Err(Stop::Lost);
-            }
         }
     }
 }

@@ -112,7 +112,6 @@ impl Feed {
 /// One who follows a run.
 pub struct Follower {
     feed: Arc<Feed>,
-    skips: u64,
     reader: Reader,
 }
 
@@ -131,7 +130,7 @@ impl Follower {
     /// Follows behind the event of number `after`.
     pub fn new(feed: Arc<Feed>, after: u64) -> Follower {
         let skips = (after + 1).saturating_sub(feed.first);
-        Follower { feed, skips, reader: Reader::default() }
+        Follower { feed, reader: Reader::behind(skips) }
     }
 
     /// Waits for what comes next.
@@ -143,13 +142,7 @@ impl Follower {
                 if !state.log.is_whole() {
                     return Next::Lost;
                 }
-                let mut new = state.log.read(&mut self.reader);
-                while self.skips > 0
-                    && let Some(end) = memmem::find(&new, b"\n\n")
-                {
-                    new = new.slice(end + 2..);
-                    self.skips -= 1;
-                }
+                let new = state.log.read(&mut self.reader);
                 if !new.is_empty() {
                     return Next::Events(new);
                 }

@@ -17,6 +17,7 @@ pub mod feed;
 pub mod journal;
 pub mod turn;
 pub mod view;
+mod writing;
 
 /// How a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -133,7 +133,6 @@ enum Reply {
     Run {
         begun: Box<Begun>,
         is_stream: bool,
-        goes_on: bool,
     },
     /// Events of a run, the stored ones and those to come.
     Events(Vec<u8>, Option<Follower>),
@@ -191,13 +190,8 @@ pub(crate) async fn serve(
             };
             finish(session, generation, ctx, Ok(answer)).await
         }
-        Ok(Reply::Run { begun, is_stream: true, goes_on }) => {
-            follow(session, generation, ctx, *begun, goes_on).await
-        }
-        Ok(Reply::Run { mut begun, goes_on, .. }) => {
-            if goes_on {
-                begun.let_go();
-            }
+        Ok(Reply::Run { begun, is_stream: true }) => follow(session, generation, ctx, &begun).await,
+        Ok(Reply::Run { begun, .. }) => {
             let who = caller(gateway, generation, ctx.identity.clone());
             let stopped = tokio::select! {
                 biased;
@@ -230,17 +224,13 @@ fn json_answer(value: &Value) -> Answer {
     Answer { status: 200, headers, body }
 }
 
-/// Streams a run from its beginning. Where the client leaves, the run ends unless it `goes_on`.
+/// Streams a run from its beginning.
 async fn follow(
     session: &mut ServerSession,
     generation: &Generation,
     ctx: &mut RequestCtx,
-    mut begun: Begun,
-    goes_on: bool,
+    begun: &Begun,
 ) -> Result<Outcome> {
-    if goes_on {
-        begun.let_go();
-    }
     let mut follower = begun.follow();
     respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
     pass_on(session, &mut follower).await?;
@@ -281,10 +271,9 @@ impl Ask<'_> {
             AgentRoute::Chat => {
                 let request = RunRequest::read(&self.body)?;
                 let (is_stream, in_background) = (request.stream, request.background);
-                let goes_on = in_background || request.on_disconnect == OnDisconnect::Continue;
                 let caller = self.caller.clone();
                 let begun = agents.begin(self.caller, request).await?;
-                reply(agents, caller, begun, is_stream, in_background, goes_on).await
+                reply(agents, caller, begun, is_stream, in_background).await
             }
             AgentRoute::Status => match self.parameter("run_id") {
                 Some(id) => agents.run(&self.caller, &id).await.map(Reply::Json),
@@ -311,15 +300,15 @@ impl Ask<'_> {
                 let body = Resume::read(&self.body)?;
                 let (is_stream, in_background) = (body.stream, body.background);
                 let caller = self.caller.clone();
-                let begun = agents.resume(self.caller, &id, body).await?;
-                reply(agents, caller, begun, is_stream, in_background, true).await
+                let begun = agents.resume(self.caller, &id, body, OnDisconnect::Continue).await?;
+                reply(agents, caller, begun, is_stream, in_background).await
             }
             AgentRoute::Fork(id) => {
                 let body = Fork::read(&self.body)?;
                 let (is_stream, in_background) = (body.stream, body.background);
                 let caller = self.caller.clone();
                 let begun = agents.fork(self.caller, &id, body).await?;
-                reply(agents, caller, begun, is_stream, in_background, in_background).await
+                reply(agents, caller, begun, is_stream, in_background).await
             }
             AgentRoute::Agents if by_get => agents.definitions(&self.caller).await.map(Reply::Json),
             AgentRoute::Agents => {
@@ -400,16 +389,14 @@ async fn reply(
     mut begun: Begun,
     is_stream: bool,
     in_background: bool,
-    goes_on: bool,
 ) -> Result<Reply, Rejection> {
     if in_background && !is_stream {
-        begun.let_go();
         return match begun.take_first() {
             Some(run) => Ok(Reply::Json(run)),
             None => agents.run(&caller, &begun.id).await.map(Reply::Json),
         };
     }
-    Ok(Reply::Run { begun: Box::new(begun), is_stream, goes_on })
+    Ok(Reply::Run { begun: Box::new(begun), is_stream })
 }
 
 /// What is told of an agent in a list of models.

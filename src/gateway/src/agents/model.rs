@@ -12,7 +12,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use serde_json::{Value, json};
 use tollway_agent::ports::Caller;
-use tollway_agent::request::RunRequest;
+use tollway_agent::request::{OnDisconnect, RunRequest};
 use tollway_agent::resume::{Decided, Resume, ToolOutput};
 use tollway_agent::run::feed::Next;
 use tollway_agent::run::journal::Decision;
@@ -115,7 +115,7 @@ async fn begin(
     };
     let agents = &gateway.agents;
     let begun = match resumed(&request.messages) {
-        Some((run, resume)) => agents.resume(who, &run, resume).await?,
+        Some((run, resume)) => agents.resume(who, &run, resume, OnDisconnect::Cancel).await?,
         None => agents.begin(who, request).await?,
     };
     let telling = Telling { run: Arc::clone(&begun.id), ..telling };

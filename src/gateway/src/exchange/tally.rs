@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 use parking_lot::Mutex;
 
@@ -116,7 +117,7 @@ pub(crate) struct Figures {
 
 /// The figures of all deployments, by their ids. They outlive a reload.
 #[derive(Default)]
-pub(crate) struct Tallies(HashMap<Arc<str>, Arc<Tally>>);
+pub(crate) struct Tallies(HashMap<Arc<str>, Arc<Tally>, RandomState>);
 
 impl Tallies {
     /// Those of one deployment.

@@ -11,13 +11,11 @@
 
 use std::sync::Arc;
 
-use crc::{CRC_32_ISCSI, Crc, Table};
+use crc_fast::{CrcAlgorithm, Digest};
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
 use tollway_wire::varint;
-
-static CRC32C: Crc<u32, Table<16>> = Crc::<u32, Table<16>>::new(&CRC_32_ISCSI);
 
 /// Length and CRC.
 pub(crate) const HEADER: usize = 8;
@@ -36,9 +34,9 @@ pub struct Salt(pub u32);
 
 impl Salt {
     fn crc(self, payload: &[u8]) -> u32 {
-        let mut digest = CRC32C.digest_with_initial(self.0);
+        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, self.0.into());
         digest.update(payload);
-        digest.finalize()
+        digest.finalize() as u32
     }
 
     /// Lets nearly every wrong place be passed over without a look at its payload.
