@@ -151,14 +151,9 @@ async fn servers_that_admins_name_in_litellms_way_are_those_of_a_key_and_its_tea
     connected(gateway, "one").await;
     connected(gateway, "other").await;
     let servers = async |key: &str| {
-        let mut seen = seen_by(gateway, key).await;
-        seen.retain_mut(|name| match name.splitn(3, '.').nth(1) {
-            Some(server) => {
-                *name = server.to_owned();
-                true
-            }
-            None => false,
-        });
+        let seen = seen_by(gateway, key).await;
+        let servers = seen.iter().filter_map(|name| name.split('.').nth(1));
+        let mut seen: Vec<String> = servers.map(str::to_owned).collect();
         seen.dedup();
         seen
     };
