@@ -51,11 +51,6 @@ pub(super) struct View {
 }
 
 impl View {
-    /// Whether Redis has said that there is no other node. One that has come since is not known.
-    fn is_alone(&self) -> bool {
-        self.placed.is_some() && self.place.nodes == 1
-    }
-
     /// What of a limit this node may use without ever asking. Nothing before all others have gone
     /// by the same division for a whole window: what they used before must be forgotten.
     fn unasked(&self, limit: u64, now: Instant) -> u64 {
@@ -256,7 +251,7 @@ impl Counter {
         let in_vain =
             self.waiting_since.filter(|since| now.saturating_duration_since(*since) >= IN_VAIN);
         if let Some(since) = view.away_since.or(in_vain) {
-            return self.reserve_spare(amount, now, tick, view, since);
+            return self.reserve_spare(amount, now, tick, view.place, since);
         }
         match self.refused_for(amount, now) {
             Some(wait) => Err(Short::Wait(wait)),
@@ -323,15 +318,14 @@ impl Counter {
         amount: u64,
         now: Instant,
         tick: u32,
-        view: View,
+        place: Place,
         away_since: Instant,
     ) -> Result<(), Short> {
-        let place = view.place;
         self.forget(tick);
         if self.is_places() {
             // What others have leased since Redis was last heard is not known: they may use it for as
             // long as places are leased.
-            if !view.is_alone() && now.saturating_duration_since(away_since) < PLACES_LIFE {
+            if now.saturating_duration_since(away_since) < PLACES_LIFE {
                 return Err(Short::Wait(Duration::ZERO));
             }
             // Nothing is known of when the others' calls end; a minute is what they are given.
@@ -351,7 +345,7 @@ impl Counter {
         // A slow moment of Redis is not its end: of a counter of which nothing was heard, others may
         // have been granted everything just now.
         let silent = now.saturating_duration_since(away_since);
-        if self.known.is_none() && !view.is_alone() && silent < SLOW_MAX {
+        if self.known.is_none() && silent < SLOW_MAX {
             return Err(Short::Wait(SLOW_MAX - silent));
         }
         let spare: u64 = self.buckets.iter().map(|bucket| bucket.spare).sum();

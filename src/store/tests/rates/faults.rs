@@ -74,22 +74,6 @@ async fn without_redis_each_node_has_its_share() {
 }
 
 #[tokio::test]
-async fn node_that_is_alone_is_granted_at_once_what_nobody_has_used() {
-    let mut redis = Redis::start().await;
-    let mut nodes = Nodes::start(&redis, 1).await;
-    redis.kill().await;
-    // It has noticed, and no time has gone by.
-    eventually("it has noticed", async || {
-        nodes.advance(2 * SECOND).await;
-        !nodes.nodes[0].is_up()
-    })
-    .await;
-    for unit in [LimitUnit::Requests, LimitUnit::Parallel] {
-        assert_eq!(exhaust(&mut nodes, &key("fresh", unit), 7).await, [7], "{unit:?}");
-    }
-}
-
-#[tokio::test]
 async fn node_that_has_just_started_is_ready_once_limits_are_shared() {
     let redis = Redis::start().await;
     let start = |redis: &Redis| {
