@@ -14,7 +14,7 @@ test: tools
 
 # What the tests need beside the build: a Redis, a Postgres, a Prometheus, a browser, the official SDKs and a mock provider nobody here wrote.
 tools:
-	@$(NEED) cargo cc cmake redis-server postgresql prometheus chromium python3 node npm
+	@$(NEED) cargo cc cmake redis-server postgresql prometheus chromium faketime python3 node npm
 	@tests/tools/install.sh
 
 check: fmt lint doc deny test

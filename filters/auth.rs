@@ -214,8 +214,11 @@ impl Auth {
         let admitted = found.and_then(|key| {
             self.admit(&key, ctx)?;
             let path = head.uri.path();
-            if !key.routes.is_empty() && !key.routes.iter().any(|route| covers(route, ctx, path)) {
-                let error = AuthError::Route { allowed: key.routes.clone(), route: ctx.route };
+            if !key.settings.routes.is_empty()
+                && !key.settings.routes.iter().any(|route| covers(route, ctx, path))
+            {
+                let error =
+                    AuthError::Route { allowed: key.settings.routes.clone(), route: ctx.route };
                 return Err(error.into());
             }
             Ok(key)
@@ -244,8 +247,10 @@ impl Auth {
         if let Some(user) = is_blocked(Kind::User, &key.user) {
             return Err(AuthError::UserBlocked(user));
         }
-        if !key.addresses.is_empty()
-            && !ctx.client.is_some_and(|client| key.addresses.iter().any(|n| holds(*n, client)))
+        if !key.settings.addresses.is_empty()
+            && !ctx
+                .client
+                .is_some_and(|client| key.settings.addresses.iter().any(|n| holds(*n, client)))
         {
             return Err(AuthError::Address(ctx.client));
         }

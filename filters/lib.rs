@@ -48,6 +48,7 @@ pub const BUILTIN: &[Builtin] = &[
 mod settle {
     use tollway_filter_api::RequestCtx;
     use tollway_wire::price::{Cost, Tier, cost};
+    use tollway_wire::usage::{Served, Usage};
 
     /// Finds out the cost as soon as the tokens are known.
     pub(crate) fn settle(ctx: &mut RequestCtx) {
@@ -60,11 +61,25 @@ mod settle {
         } else if let (Some(usage), Some(deployment)) = (&report.usage, &report.deployment)
             && let Some(price) = &deployment.price
         {
-            ctx.report.cost = Some(cost(usage, price, tier(ctx)));
+            let usage = Usage { served: usage.served.or(asked(ctx)), ..*usage };
+            ctx.report.cost = Some(cost(&usage, price, tier(ctx)));
         }
     }
 
-    /// The service tier the call is billed under.
+    /// How the call is to be served.
+    pub(crate) fn asked(ctx: &RequestCtx) -> Served {
+        let Some(view) = &ctx.view else { return Served::default() };
+        let says = |name: &str, value: &str| {
+            view.object.str(&view.body, name).is_some_and(|said| said == value)
+        };
+        Served {
+            tier: service_tier(ctx).map(|(_, tier)| tier),
+            is_fast: says("speed", "fast"),
+            is_us: says("inference_geo", "us"),
+        }
+    }
+
+    /// The service tier that was asked for, and is billed unless the answer names another.
     pub(crate) fn tier(ctx: &RequestCtx) -> Tier {
         service_tier(ctx).map_or(Tier::Standard, |(_, tier)| tier)
     }

@@ -108,7 +108,8 @@ impl ModelAlias {
         caller: &mut Option<Arc<VirtualKey>>,
     ) -> Result<Plan, ModelError> {
         let key = caller.as_deref();
-        let own = key.and_then(|key| key.aliases.get(&*model)).map_or(&*model, String::as_str);
+        let own =
+            key.and_then(|key| key.settings.aliases.get(&*model)).map_or(&*model, String::as_str);
         let name = self.aliases.get(own).map_or(own, String::as_str);
         let group = self.models.resolve(name);
 
@@ -159,7 +160,7 @@ pub fn denied_by(
             || has_named(list, name)
             || group.is_some_and(|group| has_named(list, &group.name) || has_access(list, group))
     };
-    if !covers(&key.models) {
+    if !covers(&key.settings.models) {
         return Some(Kind::Key);
     }
     let (kind, id) = match (&key.team, &key.user) {
@@ -176,7 +177,7 @@ pub fn denied_by(
 /// The list names groups, access groups, all names with a prefix (`openai/*`) or all (`*`). An empty
 /// list and the master key allow all.
 pub fn allowed(key: &VirtualKey, group: &ModelGroup) -> bool {
-    let list = &key.models;
+    let list = &key.settings.models;
     key.master || is_all(list) || has_named(list, &group.name) || has_access(list, group)
 }
 
@@ -281,9 +282,10 @@ mod tests {
 
     fn key(models: &[&str]) -> VirtualKey {
         let mut key = VirtualKey::new(KeyHash([1; 32]));
-        key.models = models.iter().map(|name| (*name).to_owned()).collect();
-        key.aliases = [("mine".to_owned(), "claude".to_owned())].into();
-        key.aliases.insert("twice".to_owned(), "house".to_owned());
+        let settings = Arc::make_mut(&mut key.settings);
+        settings.models = models.iter().map(|name| (*name).to_owned()).collect();
+        settings.aliases = [("mine".to_owned(), "claude".to_owned())].into();
+        settings.aliases.insert("twice".to_owned(), "house".to_owned());
         key
     }
 

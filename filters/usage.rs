@@ -220,7 +220,10 @@ impl Metering {
         }
         response.headers.push((headers::VERSION, self.version.clone()));
         if let Some(key) = &ctx.identity {
-            let limits = [(headers::KEY_RPM, key.limits.rpm), (headers::KEY_TPM, key.limits.tpm)];
+            let limits = [
+                (headers::KEY_RPM, key.settings.limits.rpm),
+                (headers::KEY_TPM, key.settings.limits.tpm),
+            ];
             for (name, limit) in limits {
                 response.headers.extend(limit.map(|limit| (name, headers::count(limit))));
             }

@@ -22,7 +22,7 @@ use tollway_wire::count;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::price::{PicoDollars, Price, Tier, cost, worst_case};
 use tollway_wire::scan::{self, Limits};
-use tollway_wire::usage::Usage;
+use tollway_wire::usage::{Served, Usage};
 
 /// Added to the counted input: one in so many tokens, and a few for what a provider puts around a
 /// short one.
@@ -81,6 +81,8 @@ pub(super) struct Bound {
     /// Output tokens that each answer needs before its first word: those it thinks with.
     pub(super) thinking: u64,
     pub(super) tier: Tier,
+    /// How it is to be served.
+    pub(super) served: Served,
 }
 
 /// Output tokens of an answer.
@@ -95,7 +97,12 @@ pub(super) enum Output {
 
 impl Bound {
     /// Reads a request.
-    pub(super) fn of(operation: Operation, view: &RequestView, tier: Tier, input: Input) -> Bound {
+    pub(super) fn of(
+        operation: Operation,
+        view: &RequestView,
+        served: Served,
+        input: Input,
+    ) -> Bound {
         let has_files = input != Input::Guessed && may_have_files(&view.body);
         let input = match input {
             Input::Bounded if has_files => Input::Counted,
@@ -120,7 +127,8 @@ impl Bound {
             units: Usage::default(),
             searches: 0,
             thinking: 0,
-            tier,
+            tier: served.tier.unwrap_or_default(),
+            served,
         };
         let number = |name| view.object.u64(&view.body, name);
         let n = number("n").unwrap_or(1).max(1);
@@ -228,7 +236,8 @@ impl Bound {
         let output = self.answers.saturating_mul(per_answer);
         let units = cost(&self.units, price, self.tier);
         let more_units = self.units.search_units.saturating_sub(1);
-        worst_case(prompt, output, price, self.tier)
+        price
+            .surcharged(worst_case(prompt, output, price, self.tier), self.served)
             .saturating_add(units.units)
             .saturating_add(price.per_request.times(more_units))
             .saturating_add(price.web_search.times(self.searches))
@@ -362,6 +371,7 @@ impl Servers {
             let usage = Usage {
                 prompt_tokens: bound.counted,
                 completion_tokens: bound.answers.saturating_mul(output / 4),
+                served: bound.served,
                 ..bound.units
             };
             Some(cost(&usage, price, bound.tier).total())

@@ -63,7 +63,7 @@ pub use self::known::{Known, Standing};
 use self::record::Begun;
 use self::rules::{Applying, Rules};
 use self::stream::Watch;
-use crate::settle::tier;
+use crate::settle::asked;
 
 /// Holds calls to their budgets, and records them.
 pub struct Budgets {
@@ -264,10 +264,11 @@ impl Filter for Budgets {
             return Ok(());
         };
         let bound = &mut open.account.bound;
-        let tier = bound.tier;
+        let (tier, served) = (bound.tier, bound.served);
         let usage = Usage {
             prompt_tokens: view.map_or(0, |view| bound.count(&view)),
             completion_tokens: tokens,
+            served,
             ..Usage::default()
         };
         if is_noted && let Some(hold) = &mut open.hold {
@@ -275,7 +276,7 @@ impl Filter for Budgets {
             hold.progress(&usage, cost(&usage, price, tier).total());
         }
         if wishes.final_cost
-            && let Some(told) = stream::with_final_cost(chunk, dialect, price, tier)
+            && let Some(told) = stream::with_final_cost(chunk, dialect, price, served)
         {
             *chunk = told;
         }
@@ -335,7 +336,7 @@ impl Budgets {
             (true, None) if !wishes.running_cost => Input::Bounded,
             (true, _) => Input::Counted,
         };
-        let bound = Bound::of(operation, view, tier(ctx), input);
+        let bound = Bound::of(operation, view, asked(ctx), input);
         let begun = Begun { at: self.clock.now(), unix: self.clock.unix() };
         let draft = record::draft(ctx, &servers, begun);
         let (most, least, is_certain) = (PicoDollars::ZERO, PicoDollars::ZERO, false);
@@ -384,7 +385,7 @@ impl Budgets {
     /// Bounds a call by its tokens: by its length it does not fit.
     fn count(&self, ctx: &RequestCtx, account: &mut Account) -> Result<(), Rejection> {
         if let (Some(operation), Some(view)) = (ctx.operation, &ctx.view) {
-            account.bound = Bound::of(operation, view, account.bound.tier, Input::Counted);
+            account.bound = Bound::of(operation, view, account.bound.served, Input::Counted);
         }
         self.weigh(ctx, account)
     }
@@ -518,7 +519,9 @@ impl Budgets {
         else {
             return Ok(());
         };
-        let spent = cost(&usage, price, open.account.bound.tier).total();
+        let bound = &open.account.bound;
+        let usage = Usage { served: usage.served.or(bound.served), ..usage };
+        let spent = cost(&usage, price, bound.tier).total();
         let needed = spent.saturating_add(open.account.most);
         open.extend_to(needed, needed).map_err(|over| self.over(&over, needed))
     }

@@ -9,9 +9,10 @@ use bytes::{Bytes, BytesMut};
 use memchr::memmem;
 use tollway_wire::client;
 use tollway_wire::operation::{Dialect, Operation};
-use tollway_wire::price::{PicoDollars, Price, Tier, cost};
+use tollway_wire::price::{PicoDollars, Price, cost};
 use tollway_wire::scan::{self, Limits};
 use tollway_wire::splice::Edits;
+use tollway_wire::usage::{Served, Usage};
 
 /// Bytes of text that are one token at least: few texts have shorter ones for long.
 const BYTES_PER_TOKEN: u64 = 3;
@@ -59,7 +60,7 @@ pub(super) fn with_final_cost(
     events: &Bytes,
     dialect: Dialect,
     price: &Price,
-    tier: Tier,
+    asked: Served,
 ) -> Option<Bytes> {
     if dialect != Dialect::OpenAi {
         return None;
@@ -72,7 +73,8 @@ pub(super) fn with_final_cost(
     let object = scan::scan(&data, &Limits::default()).ok()?;
     let member = object.get(&data, "usage")?;
     let members = scan::members(&data, member.value, &Limits::default()).ok()?;
-    let amount = cost(&usage, price, tier).total().to_string();
+    let usage = Usage { served: usage.served.or(asked), ..usage };
+    let amount = cost(&usage, price, asked.tier.unwrap_or_default()).total().to_string();
     let mut edits = Edits::new();
     edits.set("cost", amount.as_bytes());
     let data = edits.apply(&data, &members);
@@ -121,12 +123,12 @@ mod tests {
              \"total_tokens\":15}}}}\n\ndata: [DONE]\n\n",
             event("x")
         ));
-        let told = with_final_cost(&events, Dialect::OpenAi, &price, Tier::Standard);
+        let told = with_final_cost(&events, Dialect::OpenAi, &price, Served::default());
         let told = told.expect("there is usage");
         let told = std::str::from_utf8(&told).expect("it is text");
         assert!(told.contains("\"total_tokens\":15,\"cost\":0.00002}}\n\ndata: [DONE]"), "{told}");
         let none = Bytes::from(event("x"));
-        assert!(with_final_cost(&none, Dialect::OpenAi, &price, Tier::Standard).is_none());
+        assert!(with_final_cost(&none, Dialect::OpenAi, &price, Served::default()).is_none());
     }
 
     proptest! {
@@ -139,7 +141,7 @@ mod tests {
             }
             prop_assert!(watch.tokens() >= texts.len() as u64);
             let price = Price::default();
-            with_final_cost(&bytes.into(), Dialect::OpenAi, &price, Tier::Standard);
+            with_final_cost(&bytes.into(), Dialect::OpenAi, &price, Served::default());
         }
     }
 }

@@ -136,7 +136,7 @@ fn setup(settings: Value) -> Setup {
 fn key(limit: u64) -> VirtualKey {
     let mut key = VirtualKey::new(KeyHash([1; 32]));
     key.alias = Some("ci".into());
-    key.budgets = vec![budget(BudgetScope::Key, &key.hash_hex, limit, "Key=ci (sk-...AbCd)")];
+    key.budgets = Box::new([budget(BudgetScope::Key, &key.hash_hex, limit, "Key=ci (sk-...AbCd)")]);
     key
 }
 
@@ -401,8 +401,7 @@ fn all_budgets_that_apply_are_asked() {
         (budget.id.scope, budget.id.part) = (BudgetScope::KeyModel, Some(model.into()));
         Arc::new(budget)
     };
-    let parts = [part("falls"), part("plain")];
-    key.budgets.extend(parts);
+    key.budgets = [Arc::clone(&key.budgets[0]), part("falls"), part("plain")].into();
     setup.open(&mut ctx, key).expect("it is clamped by the team");
     let books = setup.treasury.0.lock();
     let mut asked: Vec<_> = books
@@ -680,7 +679,7 @@ fn gauges_show_what_is_left() {
     let mut ctx = chat("plain", json!({}));
     let mut gone = VirtualKey::new(KeyHash([2; 32]));
     gone.alias = Some("gone".into());
-    gone.budgets = vec![budget(BudgetScope::Key, &gone.hash_hex, 1_000_000, "Key=gone")];
+    gone.budgets = [budget(BudgetScope::Key, &gone.hash_hex, 1_000_000, "Key=gone")].into();
     setup.open(&mut ctx, gone).expect("it fits");
     setup.close(ctx, 0, 0);
     let mut text = String::new();

@@ -271,7 +271,7 @@ impl RateLimit {
                 {
                     reserve.all(Who::model_of(Scope::ModelPerUser, id, model), limits)?;
                 }
-                if let Some(limits) = key.and_then(|key| key.model_limits.get(&**model)) {
+                if let Some(limits) = key.and_then(|key| key.settings.model_limits.get(&**model)) {
                     reserve.all(Who::model_of_key(key, model), limits)?;
                 }
                 let limits = plan.group.limits.or(self.per_model);
@@ -351,7 +351,7 @@ impl RateLimit {
     }
 
     fn key_limits(&self, key: Option<&Arc<VirtualKey>>) -> RateLimits {
-        key.map_or(self.per_key, |key| key.limits.or(self.per_key))
+        key.map_or(self.per_key, |key| key.settings.limits.or(self.per_key))
     }
 
     /// The team of a key, if somebody has said something about it.

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
+use tollway_filter_api::identity::KeySettings;
 use tollway_filter_api::{Flow, ModelGroup, Plan, Reject, RequestView};
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{Limits, scan};
@@ -124,7 +125,8 @@ fn text(value: &http::HeaderValue) -> &str {
 }
 
 fn key(number: u8, limits: RateLimits) -> Arc<VirtualKey> {
-    Arc::new(VirtualKey { limits, ..VirtualKey::new(KeyHash([number; 32])) })
+    let settings = Arc::new(KeySettings { limits, ..KeySettings::default() });
+    Arc::new(VirtualKey { settings, ..VirtualKey::new(KeyHash([number; 32])) })
 }
 
 fn limits(rpm: Option<u64>, tpm: Option<u64>, max_parallel_requests: Option<u64>) -> RateLimits {
@@ -219,10 +221,9 @@ fn each_limit_names_itself_when_it_refuses() {
         plain(),
         &format!("{exceeded} user: ann. Limit type: tokens. Current limit: 150, Remaining: 50."),
     );
-    let of_model = VirtualKey {
-        model_limits: [("gpt".to_owned(), limits(Some(1), None, None))].into(),
-        ..plain()
-    };
+    let model_limits = [("gpt".to_owned(), limits(Some(1), None, None))].into();
+    let settings = Arc::new(KeySettings { model_limits, ..KeySettings::default() });
+    let of_model = VirtualKey { settings, ..plain() };
     check(json!({}), of_model, &format!("{exceeded} model_per_key: {hash}:gpt. Limit type"));
     let rate = json!({"requests_per_second": 1});
     check(

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 use tollway_filter_api::{AnswerBody, KeyHash, ModelGroup, Plan, RequestView, VirtualKey};
 use tollway_wire::scan::{self, Limits};
-use tollway_wire::usage::Usage;
+use tollway_wire::usage::{Served, Usage};
 
 use super::*;
 
@@ -39,6 +39,7 @@ const USAGE: Usage = Usage {
     pixels: 0,
     audio_ms: 0,
     characters: 0,
+    served: Served { tier: None, is_fast: false, is_us: false },
 };
 
 /// A store that shares the clock of the test.

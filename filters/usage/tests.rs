@@ -67,7 +67,7 @@ impl Case {
         let mut ctx = RequestCtx::new("call-1".into(), arrived, route);
         let mut key = VirtualKey::new(KeyHash([7; 32]));
         key.alias = Some("ci".into());
-        key.limits.rpm = Some(60);
+        Arc::make_mut(&mut key.settings).limits.rpm = Some(60);
         ctx.identity = Some(Arc::new(key));
         ctx.operation = Some(Operation::ChatCompletions);
         ctx.client = Some([10, 0, 0, 1].into());

@@ -122,6 +122,22 @@ impl Postgres {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
+
+    /// All that it holds, as `pg_dump` writes it for a backup.
+    ///
+    /// # Panics
+    /// When it cannot be dumped.
+    pub async fn dump(&self) -> String {
+        let dumped = Command::new(program("pg_dump"))
+            .args(["-U", "tollway", "-d", "postgres", "-h"])
+            .arg(&self.folder.0)
+            .env("PGPASSWORD", "pass")
+            .output()
+            .await
+            .expect("pg_dump runs");
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        String::from_utf8_lossy(&dumped.stdout).into_owned()
+    }
 }
 
 /// Runs the server in its folder.

@@ -8,7 +8,7 @@ use tollway_tests::gateway::{Folder, MASTER_KEY};
 use tollway_tests::mcp::{Fake, connected, official, said, status, use_tool};
 use tollway_tests::servers::{Refusing, signal, start};
 use tollway_tests::setup::eventually;
-use tollway_tests::{Gateway, Setup};
+use tollway_tests::{Gateway, Setup, get, post, post_with};
 
 /// May use one server.
 const ANN: &str = "sk-ann-0000000001";
@@ -133,6 +133,93 @@ async fn tools_of_http_and_of_the_first_version_are_the_same() {
         connected(&setup.gateway, server).await;
         let name = format!("mcp.{server}.echo");
         assert_eq!(said(&setup.gateway, &name, json!({"message": "hi"})).await, "Echo: hi");
+    }
+}
+
+/// A key that the gateway has made.
+async fn generated(gateway: &Gateway, body: &Value) -> String {
+    let made = post(gateway.address, "/key/generate", body).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    made.json()["key"].as_str().expect("a key").to_owned()
+}
+
+#[tokio::test]
+async fn servers_that_admins_name_in_litellms_way_are_those_of_a_key_and_its_team() {
+    let (one, other) = (Fake::program(), Fake::program());
+    let setup = with(&(one.entry("one", "") + &other.entry("other", ""))).await;
+    let gateway = &setup.gateway;
+    connected(gateway, "one").await;
+    connected(gateway, "other").await;
+    let servers = async |key: &str| {
+        let seen = seen_by(gateway, key).await;
+        let servers = seen.iter().filter_map(|name| name.split('.').nth(1));
+        let mut seen: Vec<String> = servers.map(str::to_owned).collect();
+        seen.dedup();
+        seen
+    };
+    let permission = json!({"mcp_servers": ["one"], "vector_stores": [], "agents": null});
+    let boss = json!({"user_id": "boss", "user_role": "internal_user"});
+    let made = post(gateway.address, "/user/new", &boss).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    let members = json!([{"role": "admin", "user_id": "boss"}]);
+    let team = json!({"team_id": "red", "members_with_roles": members,
+        "object_permission": {"mcp_servers": ["other"]}});
+    let made = post(gateway.address, "/team/new", &team).await;
+    assert_eq!(made.status, 200, "{}", made.text());
+    assert_eq!(made.json()["object_permission"], json!({"mcp_servers": ["other"]}));
+
+    let key = generated(gateway, &json!({"object_permission": permission})).await;
+    assert_eq!(servers(&key).await, ["one"]);
+    let refused = use_tool(gateway, &key, "mcp.other.echo", json!({})).await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+    let bearer = format!("Bearer {MASTER_KEY}");
+    let headers = [("authorization", bearer.as_str())];
+    let info = get(gateway.address, &format!("/key/info?key={key}"), &headers).await.json();
+    assert_eq!(info["info"]["object_permission"], json!({"mcp_servers": ["one"]}), "{info}");
+    // One tool of a server, by an update.
+    let narrow = json!({"mcp_tool_permissions": {"other": ["echo"]}});
+    let update = json!({"key": key, "object_permission": narrow});
+    let updated = post(gateway.address, "/key/update", &update).await;
+    assert_eq!(updated.status, 200, "{}", updated.text());
+    eventually("it is narrowed", async || seen_by(gateway, &key).await == ["mcp.other.echo"]).await;
+
+    // A team's only takes away.
+    let both = json!({"mcp_servers": ["one", "other"]});
+    let theirs = generated(gateway, &json!({"team_id": "red", "object_permission": both})).await;
+    assert_eq!(servers(&theirs).await, ["other"]);
+    let foreign = json!({"team_id": "red", "object_permission": permission});
+    let foreign = generated(gateway, &foreign).await;
+    assert_eq!(servers(&foreign).await, Vec::<String>::new());
+
+    // Nobody but an admin says so, be it of a key or of the team that they administer.
+    let own = generated(gateway, &json!({"user_id": "boss", "team_id": "red"})).await;
+    let bearer = format!("Bearer {own}");
+    let headers = [("authorization", bearer.as_str())];
+    for (path, mut body) in [
+        ("/key/generate", json!({"team_id": "red"})),
+        ("/key/update", json!({"key": own})),
+        ("/team/update", json!({"team_id": "red"})),
+    ] {
+        for said in [both.clone(), Value::Null] {
+            body["object_permission"] = said;
+            let refused = post_with(gateway.address, path, &headers, &body).await;
+            assert_eq!(refused.status, 403, "{path}: {}", refused.text());
+            assert_eq!(refused.error("param"), "object_permission", "{path}");
+        }
+    }
+    // What would have no effect is refused, by its name.
+    for (said, named) in [
+        (json!({"vector_stores": ["docs"]}), "object_permission.vector_stores"),
+        (json!({"mcp_access_groups": ["all"]}), "object_permission.mcp_access_groups"),
+        (json!({"mcp_servers": "one"}), "mcp_servers"),
+        (json!({"mcp_tool_permissions": {"one": "echo"}}), "mcp_tool_permissions"),
+        (json!(["one"]), "object_permission"),
+    ] {
+        let body = json!({"object_permission": said});
+        let refused = post(gateway.address, "/key/generate", &body).await;
+        assert!(matches!(refused.status, 400 | 422), "{said}: {}", refused.text());
+        let message = refused.error("message");
+        assert!(message.as_str().is_some_and(|text| text.contains(named)), "{said}: {message}");
     }
 }
 

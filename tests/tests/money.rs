@@ -3,6 +3,7 @@
 use std::os::unix::fs::DirBuilderExt;
 
 use serde_json::{Value, json};
+use tollway_simulator::Reply;
 use tollway_tests::gateway::{Folder, PATIENCE, run};
 use tollway_tests::proof::{kill, mixed, tell};
 use tollway_tests::setup::{eventually, within};
@@ -94,4 +95,70 @@ async fn damaged_database_is_said_at_the_start() {
     assert!(!ended.success);
     assert!(ended.stderr.contains("tollway.db: "), "{}", ended.stderr);
     assert!(ended.stderr.contains("not a database"), "{}", ended.stderr);
+}
+
+const TIERS: &str = "
+model_list:
+  - model_name: gpt-5
+    litellm_params: { model: openai/gpt-5, api_key: $KEY, api_base: $SIM/v1 }
+  - model_name: opus
+    litellm_params: { model: anthropic/claude-opus-4-8, api_key: $KEY, api_base: $SIM }
+";
+
+/// What the ledger has of a call, in millionths of a dollar.
+async fn billed(setup: &Setup, body: &Value) -> f64 {
+    let answer = setup.chat(body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let id = answer.header("x-litellm-call-id").expect("answers have an id").to_owned();
+    let spend = line(setup, &id).await["spend"].as_f64().expect("a number");
+    (spend * 1e9).round() / 1e3
+}
+
+#[tokio::test]
+async fn tier_that_the_provider_says_it_served_is_what_is_billed() {
+    let setup = Setup::with(TIERS).await;
+    let usage = json!({"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110});
+    // gpt-5: 1.25 and 10 dollars a million; half of it in flex, twice as much in priority.
+    for (asked, served, expect) in [
+        (json!("priority"), json!("default"), 225.0),
+        (json!("priority"), json!("priority"), 450.0),
+        (json!("priority"), Value::Null, 450.0),
+        (json!("auto"), json!("flex"), 112.5),
+    ] {
+        let message = json!({"role": "assistant", "content": "Hi", "service_tier": "flex"});
+        let choice = json!({"index": 0, "message": message, "finish_reason": "stop"});
+        let whole = json!({"id": "chatcmpl-1", "object": "chat.completion", "created": 1,
+            "model": "gpt-5", "choices": [choice], "usage": usage, "service_tier": served});
+        setup.simulator.enqueue(Reply::json(200, &whole));
+        let mut body = chat("gpt-5", "Hi");
+        body["service_tier"] = asked.clone();
+        assert_eq!(billed(&setup, &body).await, expect, "{asked} {served}, whole");
+
+        let chunk = |choices: Value, usage: &Value| {
+            let chunk = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1,
+                "model": "gpt-5", "service_tier": served, "choices": choices, "usage": usage});
+            format!("data: {chunk}\n\n")
+        };
+        let delta = json!([{"index": 0, "delta": {"content": "Hi"}, "finish_reason": "stop"}]);
+        setup.simulator.enqueue(Reply::events([
+            chunk(delta, &Value::Null),
+            chunk(json!([]), &usage),
+            "data: [DONE]\n\n".to_owned(),
+        ]));
+        body["stream"] = true.into();
+        assert_eq!(billed(&setup, &body).await, expect, "{asked} {served}, streamed");
+    }
+    // 5 and 25 dollars a million; twice as much in fast mode, and a tenth more in the United States.
+    for (said, expect) in [
+        (json!({"speed": "standard", "inference_geo": "global"}), 750.0),
+        (json!({"speed": "fast", "inference_geo": "us"}), 1650.0),
+        (json!({"inference_geo": "us", "service_tier": "standard"}), 825.0),
+    ] {
+        let mut usage = json!({"input_tokens": 100, "output_tokens": 10});
+        usage.as_object_mut().expect("a map").extend(said.as_object().expect("a map").clone());
+        let whole = json!({"id": "msg_1", "type": "message", "role": "assistant", "model": "opus",
+            "content": [{"type": "text", "text": "Hi"}], "stop_reason": "end_turn", "usage": usage});
+        setup.simulator.enqueue(Reply::json(200, &whole));
+        assert_eq!(billed(&setup, &chat("opus", "Hi")).await, expect, "{said}");
+    }
 }

@@ -36,7 +36,9 @@ general_settings:
         let before = redis.command(counters).await;
         let sharing = async {
             while redis.command(counters).await == before {
-                assert_eq!(gateway.chat_as(key, &chat("claude", "Hi")).await.status, 200);
+                let status = gateway.chat_as(key, &chat("claude", "Hi")).await.status;
+                // Of what nobody is known to have used, a slow moment of Redis grants nothing.
+                assert!(matches!(status, 200 | 429), "{status}");
             }
         };
         within(PATIENCE, "it shares", sharing).await;
@@ -100,11 +102,21 @@ async fn two_gateways_share_a_keys_parallel_requests() {
     let gateways = two(&postgres, &redis).await;
     let mut running = Vec::new();
     for (at, said) in [(0, "the first"), (1, "the second"), (0, "the third")] {
-        gateways[at].simulator.enqueue(Reply::hang());
-        running.push(gateways[at].send_chat("sk-places-000001", &chat("claude", said)).await);
+        let gateway = &gateways[at];
+        gateway.simulator.enqueue(Reply::hang());
         // By its words: the simulator has been asked other things before.
         let holds_a_place = |asked: &Received| String::from_utf8_lossy(&asked.body).contains(said);
-        gateways[at].simulator.wait_for(holds_a_place).await;
+        let held = async {
+            loop {
+                let mut call = gateway.send_chat("sk-places-000001", &chat("claude", said)).await;
+                tokio::select! {
+                    _ = gateway.simulator.wait_for(holds_a_place) => return call,
+                    // A slow moment of Redis.
+                    (status, _) = call.head() => assert_eq!(status, 429),
+                }
+            }
+        };
+        running.push(within(PATIENCE, "it holds a place", held).await);
     }
     assert_eq!(burst(&gateways, 3, "sk-places-000001").await, [0, 0]);
     drop(running);

@@ -14,7 +14,7 @@ from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
 
 PRICES = json.load(open(sys.argv[1]), parse_float=Decimal)
 FIFTEEN = Context(prec=15, rounding=ROUND_HALF_EVEN)
-SUFFIX = {"standard": "", "batch": "_batches", "flex": "_flex", "priority": "_priority", "fast": "_priority"}
+SUFFIX = {"standard": "", "default": "", "batch": "_batches", "flex": "_flex", "priority": "_priority", "fast": "_priority"}
 
 
 def pico(amount):
@@ -53,6 +53,8 @@ class Entry:
 
 
 def bill(provider, entry, tier, c):
+    # The tier that the answer names is billed, not the one that was asked for.
+    tier = c.get("tier", tier)
     prompt, completion = c.get("prompt", 0), c.get("completion", 0)
     e = Entry(entry, provider, tier, prompt)
     first = lambda *rates: next((rate for rate in rates if rate is not None), 0)
@@ -89,6 +91,11 @@ def bill(provider, entry, tier, c):
         left -= count
         total += count * rate
     total += left * plain_out
+    # All tokens, as Anthropic's price list has it ("Pricing", 2026-11); LiteLLM leaves the cache's out.
+    special = entry.get("provider_specific_entry", {})
+    for asked, value in (("speed", "fast"), ("geo", "us")):
+        if c.get(asked) == value:
+            total = int((total * Decimal(special.get(value, 1))).to_integral_value(rounding=ROUND_CEILING))
     search = entry.get("search_context_cost_per_query", {})
     total += c.get("searches", 0) * pico(search.get("search_context_size_medium", 0))
     per_query = pico(entry.get("input_cost_per_query", 0)) + pico(entry.get("input_cost_per_request", 0))
@@ -205,6 +212,16 @@ def main():
                             ("gemini", "gemini-2.5-pro"), ("openai", "gpt-4.1")]:
         for searches in (1, 5):
             row(provider, model, "standard", {"prompt": 50, "completion": 70, "searches": searches})
+    for model in ["claude-opus-4-8", "claude-opus-5-5", "claude-sonnet-4-6", "claude-haiku-5-5", "claude-sonnet-4-5-20250929"]:
+        for served in [{"speed": "fast"}, {"geo": "us"}, {"speed": "fast", "geo": "us"}, {"speed": "standard", "geo": "eu"},
+                       {"tier": "batch", "geo": "us"}]:
+            for counts in [PLAIN[1], WRITES, {"prompt": 100, "completion": 20, "searches": 3}]:
+                row("anthropic", model, "standard", {**counts, **served})
+    for model in ["gpt-4o", "gpt-5", "gpt-5-mini", "o3"]:
+        for asked, served in [("priority", "default"), ("standard", "priority"), ("flex", "default"), ("standard", "flex"),
+                              ("priority", "priority")]:
+            for counts in [PLAIN[1], CACHED, THINKS]:
+                row("openai", model, asked, {**counts, "tier": served})
     for prices in [
         "input_cost_per_token:0,output_cost_per_token:0",
         "input_cost_per_token:0.000001,output_cost_per_token:0.000002",

@@ -67,6 +67,25 @@ pub struct VirtualKey {
     pub user: Option<Arc<str>>,
     /// The team it belongs to.
     pub team: Option<Arc<str>>,
+    /// Whether it is switched off.
+    pub blocked: bool,
+    /// When it ends, since the Unix epoch.
+    pub expires: Option<Duration>,
+    /// What it may spend: its own budgets, and those for one model group.
+    pub budgets: Box<[Arc<Budget>]>,
+    /// What its holder may do besides calling models.
+    pub role: Role,
+    /// It stands in the config, and cannot be changed by the API.
+    pub from_config: bool,
+    /// Set where this is no key but somebody an identity provider has vouched for.
+    pub token: Option<Arc<TokenCaller>>,
+    /// What it may do. Most keys are made alike: those that say the same share it.
+    pub settings: Arc<KeySettings>,
+}
+
+/// What a key may do, as far as other keys may do the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KeySettings {
     /// The models it may call: names, groups, `prefix/*` or `*`. Empty means all.
     pub models: Vec<String>,
     /// Names that mean another model for this key only.
@@ -75,16 +94,8 @@ pub struct VirtualKey {
     pub limits: RateLimits,
     /// The same per model group, on top of `limits`.
     pub model_limits: BTreeMap<String, RateLimits>,
-    /// Whether it is switched off.
-    pub blocked: bool,
-    /// When it ends, since the Unix epoch.
-    pub expires: Option<Duration>,
     /// Whatever operators noted about it.
     pub metadata: serde_json::Map<String, serde_json::Value>,
-    /// What it may spend: its own budgets, and those for one model group.
-    pub budgets: Vec<Arc<Budget>>,
-    /// What its holder may do besides calling models.
-    pub role: Role,
     /// The routes it may use, as patterns: `/v1/chat/completions`, `/key/*`, or LiteLLM's groups
     /// `llm_api_routes`, `management_routes`, `info_routes`. Empty means those of its role.
     pub routes: Vec<String>,
@@ -92,10 +103,6 @@ pub struct VirtualKey {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Tags that all its requests carry.
     pub tags: Vec<Arc<str>>,
-    /// It stands in the config, and cannot be changed by the API.
-    pub from_config: bool,
-    /// Set where this is no key but somebody an identity provider has vouched for.
-    pub token: Option<Arc<TokenCaller>>,
 }
 
 /// What is known of a caller from a token besides what keys have.
@@ -232,20 +239,13 @@ impl VirtualKey {
             master: false,
             user: None,
             team: None,
-            models: Vec::new(),
-            aliases: BTreeMap::new(),
-            limits: RateLimits::default(),
-            model_limits: BTreeMap::new(),
             blocked: false,
             expires: None,
-            metadata: serde_json::Map::new(),
-            budgets: Vec::new(),
+            budgets: Box::default(),
             role: Role::None,
-            routes: Vec::new(),
-            addresses: Vec::new(),
-            tags: Vec::new(),
             from_config: false,
             token: None,
+            settings: Arc::default(),
         }
     }
 

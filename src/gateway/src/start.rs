@@ -46,7 +46,7 @@ use crate::directory::{Directory, Joined};
 use crate::exchange::{Endpoint, Exchange, Pool, Tallies};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
-use crate::money::Money;
+use crate::money::{Money, OTHERS_WAIT};
 use crate::oidc::Oidc;
 use crate::pass_through::PassThrough;
 use crate::random;
@@ -136,12 +136,19 @@ async fn serve_on(
         },
     };
     let shared = loader.shared_limits()?;
+    let asked_others = clock.now();
     let limits = Arc::clone(&loader.stores.limits);
     let money = Arc::new(loader.money().await?);
     loader.stores.documents = Some(Arc::new(money.store().clone()));
     let directory = Arc::new(Directory::new(Arc::new(money.store().clone())));
     // Where it is away now, it comes when it is back.
     let _ = directory.refresh().await;
+    if let Some(shared) = &shared {
+        let waited = clock.now().saturating_duration_since(asked_others);
+        if !shared.ready(OTHERS_WAIT.saturating_sub(waited)).await {
+            tracing::warn!("Redis is away: limits are shared once it is there");
+        }
+    }
     loader.stores.directory = Some(Arc::clone(&directory));
     let pool = pool()?;
     loader.stores.pool = Some(Arc::clone(&pool));

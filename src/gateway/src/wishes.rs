@@ -85,7 +85,7 @@ pub(crate) fn tags(
 ) -> Vec<Arc<str>> {
     const TAGS_MAX: usize = 64;
     const BYTES_MAX: usize = 256;
-    let mut tags: Vec<Arc<str>> = key.map(|key| key.tags.clone()).unwrap_or_default();
+    let mut tags: Vec<Arc<str>> = key.map(|key| key.settings.tags.clone()).unwrap_or_default();
     let mut add = |tag: &str| {
         let is_new = !tags.iter().any(|have| **have == *tag);
         if is_new && !tag.is_empty() && tag.len() <= BYTES_MAX && tags.len() < TAGS_MAX {

@@ -28,6 +28,15 @@ fn usage_of(counts: &str) -> Result<Usage, String> {
     let mut usage = Usage::default();
     for pair in counts.split(' ') {
         let (name, count) = pair.split_once('=').ok_or("no count")?;
+        match name {
+            "tier" => usage.served.tier = Some(Tier::from_service_tier(count)),
+            "speed" => usage.served.is_fast = count == "fast",
+            "geo" => usage.served.is_us = count == "us",
+            _ => {}
+        }
+        if matches!(name, "tier" | "speed" | "geo") {
+            continue;
+        }
         let field = match name {
             "prompt" => &mut usage.prompt_tokens,
             "completion" => &mut usage.completion_tokens,

@@ -2,12 +2,16 @@
 
 use std::fmt;
 
+use crate::price::Tier;
+
 /// Defines the struct and what goes through all of its counts.
 macro_rules! counts {
     ($(#[$of_usage:meta])* pub struct Usage { $($(#[$of_count:meta])* pub $count:ident: u64,)* }) => {
         $(#[$of_usage])*
         pub struct Usage {
             $($(#[$of_count])* pub $count: u64,)*
+            /// How the provider says it served the call.
+            pub served: Served,
         }
 
         impl Usage {
@@ -93,11 +97,48 @@ impl fmt::Debug for Usage {
                 shown.field(name, &count);
             }
         }
+        if self.served != Served::default() {
+            shown.field("served", &self.served);
+        }
         shown.finish()
     }
 }
 
+/// How a call is served, as far as that decides about its price: what is asked for, and what an
+/// answer says of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Served {
+    /// The service tier, where it is told.
+    pub tier: Option<Tier>,
+    /// Anthropic's fast mode (`speed: fast`).
+    pub is_fast: bool,
+    /// In the United States alone (`inference_geo: us`).
+    pub is_us: bool,
+}
+
+impl Served {
+    /// This, and where nothing is told what was asked for.
+    #[must_use]
+    pub fn or(self, asked: Served) -> Served {
+        if self == Served::default() { asked } else { self }
+    }
+
+    /// What an answer's `service_tier` says; nothing where it says nothing.
+    pub fn in_tier(name: Option<&str>) -> Served {
+        Served { tier: name.map(Tier::from_service_tier), ..Served::default() }
+    }
+}
+
 impl Usage {
+    /// The same counts, with how the call was served. Nothing is nothing, however it was served.
+    #[must_use]
+    pub fn served(self, served: Served) -> Usage {
+        match self == Usage::default() {
+            true => self,
+            false => Usage { served, ..self },
+        }
+    }
+
     /// Input and output tokens together.
     pub fn total_tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)

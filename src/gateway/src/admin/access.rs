@@ -99,9 +99,9 @@ impl Caller {
 
     /// Whether a request of this kind may be made at all.
     pub(super) fn may_ask(&self, endpoint: &Endpoint, pattern: &str) -> Result<(), Rejection> {
-        if !self.key.routes.is_empty()
+        if !self.key.settings.routes.is_empty()
             && !self.key.master
-            && !route_allowed(&self.key.routes, endpoint, pattern)
+            && !route_allowed(&self.key.settings.routes, endpoint, pattern)
         {
             let message = format!("This key is not allowed to call {pattern}.");
             return Err(forbidden(message).with_code("route_not_allowed"));
@@ -162,7 +162,7 @@ impl Caller {
     /// The models that it may hand on; empty means all.
     fn models<'a>(&'a self, team: Option<&'a Account>) -> [&'a [String]; 3] {
         let user = self.account.as_deref().map_or(&[][..], |account| &account.models);
-        [&self.key.models, user, team.map_or(&[][..], |team| &team.models)]
+        [&self.key.settings.models, user, team.map_or(&[][..], |team| &team.models)]
     }
 
     /// Refuses what would give more than the caller has, and fills in what has to be said so that it
@@ -228,17 +228,18 @@ impl Caller {
     }
 
     fn limit_routes(&self, said: &mut Said, before: Option<&Object>) -> Result<(), Rejection> {
-        if self.key.routes.is_empty() || (before.is_some() && !said.says("allowed_routes")) {
+        if self.key.settings.routes.is_empty() || (before.is_some() && !said.says("allowed_routes"))
+        {
             return Ok(());
         }
         let wanted = said.names("allowed_routes");
         if wanted.is_empty() {
             let own: Vec<Value> =
-                self.key.routes.iter().map(|route| route.as_str().into()).collect();
+                self.key.settings.routes.iter().map(|route| route.as_str().into()).collect();
             said.0.insert("allowed_routes".to_owned(), own.into());
             return Ok(());
         }
-        if wanted.iter().all(|route| self.key.routes.iter().any(|own| own == route)) {
+        if wanted.iter().all(|route| self.key.settings.routes.iter().any(|own| own == route)) {
             return Ok(());
         }
         Err(forbidden("You cannot allow routes that your own key may not use.")
@@ -249,9 +250,9 @@ impl Caller {
     fn limit_own(&self, said: &Said, before: Option<&Object>) -> Result<(), Rejection> {
         let key = &self.key;
         let is_limited = !key.budgets.is_empty()
-            || !key.limits.is_empty()
-            || !key.model_limits.is_empty()
-            || !key.addresses.is_empty()
+            || !key.settings.limits.is_empty()
+            || !key.settings.model_limits.is_empty()
+            || !key.settings.addresses.is_empty()
             || key.expires.is_some();
         if !is_limited {
             return Ok(());

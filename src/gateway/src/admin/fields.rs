@@ -18,6 +18,9 @@ const TEXT_CHARS_MAX: usize = 4_096;
 const ENTRIES_MAX: usize = 1_000;
 /// How large a free-form member may be, as JSON.
 const JSON_BYTES_MAX: usize = 64 << 10;
+/// What of `object_permission` is supported.
+const MCP_SERVERS: &str = "mcp_servers";
+const MCP_TOOLS: &str = "mcp_tool_permissions";
 /// How large a whole query may be.
 const QUERY_BYTES_MAX: usize = 16 << 10;
 
@@ -75,6 +78,8 @@ pub(crate) enum Shape {
     Members,
     /// The teams of a new user: ids, or ids with roles.
     Teams,
+    /// LiteLLM's `object_permission`: which MCP servers, and which of their tools.
+    Permission,
     /// LiteLLM has it, and we cannot do what it says.
     Unsupported,
 }
@@ -325,16 +330,12 @@ impl Shape {
                 is(list.iter().all(is_team), "a list of team ids, or of {team_id, user_role}")?;
                 small(&value)?;
             }
+            Shape::Permission => {
+                small(&value)?;
+                return permission(name, value);
+            }
             Shape::Unsupported => {
-                let is_nothing = match &value {
-                    Value::Bool(it) => !it,
-                    Value::Array(list) => list.is_empty(),
-                    Value::Object(map) => map.is_empty(),
-                    Value::String(text) => text.is_empty(),
-                    Value::Null => true,
-                    Value::Number(number) => number.as_f64() == Some(0.0),
-                };
-                if is_nothing {
+                if is_nothing(&value) {
                     return Ok(None);
                 }
                 let message = format!("'{name}' is not supported: it would have no effect.");
@@ -389,6 +390,10 @@ impl Shape {
             }
             Shape::Teams => json!({"type": "array", "items": {"anyOf": [text,
                 {"type": "object", "properties": {"team_id": text, "user_role": {"type": "string", "enum": ["admin", "user"]}}}]}}),
+            Shape::Permission => json!({"type": "object", "properties": {
+                MCP_SERVERS: {"type": "array", "items": text, "maxItems": ENTRIES_MAX},
+                MCP_TOOLS: {"type": "object", "additionalProperties": {"type": "array", "items": text}},
+            }}),
             Shape::Unsupported => json!({"description": "refused unless empty"}),
         }
     }
@@ -453,6 +458,51 @@ fn holds_nul(value: &Value) -> bool {
             map.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
         }
         _ => false,
+    }
+}
+
+/// What clients say of it that we can do, without what says nothing.
+fn permission(name: &'static str, value: Value) -> Result<Option<Value>, Rejection> {
+    let Value::Object(mut said) = value else { return Err(wrong(name, "a map")) };
+    said.retain(|member, value| {
+        matches!(member.as_str(), MCP_SERVERS | MCP_TOOLS) && !value.is_null() || !is_nothing(value)
+    });
+    let names = |value: &Value| {
+        value.as_array().is_some_and(|list| list.iter().all(|name| name.as_str().is_some()))
+    };
+    for (member, value) in &said {
+        match member.as_str() {
+            MCP_SERVERS if names(value) => {}
+            MCP_SERVERS => return Err(wrong(name, "a map whose mcp_servers is a list of names")),
+            MCP_TOOLS if value.as_object().is_some_and(|map| map.values().all(names)) => {}
+            MCP_TOOLS => {
+                let expected = "a map whose mcp_tool_permissions has a list of tools by server";
+                return Err(wrong(name, expected));
+            }
+            _ => {
+                let shown: String = member.chars().filter(|c| !c.is_control()).take(64).collect();
+                let message = format!(
+                    "'{name}.{shown}' is not supported: it would have no effect. Supported are \
+                     {MCP_SERVERS} and {MCP_TOOLS}."
+                );
+                return Err(Reject::invalid_request(message)
+                    .with_param(name)
+                    .with_code("unsupported_parameter"));
+            }
+        }
+    }
+    Ok((!said.is_empty()).then_some(Value::Object(said)))
+}
+
+/// Whether a value says nothing, as clients write it that send all members they know.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Bool(it) => !it,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        Value::String(text) => text.is_empty(),
+        Value::Null => true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
     }
 }
 

@@ -131,6 +131,11 @@ impl Admin {
             Method::GET => Said::of_query(request.query, endpoint.fields)?,
             _ => Said::of_body(request.body, endpoint.fields)?,
         };
+        // It is about tools, not about what its holder has made.
+        if said.says("object_permission") && !caller.is_admin() {
+            let message = "Only an admin says which MCP servers somebody may use.";
+            return Err(access::forbidden(message).with_param("object_permission"));
+        }
         let pieces = request.found.pattern.split('/').zip(request.path.split('/'));
         let named = pieces.into_iter().find(|(pattern, _)| pattern.starts_with('{'));
         let named = named.map(|(_, piece)| percent_decoded(piece));

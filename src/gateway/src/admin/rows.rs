@@ -132,15 +132,15 @@ impl Ask<'_> {
     ) -> Result<Map<String, Value>, Rejection> {
         let mut body = Map::new();
         let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-        set("models", key.models.clone().into());
-        set("aliases", json!(key.aliases));
-        set("metadata", Value::Object(key.metadata.clone()));
-        set("tpm_limit", key.limits.tpm.into());
-        set("rpm_limit", key.limits.rpm.into());
-        set("max_parallel_requests", key.limits.max_parallel_requests.into());
+        set("models", key.settings.models.clone().into());
+        set("aliases", json!(key.settings.aliases));
+        set("metadata", Value::Object(key.settings.metadata.clone()));
+        set("tpm_limit", key.settings.limits.tpm.into());
+        set("rpm_limit", key.settings.limits.rpm.into());
+        set("max_parallel_requests", key.settings.limits.max_parallel_requests.into());
         set("blocked", key.blocked.into());
         set("expires", key.expires.map(calendar::text).into());
-        set("allowed_routes", key.routes.clone().into());
+        set("allowed_routes", key.settings.routes.clone().into());
         let money = key.budgets.iter().find(|budget| budget.id.part.is_none());
         set(
             "max_budget",

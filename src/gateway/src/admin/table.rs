@@ -5,7 +5,7 @@ use http::Method;
 
 use super::fields::Shape::{
     Amount, BudgetLimits, Count, Counts, Date, Flag, Length, List, Map, Members, ModelBudgets,
-    Name, Names, Networks, OneOf, Period, Renames, Teams, Text, Unsupported,
+    Name, Names, Networks, OneOf, Period, Permission, Renames, Teams, Text, Unsupported,
 };
 use super::fields::{Field, field, required};
 
@@ -144,7 +144,7 @@ pub(super) const LIMITS: &[Field] = &[
     field("budget_fallbacks", Unsupported, ""),
     field("mcp_rpm_limit", Unsupported, ""),
     field("tag_rpm_limit", Unsupported, ""),
-    field("object_permission", Unsupported, ""),
+    field("object_permission", Permission, "the MCP servers it may use; admins alone say so"),
     field("organization_id", Unsupported, ""),
     field("spend", Unsupported, ""),
 ];

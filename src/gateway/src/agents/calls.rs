@@ -111,7 +111,7 @@ async fn pay(
     ctx.client = caller.client;
     ctx.identity.clone_from(&caller.identity);
     ctx.end_user.clone_from(&caller.end_user);
-    ctx.tags = caller.identity.as_ref().map(|key| key.tags.clone()).unwrap_or_default();
+    ctx.tags = caller.identity.as_ref().map(|key| key.settings.tags.clone()).unwrap_or_default();
     let (name, api_base) = (Arc::clone(tool), Arc::from(""));
     let passage = Passage { call_type: "call_tool", provider: "", api_base, name, cost };
     ctx.passage = Some(Box::new(passage));
@@ -161,7 +161,8 @@ async fn open(gateway: &Arc<Gateway>, call: ModelCall<'_>) -> Result<Stream, Rej
     ctx.client = call.caller.client;
     ctx.identity.clone_from(&call.caller.identity);
     ctx.end_user.clone_from(&call.caller.end_user);
-    ctx.tags = call.caller.identity.as_ref().map(|key| key.tags.clone()).unwrap_or_default();
+    ctx.tags =
+        call.caller.identity.as_ref().map(|key| key.settings.tags.clone()).unwrap_or_default();
     if let Some(agent) = call.agent {
         ctx.tags.push(format!("agent:{agent}").into());
     }

@@ -24,6 +24,7 @@ use tollway_filter_api::identity::{KeyStore, Role};
 use tollway_filter_api::{Answer, AnswerBody, Outcome, Reject, Rejection, RequestCtx, VirtualKey};
 
 use crate::body::{self, BodyError};
+use crate::directory::OBJECT_PERMISSION;
 use crate::early::{finish, refuse};
 use crate::model_call::gone_error;
 use crate::respond;
@@ -47,7 +48,6 @@ const MCP_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 const RUN_ID: HeaderName = HeaderName::from_static("x-tollway-run-id");
 /// Of whom lists, keys, teams and users say what tools they may use.
 const TOOLS: &str = "tools";
-const OBJECT_PERMISSION: &str = "object_permission";
 
 /// Who asks.
 pub(crate) fn caller(
@@ -74,7 +74,7 @@ pub(crate) fn caller(
             if key.master {
                 tools.push(Allowed(["*".to_owned()].into()));
             } else {
-                let own = listed(&key.metadata);
+                let own = listed(&key.settings.metadata);
                 let of_team = team.as_ref().and_then(|team| listed(&team.metadata));
                 let of_user = user.as_ref().and_then(|user| listed(&user.metadata));
                 // A team's and a user's only narrow what there is: their admins set them.

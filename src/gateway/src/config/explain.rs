@@ -164,9 +164,9 @@ impl Config {
                 Some(alias) => alias.to_string(),
                 None => format!("keys[{at}]"),
             };
-            let own = key.model_limits.get(&*group.name).and_then(limits);
+            let own = key.settings.model_limits.get(&*group.name).and_then(limits);
             let mut notes: Vec<_> =
-                [key.blocked.then(|| "blocked".to_owned()), limits(&key.limits), own]
+                [key.blocked.then(|| "blocked".to_owned()), limits(&key.settings.limits), own]
                     .into_iter()
                     .flatten()
                     .collect();
@@ -232,7 +232,7 @@ fn may_call(key: &VirtualKey, name: &str, group: &ModelGroup) -> bool {
                 || group.access_groups.contains(entry)
         }
     };
-    key.models.is_empty() || key.models.iter().any(covers)
+    key.settings.models.is_empty() || key.settings.models.iter().any(covers)
 }
 
 fn limits(limits: &RateLimits) -> Option<String> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tollway_filter_api::accounts::Kind;
-use tollway_filter_api::identity::{Account, MembersBudgets};
+use tollway_filter_api::identity::{Account, KeySettings, MembersBudgets};
 use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::treasury::{Budget, BudgetScope};
 use tollway_filter_api::{ModelDirectory, ModelGroup, VirtualKey};
@@ -150,17 +150,19 @@ fn virtual_key(
         alias: key.alias.map(Arc::from),
         user: key.user.map(Arc::from),
         team: key.team.map(Arc::from),
-        models: key.models,
-        aliases: key.aliases.into_iter().collect(),
-        limits,
-        model_limits,
         blocked: key.blocked,
         expires: key.expires,
-        metadata: key.metadata,
-        routes: key.routes,
-        addresses: key.addresses,
-        tags: key.tags.into_iter().map(Arc::from).collect(),
         from_config: true,
+        settings: Arc::new(KeySettings {
+            models: key.models,
+            aliases: key.aliases.into_iter().collect(),
+            limits,
+            model_limits,
+            metadata: key.metadata,
+            routes: key.routes,
+            addresses: key.addresses,
+            tags: key.tags.into_iter().map(Arc::from).collect(),
+        }),
         ..VirtualKey::new(hash)
     };
     // LiteLLM shows the end of the key; of one that only its hash is known of, the hash's beginning.

@@ -18,8 +18,8 @@ use tollway_filter_api::identity::{Account, KeyStore, Role};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{KeyHash, VirtualKey};
 
-pub(crate) use read::{MEMBER_BUDGETS, Terms, dollars, network};
-use read::{Own, Read, Texts};
+pub(crate) use read::{MEMBER_BUDGETS, OBJECT_PERMISSION, Terms, dollars, network};
+use read::{Own, Read, Shared};
 
 use crate::config::Keys;
 
@@ -27,7 +27,7 @@ use crate::config::Keys;
 /// the time it takes to ask, which is well below a second.
 const EVERY: Duration = Duration::from_millis(250);
 /// How many changes are asked for at once: what they take is only needed while they are read.
-const PAGE: u64 = 2_000;
+const PAGE: u64 = 500;
 
 /// What is stored about callers.
 pub(crate) struct Directory {
@@ -37,7 +37,7 @@ pub(crate) struct Directory {
     people: [papaya::HashMap<Arc<str>, StoredAccount>; Kind::ALL.len()],
     budgets: papaya::HashMap<Arc<str>, Arc<Terms>>,
     /// Held by whoever brings news.
-    refreshing: tokio::sync::Mutex<Texts>,
+    refreshing: tokio::sync::Mutex<Shared>,
     /// Up to which change everything is known.
     version: AtomicU64,
     /// Whether the store answered when it was last asked.
@@ -76,7 +76,7 @@ impl Directory {
     /// # Errors
     /// When the store cannot be asked. What is known stays.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
-        let mut texts = self.refreshing.lock().await;
+        let mut shared = self.refreshing.lock().await;
         loop {
             let since = self.version.load(Ordering::Relaxed);
             let asked = self.accounts.changed_since(since, PAGE).await;
@@ -95,7 +95,7 @@ impl Directory {
                 return Ok(());
             };
             // What was changed together has one version, and is not torn apart.
-            self.take_in(news, &mut texts);
+            self.take_in(news, &mut shared);
             self.version.store(version, Ordering::Relaxed);
         }
     }
@@ -127,7 +127,7 @@ impl Directory {
         self.reached.load(Ordering::Relaxed)
     }
 
-    fn take_in(&self, news: Vec<Changed>, texts: &mut Texts) {
+    fn take_in(&self, news: Vec<Changed>, shared: &mut Shared) {
         let budget_news = news.iter().filter(|changed| changed.kind == Kind::Budget);
         let budget_ids: HashSet<Arc<str>> = budget_news.map(|c| Arc::clone(&c.id)).collect();
         let user_news = news.iter().filter(|changed| changed.kind == Kind::User);
@@ -147,7 +147,7 @@ impl Directory {
         let budget = |id: &str| known_budgets.get(id).cloned();
         for changed in users.into_iter().chain(rest) {
             match changed.kind {
-                Kind::Key => self.take_in_key(&changed, texts, &budget),
+                Kind::Key => self.take_in_key(&changed, shared, &budget),
                 kind => {
                     let people = self.people[kind as usize].pin();
                     match changed.object {
@@ -163,18 +163,18 @@ impl Directory {
                 }
             }
         }
-        self.follow_up(&budget_ids, &user_ids, &budget);
+        self.follow_up(&budget_ids, &user_ids, shared, &budget);
     }
 
     fn take_in_key(
         &self,
         changed: &Changed,
-        texts: &mut Texts,
+        shared: &mut Shared,
         budget: &dyn Fn(&str) -> Option<Arc<Terms>>,
     ) {
         let Some(hash) = KeyHash::from_hex(&changed.id) else { return };
         let object = changed.object.as_ref();
-        let read = object.and_then(|object| read::key(object, texts, budget));
+        let read = object.and_then(|object| read::key(object, shared, budget));
         let keys = self.keys.pin();
         match read {
             Some(Read { mut made, own }) => {
@@ -192,6 +192,7 @@ impl Directory {
         &self,
         budget_ids: &HashSet<Arc<str>>,
         user_ids: &HashSet<Arc<str>>,
+        shared: &mut Shared,
         budget: &dyn Fn(&str) -> Option<Arc<Terms>>,
     ) {
         if budget_ids.is_empty() && user_ids.is_empty() {
@@ -207,15 +208,14 @@ impl Directory {
             keys.iter().filter(|(_, stored)| refers(&stored.own) || is_theirs(&stored.key));
         let touched: Vec<KeyHash> = touched.map(|(hash, _)| *hash).collect();
         for hash in touched {
-            keys.update(hash, |stored| {
-                let mut key = match &stored.own {
-                    Some(own) => own.key_again(&stored.key, budget(&own.budget_id).as_deref()),
-                    None => (*stored.key).clone(),
-                };
-                key.role = self.role_of(key.user.as_deref());
-                let own = stored.own.as_ref().map(|own| Box::new((**own).clone()));
-                StoredKey { key: Arc::new(key), own }
-            });
+            let Some(stored) = keys.get(&hash) else { continue };
+            let mut key = match &stored.own {
+                Some(own) => own.key_again(&stored.key, budget(&own.budget_id).as_deref(), shared),
+                None => (*stored.key).clone(),
+            };
+            key.role = self.role_of(key.user.as_deref());
+            let own = stored.own.as_ref().map(|own| Box::new((**own).clone()));
+            keys.insert(hash, StoredKey { key: Arc::new(key), own });
         }
         for people in &self.people {
             let people = people.pin();

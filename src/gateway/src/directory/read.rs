@@ -5,12 +5,13 @@
 //! read is a budget of nothing.
 
 use std::collections::{BTreeMap, HashSet};
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use tollway_filter_api::accounts::{Kind, Object};
-use tollway_filter_api::identity::{Account, MembersBudgets, Role};
+use tollway_filter_api::identity::{Account, KeySettings, MembersBudgets, Role};
 use tollway_filter_api::limits::RateLimits;
 use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope};
 use tollway_filter_api::{KeyHash, VirtualKey};
@@ -20,6 +21,9 @@ use crate::config;
 
 /// Where a team has what its members may spend: `{user: {max_budget_in_team, budget_duration}}`.
 pub(crate) const MEMBER_BUDGETS: &str = "member_budgets";
+
+/// LiteLLM's name for the MCP servers, and the tools of them, that somebody may use.
+pub(crate) const OBJECT_PERMISSION: &str = "object_permission";
 
 /// What an object says about money and rates.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,19 +42,40 @@ struct Amounts {
     period: Option<tollway_filter_api::treasury::Period>,
 }
 
-/// Texts that many objects share, kept once.
+/// What many keys have in common, kept once.
 #[derive(Default)]
-pub(super) struct Texts(HashSet<Arc<str>>);
+pub(super) struct Shared {
+    texts: Once<str>,
+    settings: Once<KeySettings>,
+}
 
-impl Texts {
-    fn keep(&mut self, text: Arc<str>) -> Arc<str> {
-        match self.0.get(&text) {
-            Some(have) => Arc::clone(have),
-            None => {
-                self.0.insert(Arc::clone(&text));
-                text
-            }
+/// Values of which equal ones are one.
+struct Once<T: ?Sized> {
+    kept: HashSet<Arc<T>>,
+    /// With so many it is time to look which of them nobody has any more.
+    sweep_at: usize,
+}
+
+/// Fewer are not looked through.
+const SWEEP_MIN: usize = 1_024;
+
+impl<T: ?Sized> Default for Once<T> {
+    fn default() -> Self {
+        Once { kept: HashSet::new(), sweep_at: SWEEP_MIN }
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Once<T> {
+    fn keep(&mut self, value: Arc<T>) -> Arc<T> {
+        if let Some(have) = self.kept.get(&value) {
+            return Arc::clone(have);
         }
+        if self.kept.len() >= self.sweep_at {
+            self.kept.retain(|kept| Arc::strong_count(kept) > 1);
+            self.sweep_at = SWEEP_MIN.max(self.kept.len() * 2);
+        }
+        self.kept.insert(Arc::clone(&value));
+        value
     }
 }
 
@@ -150,38 +175,41 @@ fn refers_to(body: &Map<String, Value>) -> Option<Arc<str>> {
 /// A key, and its role if its user has one. `None` where its id is no hash.
 pub(super) fn key(
     object: &Object,
-    texts: &mut Texts,
+    shared: &mut Shared,
     budgets: &dyn Fn(&str) -> Option<Arc<Terms>>,
 ) -> Option<Read<VirtualKey>> {
     let body = &object.body;
     let mut key = VirtualKey::new(KeyHash::from_hex(&object.id)?);
     key.alias = object.alias.clone();
-    key.user = object.user.clone().map(|user| texts.keep(user));
-    key.team = object.team.clone().map(|team| texts.keep(team));
-    key.models = strings(body.get("models"));
-    key.aliases = names(body.get("aliases"));
+    key.user = object.user.clone().map(|user| shared.texts.keep(user));
+    key.team = object.team.clone().map(|team| shared.texts.keep(team));
     key.blocked = body.get("blocked").and_then(Value::as_bool).unwrap_or(false);
     // One that cannot be read has ended.
     key.expires = match body.get("expires") {
         None | Some(Value::Null) => None,
         Some(expires) => Some(expires.as_str().and_then(config::moment).unwrap_or_default()),
     };
-    key.routes = strings(body.get("allowed_routes"));
+    let mut settings = KeySettings {
+        models: strings(body.get("models")),
+        aliases: names(body.get("aliases")),
+        routes: strings(body.get("allowed_routes")),
+        ..KeySettings::default()
+    };
     let addresses = strings(body.get("allowed_ips"));
-    key.addresses = addresses.iter().filter_map(|text| network(text)).collect();
-    if key.addresses.is_empty() && !addresses.is_empty() {
+    settings.addresses = addresses.iter().filter_map(|text| network(text)).collect();
+    if settings.addresses.is_empty() && !addresses.is_empty() {
         key.blocked = true;
     }
-    key.tags = strings(body.get("tags").or_else(|| metadata_of(body, "tags")))
+    settings.tags = strings(body.get("tags").or_else(|| metadata_of(body, "tags")))
         .into_iter()
-        .map(|tag| texts.keep(tag.into()))
+        .map(|tag| shared.texts.keep(tag.into()))
         .collect();
     // Of the metadata only what decides about requests: the rest is as large as all else together,
     // and is in the store for whoever asks.
-    for name in ["guardrails", "enforced_params", "tools"] {
+    for name in ["guardrails", "enforced_params", "tools", OBJECT_PERMISSION] {
         if let Some(value) = body.get(name).filter(|value| !value.is_null()) {
             // Who may set the metadata may not be who has set this.
-            key.metadata.insert(name.to_owned(), value.clone());
+            settings.metadata.insert(name.to_owned(), value.clone());
         }
     }
     let name = text(body, "key_name").unwrap_or("sk-...");
@@ -207,9 +235,10 @@ pub(super) fn key(
     });
     let others = own.as_ref().and_then(|own| budgets(&own.budget_id));
     let terms = terms.or(others.as_deref());
-    key.budgets = terms.budgets(BudgetScope::Key, &subject, &owner);
-    key.limits = terms.limits;
-    key.model_limits = terms.model_limits;
+    key.budgets = terms.budgets(BudgetScope::Key, &subject, &owner).into();
+    settings.limits = terms.limits;
+    settings.model_limits = terms.model_limits;
+    key.settings = shared.settings.keep(Arc::new(settings));
     Some(Read { made: key, own })
 }
 
@@ -244,6 +273,11 @@ pub(super) fn account(
         let is_admin = member.get("role").and_then(Value::as_str) == Some("admin");
         Some((member.get("user_id")?.as_str()?.into(), is_admin))
     });
+    let mut metadata = body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
+    if let Some(permission) = body.get(OBJECT_PERMISSION).filter(|value| !value.is_null()) {
+        // What admins say of it counts, whatever is noted besides.
+        metadata.insert(OBJECT_PERMISSION.to_owned(), permission.clone());
+    }
     let made = Account {
         kind: object.kind,
         id: Arc::clone(&object.id),
@@ -263,7 +297,7 @@ pub(super) fn account(
             _ => MembersBudgets::default(),
         },
         blocked: body.get("blocked").and_then(Value::as_bool).unwrap_or(false),
-        metadata: body.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default(),
+        metadata,
     };
     Read { made, own }
 }
@@ -288,15 +322,21 @@ fn members_budgets(team: &Arc<str>, body: &Map<String, Value>) -> MembersBudgets
 
 impl Own {
     /// The key again, with what the budget it refers to says now.
-    pub(super) fn key_again(&self, key: &VirtualKey, budget: Option<&Terms>) -> VirtualKey {
+    pub(super) fn key_again(
+        &self,
+        key: &VirtualKey,
+        budget: Option<&Terms>,
+        shared: &mut Shared,
+    ) -> VirtualKey {
         let terms = self.terms.or(budget);
         let budgets = terms.budgets(BudgetScope::Key, &self.subject, &self.owner);
-        VirtualKey {
-            budgets,
+        let settings = KeySettings {
             limits: terms.limits,
             model_limits: terms.model_limits,
-            ..key.clone()
-        }
+            ..KeySettings::clone(&key.settings)
+        };
+        let settings = shared.settings.keep(Arc::new(settings));
+        VirtualKey { budgets: budgets.into(), settings, ..key.clone() }
     }
 
     /// The account again.

@@ -213,7 +213,7 @@ impl Verifier {
         if person.user.is_none() {
             key.alias = person.subject.clone();
         }
-        key.routes = match (person.is_admin, &person.user) {
+        Arc::make_mut(&mut key.settings).routes = match (person.is_admin, &person.user) {
             (true, _) => self.settings.admin_routes.clone(),
             (false, None) => self.settings.team_routes.clone(),
             (false, Some(_)) => Vec::new(),

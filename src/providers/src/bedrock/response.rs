@@ -134,15 +134,18 @@ pub(super) fn translate(
     if reason == "tool_calls" && !parts.has_calls() {
         reason = "stop";
     }
-    let usage = answer.usage.as_ref().map(TokenUsage::counts);
+    let mut usage = answer.usage.as_ref().map(TokenUsage::counts);
+    let written = usage.as_ref().map(UsageCounts::to_openai);
     let mut extra = Map::new();
     if let Some(trace) = answer.trace {
         extra.insert("trace".into(), trace);
     }
     if let Some(tier) = answer.service_tier {
+        if let Some(usage) = &mut usage {
+            usage.service_tier = Some(tier.kind.clone());
+        }
         extra.insert("service_tier".into(), tier.kind.into());
     }
-    let written = usage.as_ref().map(UsageCounts::to_openai);
     let choices = vec![parts.into_choice(reason)];
     Ok((completion(id_of(asked, body), asked, choices, written, extra)?, usage))
 }

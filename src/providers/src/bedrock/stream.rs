@@ -176,6 +176,9 @@ impl State {
                 if self.stopped {
                     self.end(event.trace, event.service_tier.as_ref(), out);
                 }
+                if let (Some(usage), Some(tier)) = (&mut self.usage, event.service_tier) {
+                    usage.service_tier = Some(tier.kind);
+                }
             }
             _ => {}
         }

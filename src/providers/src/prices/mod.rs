@@ -466,6 +466,14 @@ fn parse_price(text: &str) -> Option<Price> {
                 price.web_search = amount;
                 continue;
             }
+            "F" => {
+                price.fast_permille = amount.0;
+                continue;
+            }
+            "U" => {
+                price.us_permille = amount.0;
+                continue;
+            }
             letter => {
                 let unit = match letter {
                     "I" => Unit::Image,
@@ -510,6 +518,7 @@ mod tests {
         let price = info.price.expect(model);
         let mut expect = Price::default();
         expect.web_search = price.web_search;
+        (expect.fast_permille, expect.us_permille) = (price.fast_permille, price.us_permille);
         for (key, dollars) in stated {
             assert!(expect.set(key, dollars.parse().expect(dollars)), "{key}");
         }

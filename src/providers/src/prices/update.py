@@ -29,7 +29,8 @@ retired.tsv has an eighth: where the price comes from.
 Prices are tokens parted by spaces: a letter (see RATES) and pico-dollars. They are standard prices
 until an `@` token opens a section: `@b` batch, `@f` flex, `@p` priority, `@u` ultrafast,
 `@l` balanced; `@>200k` above 200000 prompt tokens; `@b>200k` both. Images, pixels, seconds of audio
-and characters of speech have letters too, see UNITS. A `+` says that the source has prices in other
+and characters of speech have letters too, see UNITS; surcharges are thousandths of the list price,
+see SURCHARGES. A `+` says that the source has prices in other
 units (video, pages ...), which this table leaves out.
 Numbers end in k, M or G for thousands, millions, milliards: a rate of `3M` is 3 $ a million tokens.
 """
@@ -83,7 +84,10 @@ MODES = {
     "S": ("audio_transcription", "audio_speech"),
     "C": ("audio_speech",),
 }
-RATE_ORDER = "iorwhaActgGqsIJpSC"
+RATE_ORDER = "iorwhaActgGqsFUIJpSC"
+# What all tokens of a call cost that is served in another way, in thousandths of the list price:
+# Anthropic's fast mode, and calls that stay in the United States.
+SURCHARGES = {"fast": "F", "us": "U"}
 PER_REQUEST = ("input_cost_per_query", "input_cost_per_request")
 TIERS = {"batches": "b", "flex": "f", "priority": "p", "ultrafast": "u", "balanced": "l"}
 TIER_ORDER = "bfpul"
@@ -246,6 +250,11 @@ def prices(name, entry):
         amount = search.get("search_context_size_medium", max(search.values()))
         if amount:
             base["s"] = pico(amount, f"{name} search_context_cost_per_query")
+    special = entry.get("provider_specific_entry") or {}
+    for key, letter in SURCHARGES.items():
+        factor = special.get(key)
+        if isinstance(factor, (int, Decimal)) and factor != 1:
+            base[letter] = int((Decimal(factor) * 1000).to_integral_exact())
 
     words = []
     # Standard first, then as in TIER_ORDER; within a tier by threshold.

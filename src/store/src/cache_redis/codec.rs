@@ -108,6 +108,7 @@ mod tests {
                 pixels: n[14],
                 audio_ms: n[15],
                 characters: n[16],
+                ..Usage::default()
             });
             CachedAnswer {
                 streamed,

@@ -35,7 +35,7 @@ use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tollway_filter_api::Clock;
@@ -123,6 +123,8 @@ struct Core {
     queue: Mutex<Vec<Ask>>,
     wake: Notify,
     view: Mutex<View>,
+    /// Whether Redis has ever granted leases to this node.
+    shared: watch::Sender<bool>,
 }
 
 type Shard = HashMap<LimitKey, Counter>;
@@ -163,6 +165,7 @@ impl RedisLimits {
                 placed: None,
                 away_since: Some(origin),
             }),
+            shared: watch::Sender::new(false),
         });
         let pump = Arc::new(tokio::sync::Mutex::new(Pump::new(link, simulated)));
         RedisLimits { core, pump, task: None }
@@ -172,6 +175,13 @@ impl RedisLimits {
     /// Redis it only says so to those who wait.
     pub async fn round(&self) {
         self.pump.lock().await.round(&self.core).await;
+    }
+
+    /// Waits until limits are shared for the first time, for so long at most, and says whether they
+    /// are. Before that, requests are refused what nobody has used yet: others may have it.
+    pub async fn ready(&self, within: Duration) -> bool {
+        let mut shared = self.core.shared.subscribe();
+        timeout(within, shared.wait_for(|shared| *shared)).await.is_ok_and(|heard| heard.is_ok())
     }
 
     /// Whether Redis grants leases at the moment.

@@ -353,6 +353,7 @@ impl Pump {
         }
         if verb == Verb::Ready && reply.is_open {
             view.away_since = None;
+            core.shared.send_if_modified(|shared| !std::mem::replace(shared, true));
         } else {
             view.away_since.get_or_insert(now);
         }

@@ -63,9 +63,9 @@ const LIST_BY_USER: List = list!("user_id = $2");
 const LIST_BY_TEAM: List = list!("team_id = $3");
 const LIST_BY_ALIAS: List = list!("alias = $4");
 
-const CHANGED: Sql = objects!(
-    "WHERE version > $1 AND ($1 > 0 OR body IS NOT NULL) ORDER BY version, kind, id LIMIT $2"
-);
+/// By the index alone: to sort all that is left for each page takes a server longer with every page.
+const CHANGED: Sql =
+    objects!("WHERE version > $1 AND ($1 > 0 OR body IS NOT NULL) ORDER BY version LIMIT $2");
 const CHANGED_AT: Sql = objects!("WHERE version = $1 ORDER BY kind, id LIMIT $2");
 
 /// Of (kind, id): those that are there.

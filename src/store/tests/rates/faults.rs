@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tollway_filter_api::Clock;
 use tollway_filter_api::limits::{LimitKey, LimitStore, LimitUnit};
 use tollway_store::limits_redis::{RedisLimits, RedisLimitsSettings};
+use tollway_tests::gateway::PATIENCE;
 use tollway_tests::servers::Redis;
 use tollway_tests::setup::eventually;
 
@@ -70,6 +71,20 @@ async fn without_redis_each_node_has_its_share() {
             assert!(got.iter().zip(shares).all(|(got, share)| got.abs_diff(share) <= kept));
         }
     }
+}
+
+#[tokio::test]
+async fn node_that_has_just_started_is_ready_once_limits_are_shared() {
+    let redis = Redis::start().await;
+    let start = |redis: &Redis| {
+        let settings = RedisLimitsSettings::new(Clock::system());
+        RedisLimits::start(link(redis), settings, &Handle::current())
+    };
+    let node = start(&redis);
+    assert!(node.ready(PATIENCE).await && node.is_up());
+    redis.signal("STOP");
+    assert!(!start(&redis).ready(50 * MS).await, "nobody has answered");
+    redis.signal("CONT");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::openai::usage::{CompletionDetails, PromptDetails, UsageObject};
-use crate::usage::Usage;
+use crate::usage::{Served, Usage};
 
 /// The `usage` of a message, of `message_start` and of `message_delta`. Every count is optional,
 /// because the events of a stream bring them in parts and the later one holds.
@@ -101,7 +101,7 @@ impl UsageCounts {
             .min(written);
         let thinking =
             self.sum(|pass| pass.output_tokens_details.unwrap_or_default().thinking_tokens);
-        Usage {
+        let usage = Usage {
             prompt_tokens: input.saturating_add(read).saturating_add(written),
             completion_tokens: output,
             cache_read_tokens: read,
@@ -114,7 +114,12 @@ impl UsageCounts {
                 .and_then(|uses| uses.get("web_search_requests")?.as_u64())
                 .unwrap_or(0),
             ..Usage::default()
-        }
+        };
+        usage.served(Served {
+            is_fast: self.speed.as_deref() == Some("fast"),
+            is_us: self.inference_geo.as_deref() == Some("us"),
+            ..Served::in_tier(self.service_tier.as_deref())
+        })
     }
 
     /// OpenAI's `usage` object, with the members LiteLLM adds for Anthropic models.

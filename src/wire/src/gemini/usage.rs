@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::usage::Usage;
+use crate::price::Tier;
+use crate::usage::{Served, Usage};
 
 /// `usageMetadata`. In a stream each event has the counts so far.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -24,6 +25,10 @@ pub struct UsageMetadata {
     pub prompt_tokens_details: Option<Vec<ModalityCount>>,
     /// The answer by kind.
     pub candidates_tokens_details: Option<Vec<ModalityCount>>,
+    /// The tier that served it, as Vertex AI says it: `ON_DEMAND`, `ON_DEMAND_PRIORITY`.
+    pub traffic_type: Option<String>,
+    /// The same, as AI Studio says it.
+    pub service_tier: Option<String>,
 }
 
 /// The tokens of one kind.
@@ -52,6 +57,8 @@ impl UsageMetadata {
         over(&mut self.total_token_count, later.total_token_count);
         over(&mut self.prompt_tokens_details, later.prompt_tokens_details);
         over(&mut self.candidates_tokens_details, later.candidates_tokens_details);
+        over(&mut self.traffic_type, later.traffic_type);
+        over(&mut self.service_tier, later.service_tier);
     }
 
     /// In OpenAI's inclusive convention. What tools brought in is input; thinking is output, but for
@@ -66,7 +73,7 @@ impl UsageMetadata {
             && candidates >= thoughts;
         let completion = if is_inside { candidates } else { candidates.saturating_add(thoughts) };
         let (sent, made) = (&self.prompt_tokens_details, &self.candidates_tokens_details);
-        Usage {
+        let usage = Usage {
             prompt_tokens: prompt,
             completion_tokens: completion,
             cache_read_tokens: count(self.cached_content_token_count).min(prompt),
@@ -77,7 +84,17 @@ impl UsageMetadata {
             reasoning_tokens: thoughts.min(completion),
             web_searches,
             ..Usage::default()
-        }
+        };
+        let tier = match self.traffic_type.as_deref() {
+            Some("ON_DEMAND_PRIORITY") => Some(Tier::Priority),
+            Some("ON_DEMAND_FLEX" | "FLEX") => Some(Tier::Flex),
+            Some("ON_DEMAND") => Some(Tier::Standard),
+            _ => self
+                .service_tier
+                .as_deref()
+                .map(|name| Tier::from_service_tier(&name.to_ascii_lowercase())),
+        };
+        usage.served(Served { tier, ..Served::default() })
     }
 }
 

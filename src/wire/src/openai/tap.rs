@@ -9,11 +9,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::model::{is_top_level, string_at, value_at};
-use super::usage::{nested_end, skip_space, usage_of_object};
+use super::usage::{nested_end, service_tier, skip_space, usage_of_object};
 use crate::sse::{self, Splitter};
 pub use crate::tap::TapError;
 use crate::tap::{Tap, Verdict, check_object, event_in, pass, place_in};
-use crate::usage::Usage;
+use crate::usage::{Served, Usage};
 
 /// Watches one stream of chat or legacy completion chunks as it passes.
 ///
@@ -155,7 +155,7 @@ impl StreamTap {
         }
         self.finished |= keys.finished;
         if let Some(usage) = keys.usage {
-            self.usage = Some(usage);
+            self.usage = Some(usage.served(Served::in_tier(service_tier(data))));
             if self.usage_added && keys.choices.is_some_and(|value| is_empty_array(data, value)) {
                 return Ok(Verdict::Drop);
             }

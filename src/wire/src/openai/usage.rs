@@ -6,7 +6,8 @@ use memchr::memmem::{self, FinderRev};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::usage::Usage;
+use super::model::{is_top_level, string_at};
+use crate::usage::{Served, Usage};
 
 mod counts;
 
@@ -227,6 +228,24 @@ impl From<&Usage> for UsageObject {
 /// the end must close exactly one object. Where that does not hold, as when the last `"usage"` is
 /// a member of something nested, the whole answer is read.
 pub fn usage_of_body(body: &[u8]) -> Option<Usage> {
+    counts_of_body(body).map(|usage| usage.served(Served::in_tier(service_tier(body))))
+}
+
+/// The `service_tier` of an answer or a chunk: the one that served it.
+pub(crate) fn service_tier(json: &[u8]) -> Option<&str> {
+    static TIER: LazyLock<FinderRev<'static>> =
+        LazyLock::new(|| FinderRev::new("\"service_tier\""));
+    let at = TIER.rfind(json)?;
+    let key = at + 1 + "service_tier".len();
+    if at == 0 || json[at - 1] == b'\\' || !is_top_level(json, at) {
+        return None;
+    }
+    let colon = skip_space(json, key + 1);
+    let value = (json.get(colon) == Some(&b':')).then(|| string_at(json, colon + 1))??;
+    std::str::from_utf8(&json[value]).ok().map(|text| text.trim_matches('"'))
+}
+
+fn counts_of_body(body: &[u8]) -> Option<Usage> {
     match tail_usage(body) {
         Some(object) => usage_of_object(object),
         None => {

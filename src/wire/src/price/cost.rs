@@ -66,8 +66,12 @@ impl Cost {
 /// Where a list has prices for tokens and for what they stand for, the answer decides: an image that
 /// was counted in tokens is not billed as an image, nor are seconds and characters of a call whose
 /// tokens were counted.
+///
+/// `tier` is the one that was asked for. Where the answer names the tier it was served in, that one
+/// is billed.
 pub fn cost(usage: &Usage, price: &Price, tier: Tier) -> Cost {
-    let rates = price.rates(tier, usage.prompt_tokens);
+    let rates = price.rates(usage.served.tier.unwrap_or(tier), usage.prompt_tokens);
+    let tokens = |rate: PicoDollars, count: u64| price.surcharged(rate.times(count), usage.served);
 
     let mut prompt = usage.prompt_tokens;
     let cache_read = take(&mut prompt, usage.cache_read_tokens);
@@ -82,16 +86,16 @@ pub fn cost(usage: &Usage, price: &Price, tier: Tier) -> Cost {
     let image_output = take(&mut completion, usage.image_completion_tokens);
 
     Cost {
-        input: rates.input.times(prompt),
-        cache_read: rates.cache_read.times(cache_read),
-        cache_write: rates.cache_write.times(cache_write),
-        cache_write_1h: rates.cache_write_1h.times(cache_write_1h),
-        audio_input: rates.audio_input.times(audio_input),
-        image_input: rates.image_input.times(image_input),
-        output: rates.output.times(completion),
-        reasoning: rates.reasoning.times(reasoning),
-        audio_output: rates.audio_output.times(audio_output),
-        image_output: rates.image_output.times(image_output),
+        input: tokens(rates.input, prompt),
+        cache_read: tokens(rates.cache_read, cache_read),
+        cache_write: tokens(rates.cache_write, cache_write),
+        cache_write_1h: tokens(rates.cache_write_1h, cache_write_1h),
+        audio_input: tokens(rates.audio_input, audio_input),
+        image_input: tokens(rates.image_input, image_input),
+        output: tokens(rates.output, completion),
+        reasoning: tokens(rates.reasoning, reasoning),
+        audio_output: tokens(rates.audio_output, audio_output),
+        image_output: tokens(rates.image_output, image_output),
         units: units(usage, price),
         web_search: price.web_search.times(usage.web_searches),
         request: price.per_request.times(usage.search_units.max(1)),

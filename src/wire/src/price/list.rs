@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use super::PicoDollars;
+use crate::usage::Served;
 
 /// The provider's service tier a call is billed under.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -186,6 +187,11 @@ pub struct Price {
     pub per_request: PicoDollars,
     /// Charged for each search the provider runs by itself.
     pub web_search: PicoDollars,
+    /// What all tokens cost in Anthropic's fast mode, in thousandths of the list price. 0 where it has
+    /// no price of its own.
+    pub fast_permille: u64,
+    /// The same of calls that are served in the United States alone.
+    pub us_permille: u64,
     pub(super) units: [PicoDollars; Unit::ALL.len()],
 }
 
@@ -273,6 +279,22 @@ impl Price {
     /// Whether [`Price::set`] knows the key.
     pub fn is_key(key: &str) -> bool {
         Self::default().set(key, PicoDollars::ZERO)
+    }
+
+    /// What tokens of this list price cost in a call that is served like this. Surcharges are
+    /// multiplied (platform.claude.com, "Pricing", 2026-11), and rounded up.
+    pub fn surcharged(&self, amount: PicoDollars, served: Served) -> PicoDollars {
+        let permille = |applies: bool, permille: u64| match applies && permille > 0 {
+            true => u128::from(permille),
+            false => 1_000,
+        };
+        let factor = permille(served.is_fast, self.fast_permille)
+            .saturating_mul(permille(served.is_us, self.us_permille));
+        if factor == 1_000_000 {
+            return amount;
+        }
+        let exact = u128::from(amount.0).saturating_mul(factor).div_ceil(1_000_000);
+        PicoDollars(u64::try_from(exact).unwrap_or(u64::MAX))
     }
 
     /// Whether no call can cost anything.

@@ -6,8 +6,8 @@
 //! from the compiled-in table or from a config.
 //!
 //! Left out for now: prices of video and by the page; cached images apart from cached text; OpenAI's
-//! twelve-hour cache writes; off-peak hours; regional surcharges; citations. [`Usage`] counts none
-//! of them.
+//! twelve-hour cache writes; off-peak hours; regional surcharges but Anthropic's for the
+//! United States; sizes of search contexts; citations. [`Usage`] counts none of them.
 //!
 //! [`Usage`]: crate::usage::Usage
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::list::parse_key;
 use super::*;
-use crate::usage::Usage;
+use crate::usage::{Served, Usage};
 
 /// A price list, written as LiteLLM's keys and dollars.
 fn price(stated: &[(&str, &str)]) -> Price {
@@ -161,6 +161,38 @@ fn thinking_in_a_tier_costs_what_output_does_there() {
 #[test]
 fn fast_is_the_priority_tier() {
     assert_eq!(Tier::from_service_tier("fast"), Tier::Priority);
+}
+
+#[test]
+fn tier_that_served_the_call_is_billed_and_not_the_one_that_was_asked_for() {
+    let price = price(&[
+        ("input_cost_per_token", "1e-6"),
+        ("input_cost_per_token_priority", "2e-6"),
+        ("input_cost_per_token_flex", "5e-7"),
+    ]);
+    let served = |name| usage(1_000_000, 0).served(Served::in_tier(name));
+    check(served(Some("default")), &price, Tier::Priority, "1");
+    check(served(Some("priority")), &price, Tier::Standard, "2");
+    check(served(Some("flex")), &price, Tier::Priority, "0.5");
+    check(served(None), &price, Tier::Priority, "2");
+}
+
+#[test]
+fn surcharges_are_for_tokens_alone_and_multiply() {
+    let mut price = price(&[("input_cost_per_token", "1e-6"), ("input_cost_per_request", "0.5")]);
+    price.web_search = PicoDollars(1_000_000_000_000);
+    let served = |is_fast, is_us| {
+        let usage = Usage { web_searches: 1, ..usage(1_000_000, 0) };
+        usage.served(Served { is_fast, is_us, tier: None })
+    };
+    check(served(true, true), &price, Tier::Standard, "2.5");
+    (price.fast_permille, price.us_permille) = (2_000, 1_100);
+    check(served(false, false), &price, Tier::Standard, "2.5");
+    check(served(true, false), &price, Tier::Standard, "3.5");
+    check(served(false, true), &price, Tier::Standard, "2.6");
+    check(served(true, true), &price, Tier::Standard, "3.7");
+    let odd = price.surcharged(PicoDollars(1), Served { is_us: true, ..Served::default() });
+    assert_eq!(odd, PicoDollars(2), "rounded up");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::usage::Usage;
+use crate::usage::{Served, Usage};
 
 /// The members of a `Response` that are counted.
 #[derive(Deserialize)]
@@ -12,6 +12,8 @@ pub(super) struct Counted {
     usage: Option<Counts>,
     #[serde(default)]
     output: Option<Vec<Item>>,
+    #[serde(default)]
+    service_tier: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -92,6 +94,7 @@ impl Counted {
             web_searches: searches.count() as u64,
             ..Usage::default()
         };
+        let usage = usage.served(Served::in_tier(self.service_tier.as_deref()));
         (usage != Usage::default()).then_some(usage)
     }
 }

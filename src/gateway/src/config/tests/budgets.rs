@@ -110,8 +110,14 @@ fn keys_teams_and_users_have_budgets() {
     let Budget { limit, soft, owner, id } = &*key.budgets[0];
     assert_eq!((*limit, *soft), (dollars("10"), dollars("8")));
     assert_eq!((&**owner, &id.subject), ("Key=ci (sk-...AbCd)", &key.hash_hex));
-    assert_eq!((key.tags[0].as_ref(), key.routes[0].as_str()), ("a", "/v1/models"));
-    assert_eq!(key.addresses.iter().map(|(_, length)| *length).collect::<Vec<_>>(), [8, 128]);
+    assert_eq!(
+        (key.settings.tags[0].as_ref(), key.settings.routes[0].as_str()),
+        ("a", "/v1/models")
+    );
+    assert_eq!(
+        key.settings.addresses.iter().map(|(_, length)| *length).collect::<Vec<_>>(),
+        [8, 128]
+    );
     assert!(key.from_config);
     let nameless = config.keys.iter().find(|key| key.hash.0 == [255; 32]).unwrap();
     assert_eq!(&*nameless.budgets[0].owner, "Key=ffffffff...");

@@ -15,12 +15,12 @@ fn a_key_is_found_by_its_hash_with_all_that_was_said_of_it() {
         (Some("ci"), Some("u"), Some("t"))
     );
     let expect = RateLimits { rpm: Some(60), tpm: Some(1000), max_parallel_requests: Some(2) };
-    assert_eq!(key.limits, expect);
-    assert_eq!(key.model_limits["gpt-4o"].rpm, Some(5));
-    assert_eq!(serde_json::Value::from(key.metadata.clone()), json!({"n": 1, "s": "x"}));
+    assert_eq!(key.settings.limits, expect);
+    assert_eq!(key.settings.model_limits["gpt-4o"].rpm, Some(5));
+    assert_eq!(serde_json::Value::from(key.settings.metadata.clone()), json!({"n": 1, "s": "x"}));
     assert!(key.blocked && !key.master);
     assert_eq!(key.expires, Some(Duration::from_secs(1_893_456_000)));
-    assert_eq!(key.aliases["a"], "gpt-4o");
+    assert_eq!(key.settings.aliases["a"], "gpt-4o");
 }
 
 #[test]
