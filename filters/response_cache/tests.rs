@@ -808,7 +808,7 @@ fn settings_that_make_no_sense_are_refused() {
     check(json!({}), false, "", "there is no cache to use");
     check(json!({"ttl": 0}), true, "ttl", "more than 0");
     check(json!({"ttl": "2h", "ttl_max": "1h"}), true, "ttl", "at most ttl_max");
-    check(json!({"ttl": "soon"}), true, "ttl", "such as 30s");
+    check(json!({"ttl": "soon"}), true, "ttl", "a time with its unit");
     check(json!({"scope": "planet"}), true, "scope", "unknown variant");
     check(json!({"mode": "on"}), true, "mode", "unknown variant");
     check(json!({"tll": 5}), true, "tll", "unknown field");
