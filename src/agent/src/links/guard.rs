@@ -66,6 +66,14 @@ const ATTRIBUTES: &[&str] = &[
 /// What keeps its meaning inside a tag only where everybody takes the tag for one.
 const UNCLEAR: &str = "[]`<>\\$|\n\r";
 
+/// Whether an attribute that HTML does not know has a value that is no address, style or program, and
+/// no name by which a script library could know it: `<answer kind="short">`.
+fn is_inert(name: &str, value: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b" _.,-".contains(&byte);
+    let means_more = name.starts_with("on") || name.contains('-') || matches!(name, "is" | "style");
+    !means_more && value.bytes().all(is_plain)
+}
+
 /// What becomes of the text that stands first.
 #[derive(Debug, PartialEq)]
 enum Next {
@@ -505,7 +513,8 @@ impl Guard {
                     false => Next::Replace(length, "(link removed)".to_owned()),
                 };
             }
-            let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            let is_name = name.bytes().all(is_name);
             if is_name && (!loads || name == "img") && self.loads_nothing_else(&name, inner) {
                 self.tagged();
                 return Next::Keep(length);
@@ -552,7 +561,7 @@ impl Guard {
             let is_fine = match (tag, name.as_str()) {
                 ("img", "src") => self.policy.shows(value),
                 ("a", "href") => self.policy.leads(value, &self.known),
-                (_, name) => ATTRIBUTES.contains(&name),
+                (_, name) => ATTRIBUTES.contains(&name) || is_inert(name, value),
             };
             if !is_fine || value.contains(|c: char| UNCLEAR.contains(c)) {
                 return false;
@@ -754,6 +763,22 @@ mod tests {
         );
         stays("<img alt=\"x\" src=\"https://cdn.example/a.png\" width=\"3\">");
         stays("a < b, a <b and c, Vec<Option<T>>, x<y> -> <3, 1<2");
+    }
+
+    #[test]
+    fn tags_that_html_does_not_know_stay_where_they_can_do_nothing() {
+        stays(
+            "<answer kind=\"short\">42</answer> <tool_result tool=\"calculator\">x</tool_result>",
+        );
+        for (text, expect) in [
+            ("<x src=\"https://evil.example\">", "&lt;x src=\"https://evil.example\">"),
+            ("<x onclick=\"go\">", "&lt;x onclick=\"go\">"),
+            ("<x hx-get=\"go\">", "&lt;x hx-get=\"go\">"),
+            ("<x style=\"a\">", "&lt;x style=\"a\">"),
+            ("<x kind=short>", "&lt;x kind=short>"),
+        ] {
+            check(text, expect);
+        }
     }
 
     #[test]
