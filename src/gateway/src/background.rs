@@ -18,11 +18,13 @@ use tollway_wire::responses::record::Record;
 use tollway_wire::responses::stored;
 use tollway_wire::scan;
 
+use crate::agents::model::Run;
 use crate::broadcast::{self, Broadcast, Follower, Next};
+use crate::early::refuse;
 use crate::exchange::{AnswerStream, Call, Opened};
 use crate::model_call::{self, gone_error};
 use crate::responses::{ID_BYTES_MAX, Made, Turn};
-use crate::state::{Gateway, RequestState};
+use crate::state::{Gateway, Generation, RequestState};
 use crate::{observe, respond};
 
 /// How many may be under way at once.
@@ -32,11 +34,11 @@ const CANCEL_WAIT: Duration = Duration::from_secs(1);
 
 /// What is being made, by id.
 pub(crate) struct Background {
-    running: Mutex<HashMap<String, Run>>,
+    running: Mutex<HashMap<String, Making>>,
     budget: Arc<Budget>,
 }
 
-struct Run {
+struct Making {
     /// None before it has begun.
     task: Option<AbortHandle>,
     is_given_up: bool,
@@ -71,7 +73,7 @@ impl Background {
 
 /// A response's place among those that are being made: whoever asks for it finds it there, from
 /// before its client knows the id to its end.
-pub(crate) struct Place {
+struct Place {
     gateway: Arc<Gateway>,
     /// `resp_` included.
     id: String,
@@ -80,14 +82,14 @@ pub(crate) struct Place {
 
 impl Place {
     /// Takes a place, if there is one more.
-    pub(crate) fn take(gateway: &Arc<Gateway>, id: String, is_live: bool) -> Option<Place> {
+    fn take(gateway: &Arc<Gateway>, id: String, is_live: bool) -> Option<Place> {
         let Background { running, budget } = &gateway.background;
         let mut running = running.lock();
         if running.len() >= RUNNING_MAX {
             return None;
         }
         let log = Arc::new(Broadcast::new(budget, is_live));
-        let run = Run { task: None, is_given_up: false, log: Arc::clone(&log) };
+        let run = Making { task: None, is_given_up: false, log: Arc::clone(&log) };
         running.insert(id.clone(), run);
         Some(Place { gateway: Arc::clone(gateway), id, log })
     }
@@ -102,23 +104,78 @@ impl Drop for Place {
 
 /// A response to be made.
 pub(crate) struct Job {
-    pub(crate) place: Place,
-    pub(crate) call: Box<Call>,
-    pub(crate) turn: Box<Turn>,
+    place: Place,
+    maker: Maker,
+    generation: Arc<Generation>,
+    turn: Box<Turn>,
     /// As it was answered: queued.
-    pub(crate) queued: Vec<u8>,
+    queued: Vec<u8>,
 }
 
-/// The first answer of a response in the background.
-pub(crate) fn queued(asked: &client::Asked<'_>) -> Vec<u8> {
-    stored::queued(asked)
+/// Who makes it.
+pub(crate) enum Maker {
+    /// A provider.
+    Call(Box<Call>),
+    /// An agent.
+    Run(Box<Run>),
+}
+
+/// Answers at once, and leaves the response to be made afterwards.
+pub(crate) async fn promise(
+    session: &mut ServerSession,
+    gateway: &Arc<Gateway>,
+    generation: &Arc<Generation>,
+    ctx: &mut RequestCtx,
+    asked: &client::Asked<'_>,
+    turn: Box<Turn>,
+    maker: Maker,
+) -> Result<Outcome> {
+    let id = format!("resp_{}", asked.id);
+    let place = match turn.keeps() {
+        false => Err(needs_store()),
+        true => Place::take(gateway, id.clone(), asked.stream).ok_or_else(|| {
+            Reject::too_many_requests(
+                "Too many responses are being made in the background.",
+                Duration::from_secs(1),
+            )
+        }),
+    };
+    let place = match place {
+        Ok(place) => place,
+        Err(reject) => return refuse(session, generation, ctx, reject).await,
+    };
+    let headers = match &maker {
+        Maker::Call(_) => Vec::new(),
+        Maker::Run(run) => run.headers(),
+    };
+    let queued = stored::queued(asked);
+    // Before the client knows the id, and asks for it.
+    turn.keep_as(&*gateway.responses, &id, queued.clone().into(), Made::default());
+    let answered = match asked.stream {
+        // The events follow when the job is begun.
+        true => respond::begin_stream(session, &generation.chain, ctx, headers, None)
+            .await
+            .map(|()| Outcome::Done),
+        false => {
+            let body = queued.clone().into();
+            model_call::whole(session, generation, ctx, headers, body).await
+        }
+    };
+    match answered {
+        Ok(_) => {
+            let generation = Arc::clone(generation);
+            ctx.held = Some(Box::new(Job { place, maker, generation, turn, queued }));
+        }
+        Err(_) => gateway.responses.remove(&id),
+    }
+    answered
 }
 
 /// Makes it. `ctx` is the request's, whose end comes when the response is there. Whoever wants its
 /// events at once follows it.
 pub(crate) fn begin(gateway: &Arc<Gateway>, ctx: RequestCtx, job: Job) -> Option<Follower> {
     let mut state = RequestState::new(gateway);
-    state.generation = Arc::clone(&job.call.generation);
+    state.generation = Arc::clone(&job.generation);
     state.ctx = Some(ctx);
     let (id, log) = (job.place.id.clone(), Arc::clone(&job.place.log));
     let record = log.is_live.then(|| {
@@ -181,9 +238,47 @@ impl Told {
 impl Running {
     async fn run(mut self) {
         self.keep(stored::in_progress(&self.job.queued));
-        let opened = self.gateway.exchange.open(&self.job.call).await;
+        match &self.job.maker {
+            Maker::Call(_) => self.call().await,
+            Maker::Run(_) => self.follow().await,
+        }
+    }
+
+    /// Has an agent make it.
+    async fn follow(&mut self) {
+        let broken = loop {
+            let Maker::Run(run) = &mut self.job.maker else { return };
+            let events = match run.next().await {
+                None => break Reject::internal("No answer.", "a run that ends without its answer"),
+                Some(Err(reject)) => break reject,
+                Some(Ok(events)) => events,
+            };
+            // Before anybody knows that it is complete, and asks for it.
+            let response =
+                run.response().map(|response| stored::renamed(response, &self.job.place.id));
+            if let Some(last) = response {
+                self.keep(last.clone());
+                self.last = Some(last);
+            }
+            self.told.tell(|record, out| record.push(&events, out));
+            if self.last.is_some() {
+                self.state.outcome = Outcome::Done;
+                return;
+            }
+        };
+        self.state.outcome = Outcome::Broken;
+        if let Some(ctx) = &mut self.state.ctx {
+            ctx.report.error_kind = Some(broken.kind.to_string());
+        }
+        self.fail(&broken);
+    }
+
+    /// Has a provider make it.
+    async fn call(&mut self) {
+        let Maker::Call(call) = &self.job.maker else { return };
+        let opened = self.gateway.exchange.open(call).await;
         let Some(ctx) = &mut self.state.ctx else { return };
-        model_call::told(&mut ctx.report, &mut self.job.call.report.lock());
+        model_call::told(&mut ctx.report, &mut call.report.lock());
         ctx.report.upstream_ended = Some(self.gateway.clock.now());
         self.state.outcome = Outcome::Done;
         match opened {
@@ -261,7 +356,7 @@ impl Running {
 
     fn fail(&mut self, reject: &Reject) {
         let Some(ctx) = &self.state.ctx else { return };
-        let codes = self.job.call.generation.config.error_codes;
+        let codes = self.job.generation.config.error_codes;
         let error = respond::error_object(reject, ctx, codes);
         let last = stored::failed(&self.job.queued, reject.status, &error);
         self.keep(last.clone());
@@ -334,6 +429,13 @@ pub(crate) async fn pass_on(session: &mut ServerSession, mut follower: Follower)
         session.write_response_body(last, true).await?;
         return Ok(true);
     }
+}
+
+/// The refusal of what would be made for nobody.
+pub(crate) fn needs_store() -> Rejection {
+    Reject::invalid_request(
+        "Background mode requires store=true: there would be nothing to ask for later.",
+    )
 }
 
 /// Whether a request asks for it.

@@ -16,12 +16,12 @@ use tollway_wire::scan::{self, Limits, Object};
 use tollway_wire::splice::{Edits, json_string};
 use tollway_wire::{count, form};
 
-use crate::background::{Job, Place};
+use crate::background::Maker;
 use crate::body::{self, BodyError};
 use crate::coalesce::{FlightKey, Seat};
 use crate::early::{finish, refuse};
 use crate::exchange::{self, AnswerStream, Opened};
-use crate::responses::{Made, Turn};
+use crate::responses::Turn;
 use crate::routes::Asked;
 use crate::state::{Gateway, Generation};
 use crate::wishes::{self, Wishes};
@@ -201,30 +201,16 @@ async fn in_background(
     turn: Box<Turn>,
 ) -> Result<Outcome> {
     let generation = Arc::clone(&call.generation);
+    let (view, plan) = (Arc::clone(&call.view), Arc::clone(&call.plan.requested));
     let id = call.id.clone().unwrap_or_default();
-    let place = match turn.keeps() {
-        false => Err(Reject::invalid_request(
-            "Background mode requires store=true: there would be nothing to ask for later.",
-        )),
-        true => Place::take(gateway, format!("resp_{id}"), call.view.stream).ok_or_else(|| {
-            Reject::too_many_requests(
-                "Too many responses are being made in the background.",
-                std::time::Duration::from_secs(1),
-            )
-        }),
-    };
-    let place = match place {
-        Ok(place) => place,
-        Err(reject) => return refuse(session, &generation, ctx, reject).await,
-    };
-    let queued = background::queued(&tollway_wire::client::Asked {
-        operation: call.view.operation,
-        model: &call.plan.requested,
-        stream: call.view.stream,
-        body: &call.view.body,
+    let asked = tollway_wire::client::Asked {
+        operation: view.operation,
+        model: &plan,
+        stream: view.stream,
+        body: &view.body,
         id: &id,
         created: gateway.clock.unix().as_secs(),
-    });
+    };
     // To the provider it is a call like any other.
     call.view = match without_background(&call.view.body, &call.view.object) {
         Ok((body, object)) => {
@@ -238,24 +224,8 @@ async fn in_background(
             Err(reject) => return refuse(session, &generation, ctx, reject).await,
         };
     }
-    // Before the client knows the id, and asks for it.
-    let id = format!("resp_{id}");
-    turn.keep_as(&*gateway.responses, &id, queued.clone().into(), Made::default());
-    let answered = match call.view.stream {
-        // The events follow when the job is begun.
-        true => {
-            let chain = &generation.chain;
-            respond::begin_stream(session, chain, ctx, Vec::new(), None)
-                .await
-                .map(|()| Outcome::Done)
-        }
-        false => whole(session, &generation, ctx, Vec::new(), queued.clone().into()).await,
-    };
-    match answered {
-        Ok(_) => ctx.held = Some(Box::new(Job { place, call, turn, queued })),
-        Err(_) => gateway.responses.remove(&id),
-    }
-    answered
+    let maker = Maker::Call(call);
+    background::promise(session, gateway, &generation, ctx, &asked, turn, maker).await
 }
 
 /// The request without `background`.

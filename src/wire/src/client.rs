@@ -66,7 +66,7 @@ pub struct Asked<'a> {
 }
 
 /// Puts one answer from OpenAI's form into a client's dialect.
-pub trait Encoder: Send {
+pub trait Encoder: Send + Sync {
     /// Translates a whole answer: OpenAI's JSON in, the client's JSON out.
     ///
     /// # Errors

@@ -8,13 +8,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use serde_json::{Value, json};
 use tollway_agent::ports::Caller;
 use tollway_agent::request::{OnDisconnect, RunRequest};
 use tollway_agent::resume::{Decided, Resume, ToolOutput};
-use tollway_agent::run::feed::Next;
+use tollway_agent::run::feed::{Follower, Next};
 use tollway_agent::run::journal::Decision;
 use tollway_agent::service::Begun;
 use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx, RequestView};
@@ -24,11 +25,12 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::sse::{self, Parser, TooLong};
 
 use super::{caller, named};
+use crate::background::Maker;
 use crate::early::refuse;
 use crate::model_call::{self, gone_error};
 use crate::responses::Turn;
 use crate::state::{Gateway, Generation};
-use crate::{random, respond};
+use crate::{background, random, respond};
 
 /// What models that are agents begin with.
 pub(crate) const PREFIX: &str = "agent/";
@@ -44,8 +46,8 @@ pub(crate) fn asked_for(view: &RequestView) -> bool {
 /// Serves a call of a model that is an agent.
 pub(crate) async fn serve(
     session: &mut ServerSession,
-    gateway: &Gateway,
-    generation: &Generation,
+    gateway: &Arc<Gateway>,
+    generation: &Arc<Generation>,
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
     generation.chain.diverted(ctx);
@@ -54,21 +56,42 @@ pub(crate) async fn serve(
     who.client = ctx.client;
     who.trace = ctx.span.as_deref().map(|span| span.trace().clone());
     who.end_user.clone_from(&ctx.end_user);
-    let (begun, mut telling) = match begin(gateway, who, ctx).await {
-        Ok(begun) => begun,
+    let mut run = match begin(gateway, who, ctx).await {
+        Ok(run) => run,
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
-    match telling.stream {
-        true => stream(session, gateway, generation, ctx, &begun, &mut telling).await,
-        false => whole(session, gateway, generation, ctx, &begun, &mut telling).await,
+    if let Some(view) = ctx.view.clone().filter(|view| background::is_wanted(view))
+        && let Some(turn) = run.telling.turn.take()
+    {
+        let (id, model) = (run.telling.id.clone(), run.telling.model.clone());
+        let asked = asked(&view, &id, &model, run.telling.created);
+        let (turn, maker) = (Box::new(turn), Maker::Run(Box::new(run)));
+        return background::promise(session, gateway, generation, ctx, &asked, turn, maker).await;
+    }
+    match run.telling.stream {
+        true => stream(session, gateway, generation, ctx, &mut run).await,
+        false => whole(session, gateway, generation, ctx, &mut run).await,
     }
 }
 
-async fn begin(
-    gateway: &Gateway,
-    who: Caller,
-    ctx: &RequestCtx,
-) -> Result<(Begun, Telling), Rejection> {
+/// What encoders have to know of a request.
+fn asked<'a>(
+    view: &'a RequestView,
+    id: &'a str,
+    model: &'a str,
+    created: u64,
+) -> client::Asked<'a> {
+    client::Asked {
+        operation: view.operation,
+        model,
+        stream: view.stream,
+        body: &view.body,
+        id,
+        created,
+    }
+}
+
+async fn begin(gateway: &Gateway, who: Caller, ctx: &RequestCtx) -> Result<Run, Rejection> {
     let Some(view) = ctx.view.clone() else {
         return Err(Reject::internal("no request", "the body was not read"));
     };
@@ -78,6 +101,9 @@ async fn begin(
         Dialect::Responses => Some(Turn::read(&view, ctx, &*gateway.responses, &id)?),
         _ => None,
     };
+    if background::is_wanted(&view) && !turn.as_ref().is_some_and(Turn::keeps) {
+        return Err(background::needs_store());
+    }
     let history = turn.as_ref().and_then(|turn| turn.history.clone());
     let body = client::to_openai(view.dialect, view.operation, &view.body, history.as_deref());
     let body = body.map_err(|invalid| {
@@ -89,16 +115,8 @@ async fn begin(
     })?;
     let mut request = RunRequest::read_chat(&body)?;
     let created = gateway.clock.unix().as_secs();
-    let asked = client::Asked {
-        operation: view.operation,
-        model: &model,
-        stream: view.stream,
-        body: &view.body,
-        id: &id,
-        created,
-    };
-    let encoder = client::encoder(view.dialect, &asked);
-    // What OpenAI's members mean there is not what ours mean.
+    let encoder = client::encoder(view.dialect, &asked(&view, &id, &model, created));
+    // What OpenAI's members mean there is not what ours mean: in the background it is followed here.
     request.background = false;
     request.store = Some(true);
     let telling = Telling {
@@ -120,7 +138,7 @@ async fn begin(
         None => agents.begin(who, request).await?,
     };
     let telling = Telling { run: Arc::clone(&begun.id), ..telling };
-    Ok((begun, telling))
+    Ok(Run { follower: begun.follow(), begun, telling })
 }
 
 /// What the last messages say about a run that waits: which one, and what was decided or returned.
@@ -176,6 +194,44 @@ fn text(content: &Value) -> String {
             parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
         }
         _ => String::new(),
+    }
+}
+
+/// A run that is told to a client of a model. Where nobody wants it any more, it ends.
+pub(crate) struct Run {
+    begun: Begun,
+    follower: Follower,
+    telling: Telling,
+}
+
+impl Run {
+    /// Waits for more of it, in the client's dialect. `None` is its end.
+    pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Rejection>> {
+        loop {
+            let told = match self.follower.next().await {
+                Next::Ended => return None,
+                Next::Lost => Err(Failed(Reject::internal("Too many events.", "events are lost"))),
+                Next::Events(events) => {
+                    let chunks = self.telling.chunks(&events);
+                    chunks.and_then(|chunks| self.telling.encoded(chunks))
+                }
+            };
+            match told {
+                Ok(events) if events.is_empty() => {}
+                Ok(events) => return Some(Ok(events.into())),
+                Err(Failed(reject)) => return Some(Err(reject)),
+            }
+        }
+    }
+
+    /// What its answer has besides the usual headers.
+    pub(crate) fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
+        named(&self.begun.id).into_iter().collect()
+    }
+
+    /// The whole response, once it has been told to its end, in a dialect that keeps it.
+    pub(crate) fn response(&self) -> Option<&[u8]> {
+        self.telling.encoder.as_ref()?.response()
     }
 }
 
@@ -386,45 +442,36 @@ async fn stream(
     gateway: &Gateway,
     generation: &Generation,
     ctx: &mut RequestCtx,
-    begun: &Begun,
-    telling: &mut Telling,
+    run: &mut Run,
 ) -> Result<Outcome> {
-    let mut follower = begun.follow();
     let mut has_begun = false;
     loop {
         let next = tokio::select! {
             biased;
-            next = follower.next() => next,
+            next = run.next() => next,
             gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
         };
-        let told = match next {
-            Next::Events(events) => {
-                telling.chunks(&events).and_then(|chunks| telling.encoded(chunks))
-            }
-            Next::Ended => {
+        match next {
+            None => {
                 session.write_response_body(Bytes::new(), true).await?;
                 return Ok(Outcome::Done);
             }
-            Next::Lost => Err(Failed(Reject::internal("Too many events.", "events are lost"))),
-        };
-        match told {
-            Ok(events) if events.is_empty() => {}
-            Ok(events) => {
+            Some(Ok(events)) => {
                 if !has_begun {
                     has_begun = true;
-                    let headers = named(&begun.id).into_iter().collect();
+                    let headers = run.headers();
                     respond::begin_stream(session, &generation.chain, ctx, headers, None).await?;
                 }
-                telling.keep(gateway, None);
+                run.telling.keep(gateway, None);
                 ctx.report.bytes_sent += events.len() as u64;
-                session.write_response_body(events.into(), false).await?;
+                session.write_response_body(events, false).await?;
             }
             // As long as nothing was said, the status can still tell.
-            Err(Failed(reject)) if !has_begun => {
+            Some(Err(reject)) if !has_begun => {
                 return refuse(session, generation, ctx, reject).await;
             }
-            Err(Failed(reject)) => {
-                return broken(session, generation, ctx, telling, &reject).await;
+            Some(Err(reject)) => {
+                return broken(session, generation, ctx, &mut run.telling, &reject).await;
             }
         }
     }
@@ -457,30 +504,28 @@ async fn whole(
     gateway: &Gateway,
     generation: &Generation,
     ctx: &mut RequestCtx,
-    begun: &Begun,
-    telling: &mut Telling,
+    run: &mut Run,
 ) -> Result<Outcome> {
-    let mut follower = begun.follow();
     let mut chunks = Vec::new();
     let made = loop {
         let next = tokio::select! {
             biased;
-            next = follower.next() => next,
+            next = run.follower.next() => next,
             gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
         };
         match next {
-            Next::Events(events) => match telling.chunks(&events) {
+            Next::Events(events) => match run.telling.chunks(&events) {
                 Ok(more) => chunks.extend(more),
                 Err(Failed(reject)) => break Err(reject),
             },
-            Next::Ended => break completion(telling, &chunks),
+            Next::Ended => break completion(&mut run.telling, &chunks),
             Next::Lost => break Err(Reject::internal("Too many events.", "events are lost")),
         }
     };
     match made {
         Ok(body) => {
-            telling.keep(gateway, Some(&body));
-            let headers = named(&begun.id).into_iter().collect();
+            run.telling.keep(gateway, Some(&body));
+            let headers = run.headers();
             model_call::whole(session, generation, ctx, headers, body.into()).await
         }
         Err(reject) => refuse(session, generation, ctx, reject).await,
