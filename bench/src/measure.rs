@@ -142,8 +142,7 @@ struct Pair {
 }
 
 impl Pair {
-    async fn start(bench: &Bench, family: &'static Family) -> Result<Pair, Failure> {
-        let upstream = Upstream::start(STREAM_PACE, &[family]).await?;
+    async fn start(bench: &Bench, upstream: Upstream) -> Result<Pair, Failure> {
         let bare = Proxy::start(&bench.launch, Side::Bare, &upstream).await?;
         let tollway = Proxy::start(&bench.launch, Side::Tollway, &upstream).await?;
         Ok(Pair { upstream, proxies: [bare, tollway] })
@@ -246,7 +245,7 @@ async fn cache_hit(bench: &Bench) -> Result<Vec<Row>, Failure> {
 }
 
 async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64>; 3], Failure> {
-    let pair = Pair::start(bench, ask.reply.family).await?;
+    let pair = Pair::start(bench, Upstream::start(STREAM_PACE, &[ask.reply.family]).await?).await?;
     let mut loads = pair.loads(ask, CONNECTIONS).await?;
     for load in &mut loads {
         load.for_time(bench.turn / 2).await?;
@@ -293,7 +292,7 @@ async fn chunk(
     family: &'static Family,
     goal: Goal,
 ) -> Result<Vec<Row>, Failure> {
-    let pair = Pair::start(bench, family).await?;
+    let pair = Pair::start(bench, Upstream::start(STREAM_PACE, &[family]).await?).await?;
     let ask = |form| Ask { reply: family.reply(form), body_bytes: KB, unique: true };
     let mut shorts = pair.loads(ask(Form::Short), CONNECTIONS).await?;
     let mut longs = pair.loads(ask(Form::Long), CONNECTIONS).await?;
@@ -318,7 +317,7 @@ async fn chunk(
 
 /// What a proxy adds to the latency of the upstream, at a rate far below what it can do.
 async fn latency(bench: &Bench) -> Result<Vec<Row>, Failure> {
-    let pair = Pair::start(bench, OPENAI).await?;
+    let pair = Pair::start(bench, Upstream::start_apart(STREAM_PACE, &[OPENAI])?).await?;
     let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes: KB, unique: true };
     let direct =
         Target { address: pair.upstream.address(), side: None, ..ask.of(&pair.proxies[0]) };
@@ -356,7 +355,7 @@ async fn memory(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let ask = Ask { reply: OPENAI.reply(Form::Json), body_bytes: KB, unique: true };
     for round in 1..=bench.rounds.min(MEMORY_ROUNDS_MAX) {
         for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let upstream = Upstream::start(STREAM_PACE, &[OPENAI]).await?;
+            let upstream = Upstream::start_apart(STREAM_PACE, &[OPENAI])?;
             let proxy = Proxy::start(&bench.launch, side, &upstream).await?;
             idle[at].push(megabytes(proxy.rss()?));
             let mut load = Load::open(ask.of(&proxy), &upstream, MEMORY_CONNECTIONS).await?;
@@ -394,7 +393,7 @@ async fn streams(bench: &Bench) -> Result<Vec<Row>, Failure> {
     let warm = Ask { reply: OPENAI.reply(Form::Short), ..ask };
     for round in 1..=bench.rounds.min(MEMORY_ROUNDS_MAX) {
         for (at, side) in Side::BOTH.into_iter().enumerate() {
-            let upstream = Upstream::start(READING_PACE, &[OPENAI]).await?;
+            let upstream = Upstream::start_apart(READING_PACE, &[OPENAI])?;
             let proxy = Proxy::start(&bench.launch, side, &upstream).await?;
             drop(Load::open(warm.of(&proxy), &upstream, 1).await?);
             proxy.forget_peak()?;

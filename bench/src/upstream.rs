@@ -1,8 +1,11 @@
 //! The upstream of both proxies: simulated, with answers made in advance.
 
 use std::net::SocketAddr;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tollway_simulator::{Fixed, Options, Simulator};
 
 use crate::Failure;
@@ -23,35 +26,45 @@ pub struct Pace {
     pub interval: Duration,
 }
 
-/// A running upstream, on the load runner's own thread: two threads on one core would wait for each
-/// other. Stops when dropped.
+/// A running upstream. Stops when dropped.
 pub struct Upstream {
     simulator: Simulator,
     pace: Pace,
     replies: Vec<Reply>,
+    _stop: Option<oneshot::Sender<()>>,
 }
 
 impl Upstream {
-    /// Starts one on a free port, with the answers of these families.
+    /// Starts one on a free port, with the answers of these families, on the load runner's own thread:
+    /// where CPU is measured, two threads on one core would wait for each other.
     ///
     /// # Errors
     /// When there is no port to be had.
     pub async fn start(pace: Pace, families: &[&'static Family]) -> Result<Upstream, Failure> {
-        let replies: Vec<Reply> = families
-            .iter()
-            .flat_map(|family| Form::ALL.into_iter().map(|form| family.reply(form)))
-            .collect();
-        let fixed = replies.iter().map(|reply| {
-            let (path, shape) = (reply.path(), reply.family.upstream);
-            match reply.form {
-                Form::Json => Fixed::answer(path, shape, JSON_TEXT_BYTES),
-                Form::Short => Fixed::stream(path, shape, pace.short, pace.interval),
-                Form::Long => Fixed::stream(path, shape, pace.long, pace.interval),
-            }
-        });
-        // Strict, so that what is sent to a wrong path gets a 404 and not some other answer.
-        let options = Options { strict_models: true, ..Options::bench(fixed) };
-        Ok(Upstream { simulator: Simulator::start(options).await?, pace, replies })
+        let (options, replies) = answers(pace, families);
+        Ok(Upstream { simulator: Simulator::start(options).await?, pace, replies, _stop: None })
+    }
+
+    /// The same on a thread of its own, as real ones are programs of their own: where waiting is
+    /// measured.
+    ///
+    /// # Errors
+    /// When there is no thread or port to be had.
+    pub fn start_apart(pace: Pace, families: &[&'static Family]) -> Result<Upstream, Failure> {
+        let (options, replies) = answers(pace, families);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (started, start) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::Builder::new().name("upstream".into()).spawn(move || {
+            runtime.block_on(async {
+                let simulator = Simulator::start(options).await;
+                if started.send(simulator).is_ok() {
+                    // Fails as soon as the other side is dropped, which is what it waits for.
+                    let _ = stopped.await;
+                }
+            });
+        })?;
+        Ok(Upstream { simulator: start.recv()??, pace, replies, _stop: Some(stop) })
     }
 
     /// Where it listens.
@@ -86,6 +99,25 @@ impl Upstream {
         let entries = self.replies.iter().map(|reply| reply.entry(self.address()));
         format!("model_list:\n{}", entries.collect::<String>())
     }
+}
+
+/// All answers it has.
+fn answers(pace: Pace, families: &[&'static Family]) -> (Options, Vec<Reply>) {
+    let replies: Vec<Reply> = families
+        .iter()
+        .flat_map(|family| Form::ALL.into_iter().map(|form| family.reply(form)))
+        .collect();
+    let fixed = replies.iter().map(|reply| {
+        let (path, shape) = (reply.path(), reply.family.upstream);
+        match reply.form {
+            Form::Json => Fixed::answer(path, shape, JSON_TEXT_BYTES),
+            Form::Short => Fixed::stream(path, shape, pace.short, pace.interval),
+            Form::Long => Fixed::stream(path, shape, pace.long, pace.interval),
+        }
+    });
+    // Strict, so that what is sent to a wrong path gets a 404 and not some other answer.
+    let options = Options { strict_models: true, ..Options::bench(fixed) };
+    (options, replies)
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ const FIRST: u64 = 10;
 const UNASKED: u64 = 100;
 /// How long Redis is silent before what was never asked of it is shared out.
 const SLOW_MAX: Duration = Duration::from_secs(2);
+/// How much longer than this node knows of Redis may have served the others.
+const MOMENT: Duration = Duration::from_secs(1);
 /// How long a refusal is believed at least, before Redis is asked again.
 const REFUSED_MIN: Duration = Duration::from_millis(400);
 /// The same for places, which come free at any moment.
@@ -387,16 +389,20 @@ impl Counter {
     }
 
     /// What others may have taken between the last word of Redis and its end. They are taken to be
-    /// like this node, and each to have taken what it took; or all together to have gone on as in
-    /// the five seconds before, at twice that pace, and at the least as if it had all been in one.
+    /// like this node, and each to have taken what it took, and all that is asked of this node in that
+    /// time and a moment; or all together to have gone on as in the five seconds before, at twice that
+    /// pace, and at the least as if it had all been in one.
     fn unheard(&self, now: Instant, place: Place, away_since: Instant) -> u64 {
         let Some(known) = self.known else { return 0 };
         if now.saturating_duration_since(away_since.max(known.at)) > WINDOW {
             return 0;
         }
+        let others = place.nodes.saturating_sub(1);
         let unheard = away_since.saturating_duration_since(known.at).as_secs_f64();
         let pace = known.slots[SLOTS - 2] as f64 * unheard.min(1.0).max(unheard * 2.0 / 5.0);
-        (pace as u64).max(known.granted.saturating_mul(place.nodes.saturating_sub(1)))
+        let rate = self.rate.max(self.rate_of_late(now));
+        let asked = rate * others as f64 * (unheard + MOMENT.as_secs_f64());
+        (pace.max(asked) as u64).max(known.granted.saturating_mul(others))
     }
 
     /// Places of the others and of this node when Redis was last heard, if that is not long ago.
