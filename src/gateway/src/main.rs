@@ -28,6 +28,7 @@ mod named;
 mod observe;
 mod oidc;
 mod pass_through;
+mod percent;
 mod post;
 mod proxy;
 mod random;

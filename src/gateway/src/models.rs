@@ -9,7 +9,7 @@ use tollway_providers::prices;
 use tollway_wire::operation::Dialect;
 
 use crate::agents;
-use crate::routes::percent_decoded;
+use crate::percent::percent_decoded;
 use crate::state::Generation;
 
 /// LiteLLM's constant `created`; clients want a number and nobody knows a better one.

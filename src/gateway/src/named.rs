@@ -10,7 +10,7 @@ use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{self, Limits};
 use tollway_wire::splice::json_string;
 
-use crate::routes::percent_decoded;
+use crate::percent::percent_decoded;
 use crate::state::Generation;
 use crate::wishes;
 

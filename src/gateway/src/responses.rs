@@ -23,6 +23,7 @@ use tollway_wire::splice::Edits;
 
 use crate::broadcast::Follower;
 use crate::early::{finish, refuse};
+use crate::percent::percent_decoded;
 use crate::routes::{self, ResponseRoute};
 use crate::state::{Gateway, Generation};
 use crate::{background, respond};
@@ -198,7 +199,7 @@ pub(crate) async fn serve(
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
     let head = session.req_header();
-    let id = routes::percent_decoded(routes::response_id(head.uri.path()).unwrap_or_default());
+    let id = percent_decoded(routes::response_id(head.uri.path()).unwrap_or_default());
     let query = Query(head.uri.query().unwrap_or_default().to_owned());
     let is_delete = head.method == http::Method::DELETE;
     let wanted = Wanted { id, query, tenant: ctx.identity.as_ref().map(|key| key.hash) };
@@ -371,8 +372,8 @@ impl Query {
     fn all(&self, name: &str) -> impl Iterator<Item = String> {
         let pairs = self.0.split('&').filter_map(|pair| pair.split_once('='));
         pairs
-            .filter(move |(have, _)| routes::percent_decoded(have) == name)
-            .map(|(_, value)| routes::percent_decoded(value))
+            .filter(move |(have, _)| percent_decoded(have) == name)
+            .map(|(_, value)| percent_decoded(value))
     }
 
     fn get(&self, name: &str) -> Option<String> {

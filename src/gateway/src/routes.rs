@@ -5,6 +5,7 @@ use tollway_wire::operation::{Dialect, Operation};
 
 use crate::admin;
 use crate::agents::{self, AgentRoute};
+use crate::percent::percent_decoded;
 
 /// What a request is for, by its path alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,27 +227,6 @@ fn name(encoded: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Undoes percent-encoding, so that `openai%2Fgpt-4o` is found as well.
-pub(crate) fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = |at: usize| bytes.get(at).and_then(|b| (*b as char).to_digit(16));
-        match (bytes[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
-                at += 3;
-            }
-            (byte, ..) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
-}
-
 /// The `{id}` of `/v1/models/{id}`, still percent-encoded. It may hold slashes: `openai/gpt-4o`.
 pub(crate) fn model_id(path: &str) -> Option<&str> {
     if let Some(id) = path.strip_prefix("/v1beta/models/") {
@@ -329,12 +309,6 @@ mod tests {
         check("/v1/models/gemini-2.5-pro:generateContent", &gemini(false));
         // A colon alone makes no call of a model's name.
         check("/v1/models/ollama/llama3:8b", &Route::Model);
-    }
-
-    #[test]
-    fn percent_encoded_slashes_are_slashes() {
-        assert_eq!(percent_decoded("openai%2Fgpt-4o"), "openai/gpt-4o");
-        assert_eq!(percent_decoded("a%zz%2"), "a%zz%2");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tollway_wire::price::PicoDollars;
 use crate::early::{linger, refuse};
 use crate::exchange::{Endpoint, Line, final_head, no_answer};
 use crate::named;
-use crate::routes::percent_decoded;
+use crate::percent::percent_decoded;
 use crate::scrub::Scrub;
 use crate::state::{Gateway, Generation};
 

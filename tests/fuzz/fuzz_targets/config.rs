@@ -2,7 +2,7 @@
 //! secret.
 //!
 //! The module is the gateway's own and lives in a binary, so it is taken in by its path. All it
-//! asks of the rest of the gateway is one enum.
+//! asks of the rest of the gateway is one enum and one function.
 
 #![no_main]
 #![expect(dead_code, unused_imports, reason = "the module has more than the target calls")]
@@ -11,6 +11,9 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../../src/gateway/src/config/mod.rs"]
 mod config;
+
+#[path = "../../../src/gateway/src/percent.rs"]
+mod percent;
 
 /// What `config` takes from the gateway's `respond`.
 mod respond {

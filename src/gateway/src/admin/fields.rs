@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use tollway_filter_api::treasury::Period;
 use tollway_filter_api::{Reject, Rejection};
 
-use crate::routes::percent_decoded;
+use crate::percent::percent_decoded;
 use crate::{config, directory};
 
 /// The longest id, alias or other name, in characters.

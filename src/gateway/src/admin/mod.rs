@@ -41,7 +41,7 @@ use crate::body::{self, BodyError};
 use crate::config::Config;
 use crate::directory::{Directory, Joined};
 use crate::early::{finish, refuse};
-use crate::routes::percent_decoded;
+use crate::percent::percent_decoded;
 use crate::state::{Gateway, Generation};
 
 use access::Caller;

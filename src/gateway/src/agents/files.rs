@@ -30,7 +30,7 @@ use crate::body::{self, BodyError};
 use crate::early::{finish, refuse};
 use crate::model_call::gone_error;
 use crate::named;
-use crate::routes::percent_decoded;
+use crate::percent::percent_decoded;
 use crate::serve_request::wrong_method_of;
 use crate::state::{Gateway, Generation};
 use crate::stored;

@@ -27,8 +27,8 @@ use crate::body::{self, BodyError};
 use crate::directory::OBJECT_PERMISSION;
 use crate::early::{finish, refuse};
 use crate::model_call::gone_error;
+use crate::percent::percent_decoded;
 use crate::respond;
-use crate::routes::percent_decoded;
 use crate::state::{Gateway, Generation};
 
 pub(crate) mod calls;

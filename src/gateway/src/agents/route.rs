@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use crate::routes::percent_decoded;
+use crate::percent::percent_decoded;
 
 /// What is wanted of agents.
 #[derive(Clone, Debug, PartialEq, Eq)]

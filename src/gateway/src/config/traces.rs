@@ -216,7 +216,7 @@ fn pairs(text: &str) -> Vec<Option<(String, String)>> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
         let name = name.trim();
-        (!name.is_empty()).then(|| (name.to_owned(), crate::routes::percent_decoded(value.trim())))
+        (!name.is_empty()).then(|| (name.to_owned(), crate::percent::percent_decoded(value.trim())))
     };
     given.take(PAIRS_MAX).map(pair).collect()
 }
