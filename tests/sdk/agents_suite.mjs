@@ -5,15 +5,8 @@
 //
 // OTHER_KEY may use no tools. With words, only the cases whose names contain one of them run.
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
-import { pathToFileURL } from "node:url";
 
-const require = createRequire(new URL("../../.tools/node/", import.meta.url));
-const { default: OpenAI } = await import(pathToFileURL(require.resolve("openai")).href);
-
-const { TOLLWAY_KEY: apiKey, OTHER_KEY } = process.env;
-const baseURL = `${process.env.TOLLWAY_URL.replace(/\/$/, "")}/v1`;
-const aimock = process.env.AIMOCK_URL.replace(/\/$/, "");
+import { OpenAI, client, collect, options, refused, run, said, textOf, upstreamRequests } from "./suite.mjs";
 
 const AGENT = "agent/reckoner";
 const CAREFUL = "agent/careful";
@@ -30,38 +23,13 @@ const parameters = {
 };
 const bridgeState = { type: "function", function: { name: "bridge_state", parameters } };
 
-// A slow machine is no failure, and what fails is not to be hidden by trying again.
-const options = { baseURL, apiKey, maxRetries: 0, timeout: 60_000 };
-const client = new OpenAI(options);
-const other = new OpenAI({ ...options, apiKey: OTHER_KEY });
-const said = (content) => [{ role: "user", content }];
+const other = new OpenAI({ ...options, apiKey: process.env.OTHER_KEY });
 const ask = (text, more = {}) => client.chat.completions.create({ model: AGENT, messages: said(text), ...more });
 const respond = (input, more = {}) => client.responses.create({ model: AGENT, input, ...more });
 
-async function collect(chunks) {
-  const all = [];
-  for await (const chunk of chunks) all.push(chunk);
-  return all;
-}
-
-const textOf = (chunks) => chunks.map((chunk) => chunk.choices[0]?.delta.content ?? "").join("");
+/** The bodies of what the gateway sent to aimock with the marker in it. */
+const asked = async (marker) => (await upstreamRequests(marker)).map((entry) => entry.body);
 const counts = (usage) => [usage.prompt_tokens, usage.completion_tokens, usage.total_tokens];
-
-/** Calls, and gives the error of the kind that must come of it. */
-async function refused(kind, call) {
-  const error = await call().then(
-    (answer) => assert.fail(`no error but ${JSON.stringify(answer)}`),
-    (error) => error,
-  );
-  assert.equal(error.constructor.name, kind.name, String(error));
-  return error;
-}
-
-/** What the gateway sent to aimock: the requests that contain the marker. */
-async function upstreamRequests(marker) {
-  const journal = await (await fetch(`${aimock}/__aimock/journal`)).json();
-  return journal.map((entry) => entry.body).filter((body) => JSON.stringify(body ?? "").includes(marker));
-}
 
 const cases = {
   // ------------------------------------------------------------------------------- chat completions
@@ -73,7 +41,7 @@ const cases = {
     // The agent's own calls are no calls for the client to make.
     assert.deepEqual([choice.index, choice.finish_reason, choice.message.tool_calls], [0, "stop", undefined]);
     assert.deepEqual(counts(answer.usage), [100, 12, 112]);
-    const [first, second] = await upstreamRequests("whole-js");
+    const [first, second] = await asked("whole-js");
     assert.match(first.messages[0].content, /You reckon at the ferry\./);
     const result = second.messages.at(-1);
     assert.deepEqual([result.role, result.tool_call_id], ["tool", "call_six"]);
@@ -185,7 +153,7 @@ const cases = {
     const first = await respond(SIX);
     const again = await respond("Call across the harbour.", { previous_response_id: first.id });
     assert.equal(again.output_text, "It came back: ahoy.");
-    const seen = (await upstreamRequests("across the harbour")).at(-1);
+    const seen = (await asked("across the harbour")).at(-1);
     assert.ok(JSON.stringify(seen.messages).includes(FORTY_TWO));
   },
 
@@ -303,17 +271,4 @@ const cases = {
   },
 };
 
-const words = process.argv.slice(2);
-const names = Object.keys(cases).filter((name) => !words.length || words.some((word) => name.includes(word)));
-let failed = 0;
-for (const name of names) {
-  try {
-    await cases[name]();
-    console.log(`ok ${name}`);
-  } catch (error) {
-    failed += 1;
-    console.log(`FAILED ${name}\n    ${String(error?.stack ?? error).replaceAll("\n", "\n    ")}`);
-  }
-}
-console.log(`${names.length - failed} passed, ${failed} failed`);
-process.exit(failed ? 1 : 0);
+await run(cases);

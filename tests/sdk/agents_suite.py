@@ -9,21 +9,18 @@
 import asyncio
 import json
 import os
-import urllib.request
 
 import openai
 from openai import AsyncOpenAI, OpenAI
 
-import suite
-from suite import KEY, case, equal, run, said
+from suite import OPENAI as OPTIONS, case, equal, run, said, upstream_requests
+from suite import refused_exactly as refused
 
 AGENT, CAREFUL = "agent/reckoner", "agent/careful"
 SIX = "What are six times seven?"
 FORTY_TWO = "Six times seven is forty-two."
 BRIDGE = "Six times seven, and is Eastgate open?"
 
-# A slow machine is no failure, and what fails is not to be hidden by trying again.
-OPTIONS = {"base_url": suite.URL + "/v1", "api_key": KEY, "max_retries": 0, "timeout": 60.0}
 client = OpenAI(**OPTIONS)
 other = OpenAI(**{**OPTIONS, "api_key": os.environ["OTHER_KEY"]})
 
@@ -44,17 +41,9 @@ def respond(text, model=AGENT, **more):
     return client.responses.create(model=model, input=text, **more)
 
 
-def refused(kind, call):
-    """Calls, and gives the error that must come of it: of this kind and no narrower one."""
-    error = suite.refused(kind, call)
-    assert type(error) is kind, f"{type(error).__name__} is not {kind.__name__}: {error}"
-    return error
-
-
-def upstream_requests(marker):
-    """What the gateway sent to aimock: the requests that contain the marker."""
-    with urllib.request.urlopen(f"{os.environ['AIMOCK_URL']}/__aimock/journal", timeout=60) as answer:
-        return [entry["body"] for entry in json.load(answer) if marker in json.dumps(entry["body"])]
+def asked(marker):
+    """The bodies of what the gateway sent to aimock with the marker in it."""
+    return [entry["body"] for entry in upstream_requests(marker)]
 
 
 def text_of(chunks):
@@ -74,7 +63,7 @@ def agent_answers_with_what_its_tool_has_found():
     # The agent's own calls are no calls for the client to make.
     equal(answer.choices[0].message.tool_calls, None)
     assert answer.id and answer.created > 1_600_000_000, answer
-    first, second = upstream_requests("whole-py")
+    first, second = asked("whole-py")
     equal(first["messages"][0]["role"], "system")
     assert "You reckon at the ferry." in first["messages"][0]["content"], first
     names = {tool["function"]["name"] for tool in first["tools"]}
@@ -164,7 +153,7 @@ def functions_of_the_caller_go_round():
         answer = client.chat.completions.create(messages=messages, **more)
         equal(answer.choices[0].message.content, "Forty-two, and it is open.")
         # The usage is the whole run's; both results have reached the model.
-        last = upstream_requests("Eastgate open?")[-1]["messages"]
+        last = asked("Eastgate open?")[-1]["messages"]
         results = [message["content"] for message in last if message["role"] == "tool"]
         equal(len(results), 2)
         assert "42" in results[0] and results[1] == "open", results
@@ -187,7 +176,7 @@ def call_that_waits_is_approved_or_not():
         # It is decided once.
         error = refused(openai.ConflictError, lambda: client.chat.completions.create(**again))
         equal(error.code, "already_decided")
-    results = [body["messages"][-1]["content"] for body in upstream_requests("approval-py")]
+    results = [body["messages"][-1]["content"] for body in asked("approval-py")]
     assert "42" in results[1] and "too dear" in results[3] and "42" not in results[3], results
 
 
@@ -212,7 +201,7 @@ def response_is_gone_on_from():
     first = respond(SIX, instructions="Say it nicely.")
     again = respond("Call across the harbour.", previous_response_id=first.id)
     equal(again.output_text, "It came back: ahoy.")
-    seen = upstream_requests("across the harbour")[-1]["messages"]
+    seen = asked("across the harbour")[-1]["messages"]
     assert FORTY_TWO in json.dumps(seen) and "nicely" not in json.dumps(seen), seen
 
 

@@ -6,15 +6,10 @@
 // SIDE says how the gateway calls aimock: as `openai` or as `anthropic`. With words, only the cases
 // whose names contain one of them run. Every case is one line of output; the last line counts them.
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
-import { pathToFileURL } from "node:url";
 
-const require = createRequire(new URL("../../.tools/node/", import.meta.url));
-const { default: OpenAI } = await import(pathToFileURL(require.resolve("openai")).href);
+import { OpenAI, client, collect, options, refused, run, said, textOf, upstreamRequests } from "./suite.mjs";
 
-const { TOLLWAY_KEY: apiKey, SIDE } = process.env;
-const baseURL = `${process.env.TOLLWAY_URL.replace(/\/$/, "")}/v1`;
-const aimock = process.env.AIMOCK_URL.replace(/\/$/, "");
+const { SIDE } = process.env;
 const model = "gpt-4o-mini";
 const embedding = "text-embedding-3-small";
 // The simulated provider: aimock has neither legacy completions nor embeddings in base64.
@@ -62,37 +57,15 @@ const barge = {
 };
 const halcyon = { name: "Halcyon", tonnes: 340, cargo: ["slate", "cider"], flag: null };
 
-// A slow machine is no failure, and what fails is not to be hidden by trying again.
-const options = { baseURL, apiKey, maxRetries: 0, timeout: 60_000 };
-const client = new OpenAI(options);
-const said = (content) => [{ role: "user", content }];
 const ask = (text, more = {}) => client.chat.completions.create({ model, messages: said(text), ...more });
 const stream = (text, more = {}) => ask(text, { stream: true, ...more });
 
-async function collect(chunks) {
-  const all = [];
-  for await (const chunk of chunks) all.push(chunk);
-  return all;
-}
-
-const textOf = (chunks) => chunks.map((chunk) => chunk.choices[0]?.delta.content ?? "").join("");
 const callsOf = (message) =>
   message.tool_calls.map((call) => [call.id, call.function.name, JSON.parse(call.function.arguments)]);
 
-/** Calls, and gives the error of the kind that must come of it. */
-async function refused(kind, call) {
-  const error = await call().then(
-    (answer) => assert.fail(`no error but ${JSON.stringify(answer)}`),
-    (error) => error,
-  );
-  assert.equal(error.constructor.name, kind.name, String(error));
-  return error;
-}
-
-/** What the gateway sent to aimock: the one request that contains the marker. */
+/** The one request that the gateway sent to aimock with the marker in it. */
 async function upstreamRequest(marker) {
-  const journal = await (await fetch(`${aimock}/__aimock/journal`)).json();
-  const entries = journal.filter((entry) => JSON.stringify(entry.body ?? "").includes(marker));
+  const entries = await upstreamRequests(marker);
   assert.equal(entries.length, 1, marker);
   return entries[0];
 }
@@ -181,7 +154,7 @@ const cases = {
     const body = { model, messages: said("What does the ferryman charge? hdr-js") };
     await client.chat.completions.create(body, { headers: { "x-harbour": "canary" } });
     const headers = JSON.stringify((await upstreamRequest("hdr-js")).headers);
-    assert.ok(!headers.includes("canary") && !headers.includes(apiKey), headers);
+    assert.ok(!headers.includes("canary") && !headers.includes(options.apiKey), headers);
   },
 
   // ---------------------------------------------------------------------------------------- streams
@@ -451,17 +424,4 @@ const cases = {
   },
 };
 
-const words = process.argv.slice(2);
-const names = Object.keys(cases).filter((name) => !words.length || words.some((word) => name.includes(word)));
-let failed = 0;
-for (const name of names) {
-  try {
-    await cases[name]();
-    console.log(`ok ${name}`);
-  } catch (error) {
-    failed += 1;
-    console.log(`FAILED ${name}\n    ${String(error?.stack ?? error).replaceAll("\n", "\n    ")}`);
-  }
-}
-console.log(`${names.length - failed} passed, ${failed} failed`);
-process.exit(failed ? 1 : 0);
+await run(cases);

@@ -9,20 +9,16 @@ whose names contain one of them run. Every case is one line of output; the last 
 
 import asyncio
 import json
-import os
 import time
-import urllib.request
 
 import httpx
 import openai
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
-import suite
-from suite import KEY, MODEL, SIDE, case, equal, run, said
+from suite import KEY, MODEL, OPENAI as OPTIONS, SIDE, case, equal, run, said, upstream_requests
+from suite import refused_exactly as refused
 
-URL = suite.URL + "/v1"
-AIMOCK = os.environ["AIMOCK_URL"].rstrip("/")
 EMBEDDING = "text-embedding-3-small"
 # The simulated provider: aimock has neither legacy completions nor embeddings in base64.
 DEMO = "demo"
@@ -53,8 +49,6 @@ class Barge(BaseModel):
     flag: str | None
 
 
-# A slow machine is no failure, and what fails is not to be hidden by trying again.
-OPTIONS = {"base_url": URL, "api_key": KEY, "max_retries": 0, "timeout": 60.0}
 client = OpenAI(**OPTIONS)
 
 
@@ -66,23 +60,10 @@ def stream(text, **more):
     return ask(text, stream=True, **more)
 
 
-def refused(kind, call):
-    """Calls, and gives the error that must come of it: of this kind and no narrower one."""
-    error = suite.refused(kind, call)
-    assert type(error) is kind, f"{type(error).__name__} is not {kind.__name__}: {error}"
-    return error
-
-
 def upstream_request(marker):
-    """What the gateway sent to aimock: the one request that contains the marker."""
-    with urllib.request.urlopen(f"{AIMOCK}/__aimock/journal", timeout=60) as answer:
-        entries = [
-            entry
-            for entry in json.load(answer)
-            if marker in json.dumps(entry["body"], ensure_ascii=False)
-        ]
-    equal(len(entries), 1)
-    return entries[0]
+    """The one request that the gateway sent to aimock with the marker in it."""
+    (entry,) = upstream_requests(marker)
+    return entry
 
 
 # ------------------------------------------------------------------------------------------ answers

@@ -1,13 +1,18 @@
 """What the suites of the SDKs for Python share: cases, and how they are run."""
 
+import json
 import os
 import sys
 import traceback
+import urllib.request
 
 URL = os.environ["TOLLWAY_URL"].rstrip("/")
 KEY = os.environ["TOLLWAY_KEY"]
 SIDE = os.environ["SIDE"]
 MODEL = "gpt-4o-mini"
+
+# A slow machine is no failure, and what fails is not to be hidden by trying again.
+OPENAI = {"base_url": URL + "/v1", "api_key": KEY, "max_retries": 0, "timeout": 60.0}
 
 CASES = []
 
@@ -34,6 +39,21 @@ def refused(kind, call):
         assert isinstance(error, kind), f"{type(error).__name__} is not {kind.__name__}: {error}"
         return error
     raise AssertionError(f"no error but {answer!r}")
+
+
+def refused_exactly(kind, call):
+    """The same: of this kind and no narrower one."""
+    error = refused(kind, call)
+    assert type(error) is kind, f"{type(error).__name__} is not {kind.__name__}: {error}"
+    return error
+
+
+def upstream_requests(marker):
+    """What the gateway sent to aimock: the requests that contain the marker."""
+    journal = os.environ["AIMOCK_URL"].rstrip("/") + "/__aimock/journal"
+    with urllib.request.urlopen(journal, timeout=60) as answer:
+        entries = json.load(answer)
+    return [entry for entry in entries if marker in json.dumps(entry["body"], ensure_ascii=False)]
 
 
 def run():
