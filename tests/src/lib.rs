@@ -4,6 +4,7 @@
 //! Everything runs on loopback and port 0, nothing sleeps to wait for something, and everything
 //! that was started is stopped when its handle is dropped.
 
+pub mod access;
 pub mod agents;
 pub mod browser;
 pub mod client;

@@ -6,32 +6,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
+use tollway_tests::access::{Who, Whose};
 use tollway_tests::{Issuer, Response, Setup, Signer, client, get, post};
-
-/// Whose an object is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    Own,
-    Others,
-    Missing,
-}
-
-/// Who calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    None,
-    Garbage,
-    Expired,
-    Blocked,
-    KeyWithoutUser,
-    User,
-    OtherTenantsUser,
-    TeamMember,
-    TeamAdmin,
-    OtherTeamsAdmin,
-    Viewer,
-    Admin,
-}
 
 const ALL: [Who; 12] = [
     Who::None,
@@ -48,44 +24,8 @@ const ALL: [Who; 12] = [
     Who::Admin,
 ];
 
-impl Who {
-    /// The user of the key.
-    fn user(self) -> Option<&'static str> {
-        match self {
-            Who::User => Some("uma"),
-            Who::OtherTenantsUser => Some("otto"),
-            Who::TeamMember => Some("mia"),
-            Who::TeamAdmin => Some("ada"),
-            Who::OtherTeamsAdmin => Some("bob"),
-            Who::Viewer => Some("vera"),
-            Who::Admin => Some("adam"),
-            Who::None | Who::Garbage | Who::Expired | Who::Blocked | Who::KeyWithoutUser => None,
-        }
-    }
-
-    fn team(self) -> Option<&'static str> {
-        match self {
-            Who::TeamMember | Who::TeamAdmin => Some("team-a"),
-            Who::OtherTenantsUser | Who::OtherTeamsAdmin => Some("team-b"),
-            _ => None,
-        }
-    }
-
-    fn is_tenant_b(self) -> bool {
-        self.team() == Some("team-b")
-    }
-
-    fn is_team_admin(self) -> bool {
-        matches!(self, Who::TeamAdmin | Who::OtherTeamsAdmin)
-    }
-
-    fn is_nobody(self) -> bool {
-        matches!(self, Who::None | Who::Garbage | Who::Expired | Who::Blocked)
-    }
-
-    fn sees_all(self) -> bool {
-        matches!(self, Who::Viewer | Who::Admin)
-    }
+fn is_tenant_b(who: Who) -> bool {
+    who.team() == Some("team-b")
 }
 
 /// What a request is about.
@@ -254,18 +194,13 @@ impl Scene {
                 Who::Blocked => scene.made_key(json!({"blocked": true})).await,
                 Who::KeyWithoutUser => scene.made_key(json!({})).await,
                 who => {
-                    let role = match who {
-                        Who::Viewer => "proxy_admin_viewer",
-                        Who::Admin => "proxy_admin",
-                        _ => "internal_user",
-                    };
-                    let role_in_team = if who.is_team_admin() { "admin" } else { "user" };
                     let teams: Vec<Value> = who
                         .team()
-                        .map(|team| json!({"team_id": team, "user_role": role_in_team}))
+                        .map(|team| json!({"team_id": team, "user_role": who.role_in_team()}))
                         .into_iter()
                         .collect();
-                    let body = json!({"user_id": who.user(), "user_role": role, "teams": teams});
+                    let body =
+                        json!({"user_id": who.user(), "user_role": who.role(), "teams": teams});
                     let made = scene.made("/user/new", body).await;
                     made["key"].as_str().expect("a key").to_owned()
                 }
@@ -321,7 +256,7 @@ impl Scene {
         }
         let is_own = whose == Whose::Own;
         let (other_user, other_team) =
-            if who.is_tenant_b() { ("uma", "team-a") } else { ("otto", "team-b") };
+            if is_tenant_b(who) { ("uma", "team-a") } else { ("otto", "team-b") };
         let disposable = matches!(
             path,
             "/user/delete" | "/user/update" | "/team/delete" | "/team/block" | "/team/unblock"

@@ -1,24 +1,39 @@
 //! Runs that are under way when the process is killed.
 
 use serde_json::{Value, json};
-use tollway_simulator::Reply;
+use tollway_simulator::{Reply, Simulator};
 use tollway_tests::agents::{ANN, CONFIG, asks, call_at, events, reckons, with};
 use tollway_tests::gateway::{Folder, Gateway, Options};
 use tollway_tests::mcp::{Fake, connected};
 use tollway_tests::setup::{config, eventually, simulator};
 
+/// A gateway that finds what the one before it has left in the folder.
+async fn start(text: &str, simulator: &Simulator, folder: &Folder) -> Gateway {
+    let options = Options {
+        config: Some(config(text, simulator)),
+        folder: Some(folder.0.clone()),
+        ..Options::default()
+    };
+    Gateway::start_with(options).await
+}
+
+/// The run, once it is completed.
+async fn completed(gateway: &Gateway, id: &str) -> Value {
+    let path = format!("/agent/runs/{id}");
+    let mut done = Value::Null;
+    eventually("it is completed", async || {
+        done = call_at(gateway, "GET", &path, ANN, None).await.json();
+        done["status"] == "completed"
+    })
+    .await;
+    done
+}
+
 #[tokio::test]
 async fn killed_run_goes_on_where_it_was() {
     let simulator = simulator().await;
     let folder = Folder::fresh();
-    let start = async || {
-        let options = Options {
-            config: Some(config(CONFIG, &simulator)),
-            folder: Some(folder.0.clone()),
-            ..Options::default()
-        };
-        Gateway::start_with(options).await
-    };
+    let start = async || start(CONFIG, &simulator, &folder).await;
     let mut gateway = start().await;
     simulator.enqueue(reckons("6 * 7").usage(100, 10));
     simulator.enqueue(Reply::text("one two three").stall_after(1));
@@ -32,18 +47,13 @@ async fn killed_run_goes_on_where_it_was() {
     gateway.ended().await;
     simulator.enqueue(Reply::text("It is 42.").usage(150, 5));
     let gateway = start().await;
-    let path = format!("/agent/runs/{id}");
-    let mut done = Value::Null;
-    eventually("it is completed", async || {
-        done = call_at(&gateway, "GET", &path, ANN, None).await.json();
-        done["status"] == "completed"
-    })
-    .await;
+    let done = completed(&gateway, &id).await;
     assert_eq!(done["choices"][0]["message"]["content"], "It is 42.");
     // The tool's result was written down: it was not called again.
     assert_eq!(gateway.metric("tollway_tool_calls_total", &["tool=\"calculator\""]).await, 0.0);
     assert_eq!(simulator.requests().len(), 3);
-    let told = events(&call_at(&gateway, "GET", &format!("{path}/events"), ANN, None).await);
+    let told =
+        events(&call_at(&gateway, "GET", &format!("/agent/runs/{id}/events"), ANN, None).await);
     let (name, last) = told.last().expect("an end");
     assert_eq!(name, "run.completed");
     assert!(last["sequence_number"].as_u64() >= Some(1_000_000), "{last}");
@@ -61,14 +71,7 @@ fn config_with(fake: &Fake) -> String {
 async fn run_that_is_killed_in_each_of_its_steps_makes_each_write_once() {
     const WRITES: usize = 4;
     let (simulator, fake, folder) = (simulator().await, Fake::listening().await, Folder::fresh());
-    let start = async || {
-        let options = Options {
-            config: Some(config(&config_with(&fake), &simulator)),
-            folder: Some(folder.0.clone()),
-            ..Options::default()
-        };
-        Gateway::start_with(options).await
-    };
+    let start = async || start(&config_with(&fake), &simulator, &folder).await;
     let mut gateway = start().await;
     connected(&gateway, "fake").await;
     simulator.enqueue(Reply::hang());
@@ -91,13 +94,7 @@ async fn run_that_is_killed_in_each_of_its_steps_makes_each_write_once() {
         }
         gateway = start().await;
     }
-    let path = format!("/agent/runs/{id}");
-    let mut done = Value::Null;
-    eventually("it is completed", async || {
-        done = call_at(&gateway, "GET", &path, ANN, None).await.json();
-        done["status"] == "completed"
-    })
-    .await;
+    let done = completed(&gateway, &id).await;
     assert_eq!(done["choices"][0]["message"]["content"], "Written.");
     let notes = fake.notes();
     let wrote: Vec<&Value> = notes.iter().filter(|note| note.get("wrote").is_some()).collect();
@@ -111,14 +108,7 @@ async fn write_of_which_nobody_knows_whether_it_was_made_is_not_made_again() {
     let (simulator, fake, folder) = (simulator().await, Fake::listening().await, Folder::fresh());
     // What hangs is taken for something that writes.
     let text = config_with(&fake).replace("let-me-in }", "let-me-in, risk: { hang: write } }");
-    let start = async || {
-        let options = Options {
-            config: Some(config(&text, &simulator)),
-            folder: Some(folder.0.clone()),
-            ..Options::default()
-        };
-        Gateway::start_with(options).await
-    };
+    let start = async || start(&text, &simulator, &folder).await;
     let mut gateway = start().await;
     connected(&gateway, "fake").await;
     simulator.enqueue(Reply::tool("mcp_fake_hang", "{}"));
@@ -131,13 +121,7 @@ async fn write_of_which_nobody_knows_whether_it_was_made_is_not_made_again() {
     gateway.ended().await;
     simulator.enqueue(Reply::text("I cannot tell."));
     let gateway = start().await;
-    let path = format!("/agent/runs/{id}");
-    let mut done = Value::Null;
-    eventually("it is completed", async || {
-        done = call_at(&gateway, "GET", &path, ANN, None).await.json();
-        done["status"] == "completed"
-    })
-    .await;
+    let done = completed(&gateway, &id).await;
     assert_eq!(done["tool_calls"][0]["status"], "failed", "{done}");
     let told = done["tool_calls"][0]["output"].as_str().expect("text");
     assert!(told.contains("Whether it was carried out is not known"), "{told}");

@@ -7,38 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 use tollway_simulator::Reply;
+use tollway_tests::access::{Who, Whose};
 use tollway_tests::agents::{call, reckons};
 use tollway_tests::client::send;
 use tollway_tests::gateway::MASTER_KEY;
+use tollway_tests::setup::eventually;
 use tollway_tests::{Response, Setup, get, post};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
-    Own,
-    Others,
-    Missing,
-}
-
-/// Who calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    None,
-    Garbage,
-    Expired,
-    Blocked,
-    KeyWithoutUser,
-    User,
-    /// The user's other key: what is the user's is this key's as well.
-    UsersOtherKey,
-    OtherTenantsUser,
-    TeamMember,
-    /// A key of the same team without a user.
-    TeamsOtherKey,
-    TeamAdmin,
-    Viewer,
-    Admin,
-    Master,
-}
 
 const ALL: [Who; 14] = [
     Who::None,
@@ -57,35 +31,21 @@ const ALL: [Who; 14] = [
     Who::Master,
 ];
 
-impl Who {
-    fn is_nobody(self) -> bool {
-        matches!(self, Who::None | Who::Garbage | Who::Expired | Who::Blocked)
+/// With whose key the caller's own objects are made.
+fn maker(who: Who) -> Who {
+    match who {
+        Who::UsersOtherKey => Who::User,
+        who => who,
     }
+}
 
-    fn is_admin(self) -> bool {
-        matches!(self, Who::Admin | Who::Master)
-    }
-
-    fn sees_all(self) -> bool {
-        self.is_admin() || self == Who::Viewer
-    }
-
-    /// With whose key the caller's own objects are made.
-    fn maker(self) -> Who {
-        match self {
-            Who::UsersOtherKey => Who::User,
-            who => who,
-        }
-    }
-
-    /// Somebody else, as near as can be.
-    fn stranger(self) -> Who {
-        match self {
-            Who::TeamMember => Who::TeamAdmin,
-            Who::TeamsOtherKey | Who::TeamAdmin => Who::TeamMember,
-            Who::User | Who::UsersOtherKey => Who::OtherTenantsUser,
-            _ => Who::User,
-        }
+/// Somebody else, as near as can be.
+fn stranger(who: Who) -> Who {
+    match who {
+        Who::TeamMember => Who::TeamAdmin,
+        Who::TeamsOtherKey | Who::TeamAdmin => Who::TeamMember,
+        Who::User | Who::UsersOtherKey => Who::OtherTenantsUser,
+        _ => Who::User,
     }
 }
 
@@ -124,44 +84,28 @@ impl Scene {
         for team in ["team-a", "team-b"] {
             scene.made("/team/new", json!({"team_id": team})).await;
         }
-        let people = [
-            ("uma", "internal_user", None),
-            ("otto", "internal_user", Some(("team-b", "user"))),
-            ("mia", "internal_user", Some(("team-a", "user"))),
-            ("ada", "internal_user", Some(("team-a", "admin"))),
-            ("vera", "proxy_admin_viewer", None),
-            ("adam", "proxy_admin", None),
-        ];
-        for (user, role, team) in people {
-            let teams: Vec<Value> = team
-                .map(|(team, role)| json!({"team_id": team, "user_role": role}))
-                .into_iter()
-                .collect();
-            let body = json!({"user_id": user, "user_role": role, "teams": teams,
+        let people = ALL.into_iter().filter(|who| *who != Who::UsersOtherKey);
+        for (who, user) in people.filter_map(|who| Some((who, who.user()?))) {
+            let in_team = |team| json!({"team_id": team, "user_role": who.role_in_team()});
+            let teams: Vec<Value> = who.team().map(in_team).into_iter().collect();
+            let body = json!({"user_id": user, "user_role": who.role(), "teams": teams,
                               "auto_create_key": false});
             scene.made("/user/new", body).await;
         }
         for who in ALL {
-            let body = match who {
-                Who::None | Who::Garbage | Who::Master => Value::Null,
-                Who::Expired => json!({"duration": "1s"}),
-                Who::Blocked => json!({"blocked": true}),
-                Who::KeyWithoutUser => json!({}),
-                Who::User | Who::UsersOtherKey => json!({"user_id": "uma"}),
-                Who::OtherTenantsUser => json!({"user_id": "otto", "team_id": "team-b"}),
-                Who::TeamMember => json!({"user_id": "mia", "team_id": "team-a"}),
-                Who::TeamsOtherKey => json!({"team_id": "team-a"}),
-                Who::TeamAdmin => json!({"user_id": "ada", "team_id": "team-a"}),
-                Who::Viewer => json!({"user_id": "vera"}),
-                Who::Admin => json!({"user_id": "adam"}),
-            };
             let key = match who {
                 Who::None => String::new(),
                 Who::Garbage => "sk-garbage-0123456789".to_owned(),
                 Who::Master => MASTER_KEY.to_owned(),
                 _ => {
-                    let mut body = body;
-                    body["tools"] = json!(["calculator", "files", "web_search"]);
+                    let tools = json!(["calculator", "files", "web_search"]);
+                    let mut body =
+                        json!({"user_id": who.user(), "team_id": who.team(), "tools": tools});
+                    match who {
+                        Who::Expired => body["duration"] = json!("1s"),
+                        Who::Blocked => body["blocked"] = json!(true),
+                        _ => {}
+                    }
                     let made = scene.made("/key/generate", body).await;
                     made["key"].as_str().expect("a key").to_owned()
                 }
@@ -170,8 +114,10 @@ impl Scene {
         }
         let bearer = format!("Bearer {}", scene.key(Who::Expired));
         let headers = [("authorization", bearer.as_str())];
-        // It ends within a second of being made.
-        while get(scene.setup.gateway.address, "/v1/models", &headers).await.status != 401 {}
+        eventually("it is over", async || {
+            get(scene.setup.gateway.address, "/v1/models", &headers).await.status == 401
+        })
+        .await;
         scene
     }
 
@@ -351,8 +297,8 @@ async fn every_route_of_agents_answers_every_caller_about_every_object_as_its_ru
                     let maker = match whose {
                         // Who is not let in gets no further than that.
                         Whose::Own if who.is_nobody() => Some(Who::User),
-                        Whose::Own => Some(who.maker()),
-                        Whose::Others => Some(who.stranger()),
+                        Whose::Own => Some(maker(*who)),
+                        Whose::Others => Some(stranger(*who)),
                         Whose::Missing => None,
                     };
                     let target = scene.target(method, path, *who, maker).await;
@@ -394,11 +340,11 @@ async fn lists_show_what_is_ones_own_and_those_who_see_everything_all() {
             let listed = call(&scene.setup, "GET", path, key, None).await.json();
             let listed = listed["data"].as_array().expect("a list").clone();
             let ids: Vec<Value> = listed.iter().map(|item| item["id"].clone()).collect();
-            for (maker, objects) in &made {
+            for (owner, objects) in &made {
                 let sees_all = who.sees_all() && at < 2;
-                let is_shown = sees_all || who.maker() == *maker;
+                let is_shown = sees_all || maker(*who) == *owner;
                 let shows = ids.contains(&objects[at]);
-                assert_eq!(shows, is_shown, "{path}: {who:?} {maker:?}: {ids:?}");
+                assert_eq!(shows, is_shown, "{path}: {who:?} {owner:?}: {ids:?}");
             }
         }
     }
