@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use memchr::memmem::{self, FinderRev};
+use memchr::memmem::{self, Finder, FinderRev};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -232,15 +232,16 @@ pub fn usage_of_body(body: &[u8]) -> Option<Usage> {
 }
 
 /// The `service_tier` of an answer or a chunk: the one that served it.
+///
+/// Searched from the front: an answer without it is gone through whole, and embeddings have megabytes.
 pub(crate) fn service_tier(json: &[u8]) -> Option<&str> {
-    static TIER: LazyLock<FinderRev<'static>> =
-        LazyLock::new(|| FinderRev::new("\"service_tier\""));
-    let at = TIER.rfind(json)?;
-    let key = at + 1 + "service_tier".len();
-    if at == 0 || json[at - 1] == b'\\' || !is_top_level(json, at) {
-        return None;
-    }
-    let colon = skip_space(json, key + 1);
+    const KEY: &str = "\"service_tier\"";
+    /// So often it may stand in something nested before it.
+    const TRIES: usize = 4;
+    static TIER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(KEY));
+    let is_own = |at: &usize| *at > 0 && json[at - 1] != b'\\' && is_top_level(json, *at);
+    let at = TIER.find_iter(json).take(TRIES).find(is_own)?;
+    let colon = skip_space(json, at + KEY.len());
     let value = (json.get(colon) == Some(&b':')).then(|| string_at(json, colon + 1))??;
     std::str::from_utf8(&json[value]).ok().map(|text| text.trim_matches('"'))
 }
@@ -365,6 +366,21 @@ mod tests {
     fn check(body: &str, expect: Option<(u64, u64)>) {
         let got = usage_of_body(body.as_bytes()).map(|u| (u.prompt_tokens, u.completion_tokens));
         assert_eq!(got, expect, "{body}");
+    }
+
+    #[test]
+    fn tier_is_that_of_the_answer_and_not_of_what_it_says() {
+        for (json, expect) in [
+            (r#"{"usage":{},"service_tier":"flex"}"#, Some("flex")),
+            (r#"{"service_tier" : "priority","x":{"service_tier":"flex"}}"#, Some("priority")),
+            (r#"{"x":{"service_tier":"flex"},"service_tier":"priority"}"#, Some("priority")),
+            (r#"{"t":"\"service_tier\":\"flex\""}"#, None),
+            (r#"{"x":{"service_tier":"flex"}}"#, None),
+            (r#"{"service_tier":null}"#, None),
+            (r#"{"service_tier""#, None),
+        ] {
+            assert_eq!(service_tier(json.as_bytes()), expect, "{json}");
+        }
     }
 
     #[test]
