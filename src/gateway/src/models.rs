@@ -9,7 +9,6 @@ use tollway_providers::prices;
 use tollway_wire::operation::Dialect;
 
 use crate::agents;
-use crate::percent::percent_decoded;
 use crate::state::Generation;
 
 /// LiteLLM's constant `created`; clients want a number and nobody knows a better one.
@@ -76,12 +75,11 @@ pub(crate) fn one(
     dialect: Dialect,
     agents: &[String],
 ) -> Result<Value, Rejection> {
-    let id = percent_decoded(id);
     let agent = id.strip_prefix(agents::PREFIX).filter(|_| dialect == Dialect::OpenAi);
     if let Some(name) = agent.filter(|name| agents.iter().any(|have| have == name)) {
         return Ok(agents::as_model(name, CREATED));
     }
-    if generation.config.directory.resolve(&id).is_none() || !may_call(generation, key, &id) {
+    if generation.config.directory.resolve(id).is_none() || !may_call(generation, key, id) {
         // Bounded, because it is the caller's text.
         let shown: String = id.chars().take(200).collect();
         let message =
@@ -90,7 +88,7 @@ pub(crate) fn one(
             .with_code("model_not_found")
             .with_param("model"));
     }
-    Ok(model(&id, generation, dialect))
+    Ok(model(id, generation, dialect))
 }
 
 /// Whether this key may call a model of that name, if there is one.

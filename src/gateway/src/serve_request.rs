@@ -14,6 +14,7 @@ use tollway_wire::operation::{Dialect, Operation};
 
 use crate::background::Job;
 use crate::early::{finish, refuse};
+use crate::percent::percent_decoded;
 use crate::routes::{self, Route};
 use crate::state::{Gateway, RequestState};
 use crate::{
@@ -126,19 +127,23 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
                 Box::pin(responses::serve(route, session, &gateway, &generation, ctx)).await
             }
             Route::Admin(_) => Box::pin(admin::serve(session, &gateway, &generation, ctx)).await,
-            route @ (Route::Models | Route::Model) => {
+            Route::Models => {
                 let who = agents::caller(&gateway, &generation, ctx.identity.clone());
-                // Where the store is away, the models are there all the same.
-                let agents = Box::pin(gateway.agents.names(&who)).await.unwrap_or_default();
-                let key = ctx.identity.as_deref();
-                let found = match route {
-                    Route::Models => Ok(models::list(&generation, key, ctx.dialect, &agents)),
-                    _ => {
-                        let path = session.req_header().uri.path();
-                        let id = routes::model_id(path).unwrap_or_default();
-                        models::one(&generation, key, id, ctx.dialect, &agents)
-                    }
+                let agents = Box::pin(agents::names(&gateway, &who)).await;
+                let list = models::list(&generation, ctx.identity.as_deref(), ctx.dialect, &agents);
+                finish(session, &generation, ctx, Ok(json_answer(&list))).await
+            }
+            Route::Model => {
+                let id = routes::model_id(session.req_header().uri.path()).unwrap_or_default();
+                let id = percent_decoded(id);
+                let who = agents::caller(&gateway, &generation, ctx.identity.clone());
+                // Only these are in the store.
+                let agents = match id.starts_with(agents::PREFIX) {
+                    true => Box::pin(agents::names(&gateway, &who)).await,
+                    false => Vec::new(),
                 };
+                let key = ctx.identity.as_deref();
+                let found = models::one(&generation, key, &id, ctx.dialect, &agents);
                 finish(session, &generation, ctx, found.map(|found| json_answer(&found))).await
             }
             Route::Agent(route) => {

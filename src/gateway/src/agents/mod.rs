@@ -115,6 +115,12 @@ fn listed(metadata: &serde_json::Map<String, Value>) -> Option<Allowed> {
     Some(Allowed(allowed))
 }
 
+/// The names of the agents that somebody may call. Where the store is away, there are the other models
+/// all the same.
+pub(crate) async fn names(gateway: &Gateway, who: &Caller) -> Vec<String> {
+    gateway.agents.names(who).await.unwrap_or_default()
+}
+
 /// A request for agents, read.
 struct Ask<'a> {
     gateway: &'a Gateway,
