@@ -262,14 +262,15 @@ impl Metering {
                 };
                 counter.fetch_add(1, Relaxed);
             }
-            if let (Some(_), Some(cost)) = (&ctx.passage, &report.cost) {
+            if let (Some(_), None, Some(cost)) = (&ctx.passage, &ctx.plan, &report.cost) {
                 series.calls().spend(cost.total());
             }
             // A call that broke off may have cost something, one that never began did not.
             if ctx.plan.is_some() && (is_answered || report.usage.is_some()) {
                 let calls = series.calls();
                 count_usage(report, is_answered, calls);
-                if is_answered && outcome == Outcome::Done {
+                // How long the calls of a batch took, nobody knows.
+                if is_answered && outcome == Outcome::Done && ctx.passage.is_none() {
                     count_times(ctx, now, calls);
                 }
             }

@@ -12,12 +12,13 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use papaya::HashMap;
 use parking_lot::RwLock;
-use tollway_filter_api::Clock;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope, Treasury};
+use tollway_filter_api::{Clock, ModelGroup, RequestCtx};
 use tollway_wire::price::PicoDollars;
 
+use super::bound::Servers;
 use super::gauges::Exposition;
 use super::rules::Rules;
 
@@ -101,6 +102,17 @@ impl Known {
         if let Some(at) = self.budgets.pin().get(id) {
             at.store(self.clock.unix().as_secs(), Ordering::Relaxed);
         }
+    }
+
+    /// The budgets that apply to what a deployment has done for somebody, once there is a config.
+    pub fn applying(&self, ctx: &RequestCtx) -> Vec<Arc<Budget>> {
+        let Some(rules) = self.rules.read().clone() else { return Vec::new() };
+        let mut servers = Servers::default();
+        if let (Some(plan), Some(deployment)) = (&ctx.plan, &ctx.report.deployment) {
+            let deployments = vec![Arc::clone(deployment)];
+            servers.add(Some(Arc::new(ModelGroup { deployments, ..(*plan.group).clone() })));
+        }
+        rules.applying(ctx, &servers).into_vec()
     }
 
     /// Who keeps keys, teams and users, once there is a config.

@@ -23,7 +23,11 @@ impl Budgets {
     /// Opens an account for what is handed on.
     pub(super) fn pass<'a>(&'a self, ctx: &'a mut RequestCtx) -> Step<'a> {
         let Some(passage) = &ctx.passage else { return Step::next() };
-        let cost = passage.cost;
+        // Whoever has spent a budget has no room for the smallest amount there is.
+        let cost = match passage.is_billed_later {
+            true => passage.cost.max(PicoDollars(1)),
+            false => passage.cost,
+        };
         // What costs nothing needs nobody's money.
         let budgets = match cost {
             PicoDollars::ZERO => Applying::new(),

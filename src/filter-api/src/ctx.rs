@@ -73,6 +73,9 @@ pub struct Passage {
     pub name: Arc<str>,
     /// What it costs.
     pub cost: PicoDollars,
+    /// What it begins costs something that is billed when it has ended, and is not known before:
+    /// nobody may begin it who has nothing left.
+    pub is_billed_later: bool,
 }
 
 /// How a request may share the upstream call of another one.

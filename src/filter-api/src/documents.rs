@@ -23,12 +23,19 @@ pub enum Collection {
     Agent,
     /// What is known of an uploaded file.
     File,
+    /// A batch at a provider, until it is billed and for a while after.
+    Batch,
 }
 
 impl Collection {
     /// All of them.
-    pub const ALL: [Collection; 4] =
-        [Collection::Run, Collection::Thread, Collection::Agent, Collection::File];
+    pub const ALL: [Collection; 5] = [
+        Collection::Run,
+        Collection::Thread,
+        Collection::Agent,
+        Collection::File,
+        Collection::Batch,
+    ];
 
     /// The name in stores.
     pub fn name(self) -> &'static str {
@@ -37,6 +44,7 @@ impl Collection {
             Collection::Thread => "thread",
             Collection::Agent => "agent",
             Collection::File => "file",
+            Collection::Batch => "batch",
         }
     }
 }

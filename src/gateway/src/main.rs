@@ -7,6 +7,7 @@ mod admin;
 mod agents;
 mod alerts;
 mod background;
+mod batches;
 mod body;
 mod broadcast;
 mod calendar;

@@ -471,11 +471,11 @@ fn betas(session: &ServerSession, dialect: Dialect) -> Option<String> {
 const X_LITELLM_END_USER_ID: HeaderName = HeaderName::from_static("x-litellm-end-user-id");
 const X_LITELLM_CUSTOMER_ID: HeaderName = HeaderName::from_static("x-litellm-customer-id");
 
+/// The longest name of an end user.
+const END_USER_MAX: usize = 256;
+
 fn end_user(session: &ServerSession, ctx: &RequestCtx) -> Option<Arc<str>> {
-    const MAX: usize = 256;
-    // What an identity provider has signed is believed first.
-    if let Some(signed) = ctx.identity.as_ref().and_then(|key| key.token.as_ref()?.end_user.clone())
-    {
+    if let Some(signed) = signed_end_user(ctx) {
         return Some(signed);
     }
     let view = ctx.view.as_ref()?;
@@ -488,15 +488,28 @@ fn end_user(session: &ServerSession, ctx: &RequestCtx) -> Option<Arc<str>> {
     if view.dialect == Dialect::Anthropic
         && let Some(user) = of_metadata()
     {
-        return (user.len() <= MAX).then(|| user.into());
+        return (user.len() <= END_USER_MAX).then(|| user.into());
     }
     if let Some(user) = view.object.str(&view.body, "user") {
-        return (user.len() <= MAX).then(|| user.as_ref().into());
+        return (user.len() <= END_USER_MAX).then(|| user.as_ref().into());
+    }
+    end_user_of_head(session, ctx)
+}
+
+/// The end user that a request without a body of ours names.
+pub(crate) fn end_user_of_head(session: &ServerSession, ctx: &RequestCtx) -> Option<Arc<str>> {
+    if let Some(signed) = signed_end_user(ctx) {
+        return Some(signed);
     }
     let headers = &session.req_header().headers;
     let named = headers.get(&X_LITELLM_END_USER_ID).or_else(|| headers.get(&X_LITELLM_CUSTOMER_ID));
     let named = named?.to_str().ok()?;
-    (named.len() <= MAX).then(|| named.into())
+    (named.len() <= END_USER_MAX).then(|| named.into())
+}
+
+/// The one that an identity provider has signed, who is believed first.
+fn signed_end_user(ctx: &RequestCtx) -> Option<Arc<str>> {
+    ctx.identity.as_ref()?.token.as_ref()?.end_user.clone()
 }
 
 /// What it means that the client's side of the connection did something while an answer was made.

@@ -79,6 +79,7 @@ impl PassThrough {
             api_base: Arc::clone(&self.target),
             name: std::sync::Arc::from(""),
             cost: self.cost,
+            is_billed_later: false,
         }
     }
 

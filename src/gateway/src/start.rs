@@ -35,6 +35,7 @@ use crate::admin::Admin;
 use crate::agents::calls::ModelCalls;
 use crate::alerts;
 use crate::background::Background;
+use crate::batches::{self, Batches};
 use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::cli::{CheckArgs, ServeArgs, say};
@@ -192,6 +193,7 @@ async fn serve_on(
         flights: Arc::default(),
         responses: Arc::new(MemoryResponses::new(RESPONSE_BYTES_MAX)),
         background: Background::default(),
+        batches: Batches::default(),
         admin: Admin::new(
             Arc::new(money.store().clone()),
             Arc::new(money.store().clone()),
@@ -209,6 +211,7 @@ async fn serve_on(
     });
     let watching = tokio::spawn(health::watch(Arc::clone(&gateway)));
     let alerting = tokio::spawn(alerts::watch(Arc::clone(&gateway)));
+    let billing = tokio::spawn(batches::watch(Arc::clone(&gateway)));
     let following = tokio::spawn(directory.follow(money.store().changes()));
     let agents = gateway.agents.clone();
     let of_servers = agents.clone();
@@ -218,6 +221,7 @@ async fn serve_on(
     let result = server::run(Arc::clone(&gateway), bound, loader, drain, &announcement).await;
     watching.abort();
     alerting.abort();
+    billing.abort();
     following.abort();
     runs.abort();
     of_servers.abort();

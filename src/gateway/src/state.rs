@@ -14,6 +14,7 @@ use tollway_filter_api::responses::ResponseStore;
 
 use crate::admin::Admin;
 use crate::background::Background;
+use crate::batches::Batches;
 use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::coalesce::Flights;
@@ -69,6 +70,8 @@ pub(crate) struct Gateway {
     pub(crate) responses: Arc<dyn ResponseStore>,
     /// Responses that are being made in the background.
     pub(crate) background: Background,
+    /// Batches at providers that wait to be looked at.
+    pub(crate) batches: Batches,
     /// Keys, users, teams and spend over HTTP.
     pub(crate) admin: Admin,
     /// Agents and their tools.

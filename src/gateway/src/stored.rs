@@ -28,12 +28,13 @@ use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx, RequestHead, Re
 use tollway_filters::model_alias;
 use tollway_wire::price::PicoDollars;
 
+use crate::batches::{self, Sight};
 use crate::early::{linger, refuse};
 use crate::exchange::{Endpoint, Line, final_head, no_answer};
-use crate::named;
 use crate::percent::percent_decoded;
 use crate::scrub::Scrub;
 use crate::state::{Gateway, Generation};
+use crate::{model_call, named, wishes};
 
 /// How long an answer is waited for that came before the request was taken whole.
 const EARLY_ANSWER: Duration = Duration::from_millis(500);
@@ -69,8 +70,8 @@ const PROVIDER: [&str; 2] = ["provider", "custom_llm_provider"];
 const MODEL_HEADER: &str = "x-litellm-model";
 const PROVIDER_HEADERS: [&str; 3] = ["custom-llm-provider", "custom_llm_provider", "provider"];
 
-/// What the ledger is told of a request: LiteLLM's name for it. It costs nothing: what a batch costs
-/// is the provider's bill, and no answer says whether it has been told before.
+/// What the ledger is told of a request: LiteLLM's name for it. It costs nothing: a batch is billed when
+/// it has ended (`batches`).
 pub(crate) fn passage(head: &RequestHeader) -> Passage {
     let path = head.uri.path();
     let mut segments =
@@ -103,6 +104,7 @@ pub(crate) fn passage(head: &RequestHeader) -> Passage {
         api_base: Arc::from(""),
         name: Arc::from(""),
         cost: PicoDollars::ZERO,
+        is_billed_later: call_type == "acreate_batch",
     }
 }
 
@@ -128,8 +130,13 @@ pub(crate) async fn serve(
     ctx: &mut RequestCtx,
     read: Option<Bytes>,
 ) -> Result<Outcome> {
+    let sight = batches::sight(session.req_header());
+    if sight == Some(Sight::Begun) {
+        ctx.end_user = model_call::end_user_of_head(session, ctx);
+        ctx.tags = wishes::tags_of_head(session, ctx.identity.as_deref());
+    }
     let opened = Box::pin(open(session, gateway, generation, ctx)).await;
-    let (endpoint, line) = match opened {
+    let (Account { endpoint, group }, line) = match opened {
         Ok(opened) => opened,
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
@@ -147,16 +154,34 @@ pub(crate) async fn serve(
         }
     };
     ctx.report.upstream_started = Some(gateway.clock.now());
-    match Box::pin(ask(session, &mut upstream, head, &endpoint, read)).await {
+    // What begins a batch is heard out, whoever leaves: it is billed.
+    let is_heard_out = sight == Some(Sight::Begun);
+    match Box::pin(ask(session, &mut upstream, head, &endpoint, (read, is_heard_out))).await {
         Ok(()) => {}
         Err(Broken::Client(error)) => return Err(error),
         Err(Broken::Upstream(reject)) => return refuse(session, generation, ctx, reject).await,
     }
     ctx.report.first_byte = Some(gateway.clock.now());
-    let result =
-        Box::pin(answer(session, &mut upstream, generation, ctx, &endpoint, secrets)).await;
+    let mut looked_at = Bytes::new();
+    if let Some(sight) = sight {
+        let answer = (&mut upstream, &endpoint);
+        let looked = batches::look(gateway, generation, ctx, answer, (sight, group));
+        match Box::pin(looked).await {
+            Ok(read) => looked_at = read,
+            Err(error) => return refuse(session, generation, ctx, broken(error)).await,
+        }
+    }
+    let answered = answer(session, &mut upstream, generation, ctx, &endpoint, (secrets, looked_at));
+    let result = Box::pin(answered).await;
     ctx.report.upstream_ended = Some(gateway.clock.now());
     result
+}
+
+/// Whose account is meant.
+struct Account {
+    endpoint: Arc<Endpoint>,
+    /// The model group that was named, if one was.
+    group: Option<Arc<str>>,
 }
 
 /// Finds out where it goes, and opens a connection there.
@@ -165,12 +190,13 @@ async fn open(
     gateway: &Gateway,
     generation: &Generation,
     ctx: &mut RequestCtx,
-) -> Result<(Arc<Endpoint>, Line), Rejection> {
+) -> Result<(Account, Line), Rejection> {
     if session.is_upgrade_req() {
         return Err(Reject::invalid_request("This path cannot be upgraded."));
     }
     let path = object_path(session.req_header().uri.path())?.to_owned();
-    let endpoint = choose(session, generation, ctx).await?;
+    let account = choose(session, generation, ctx).await?;
+    let endpoint = &account.endpoint;
     let Some(mut path) = endpoint.stored_path(&path) else {
         let message = format!("{} stores nothing in OpenAI's way.", endpoint.provider.name());
         return Err(Reject::invalid_request(message).with_code("unsupported_provider"));
@@ -184,8 +210,8 @@ async fn open(
         path.push_str(pair);
     }
     let method = session.req_header().method.clone();
-    let line = gateway.exchange.line(&endpoint, method, &path).await?;
-    Ok((endpoint, line))
+    let line = gateway.exchange.line(endpoint, method, &path).await?;
+    Ok((account, line))
 }
 
 /// The path in OpenAI's words. What would lead anywhere else at the provider is refused: it is
@@ -220,7 +246,7 @@ async fn choose(
     session: &ServerSession,
     generation: &Generation,
     ctx: &mut RequestCtx,
-) -> Result<Arc<Endpoint>, Rejection> {
+) -> Result<Account, Rejection> {
     let head = session.req_header();
     let query = head.uri.query().unwrap_or_default();
     let header = |name: &str| {
@@ -246,8 +272,9 @@ async fn choose(
     }
     let provider = named::of_query(query, &PROVIDER).find(filled);
     let provider = provider.or_else(|| PROVIDER_HEADERS.iter().find_map(|name| header(name)));
+    let of = |endpoint: &Arc<Endpoint>| Account { endpoint: Arc::clone(endpoint), group: None };
     let first = |name: &str| {
-        generation.endpoints.iter().find(|endpoint| endpoint.provider.name() == name).cloned()
+        generation.endpoints.iter().find(|endpoint| endpoint.provider.name() == name).map(of)
     };
     if let Some(provider) = provider {
         return first(&provider).ok_or_else(|| {
@@ -256,7 +283,8 @@ async fn choose(
             Reject::invalid_request(message).with_param("provider").with_code("unknown_provider")
         });
     }
-    let any = || generation.endpoints.iter().find(|it| it.stored_path("/files").is_some()).cloned();
+    let stores = |it: &&Arc<Endpoint>| it.stored_path("/files").is_some();
+    let any = || generation.endpoints.iter().find(stores).map(of);
     first("openai").or_else(|| first("azure")).or_else(any).ok_or_else(|| {
         let message = "No provider is configured here that stores files, batches or jobs in \
                        OpenAI's way.";
@@ -270,7 +298,7 @@ async fn of_model(
     generation: &Generation,
     ctx: &mut RequestCtx,
     model: &str,
-) -> Result<Arc<Endpoint>, Rejection> {
+) -> Result<Account, Rejection> {
     if model.contains(',') {
         let message = "Several models are named: what is stored goes to the account of one.";
         return Err(Reject::invalid_request(message).with_param("model"));
@@ -282,7 +310,9 @@ async fn of_model(
     let deployments = group.iter().flat_map(|group| &group.deployments);
     let mut endpoints = deployments.map(|deployment| &generation.endpoints[deployment.entry]);
     let stores = |endpoint: &&Arc<Endpoint>| endpoint.stored_path("/files").is_some();
-    endpoints.find(stores).cloned().ok_or_else(|| {
+    let endpoint = endpoints.find(stores).cloned();
+    let group = group.as_ref().map(|group| Arc::clone(&group.name));
+    endpoint.map(|endpoint| Account { endpoint, group }).ok_or_else(|| {
         let message = "The provider of this model stores nothing in OpenAI's way.";
         Reject::invalid_request(message).with_param("model").with_code("unsupported_provider")
     })
@@ -322,11 +352,15 @@ enum Broken {
 }
 
 fn lost(error: Box<Error>) -> Broken {
+    Broken::Upstream(broken(error))
+}
+
+fn broken(error: Box<Error>) -> Rejection {
     let message = "litellm.APIConnectionError: The provider could not be reached.";
     let mut reject = Reject::new(502, "internal_server_error", message);
     reject.code = Some("upstream_error".into());
     reject.source = Some(error.to_string().into());
-    Broken::Upstream(reject)
+    reject
 }
 
 fn too_slow(what: &str, after: Duration) -> Rejection {
@@ -334,13 +368,14 @@ fn too_slow(what: &str, after: Duration) -> Rejection {
     Reject::new(408, "invalid_request_error", message).with_code("timeout")
 }
 
-/// Sends the request, each piece of its body as it comes, until the head of an answer is there.
+/// Sends the request, each piece of its body as it comes, until the head of an answer is there: also
+/// where the client leaves meanwhile, if the answer is to be heard out.
 async fn ask(
     session: &mut ServerSession,
     upstream: &mut Http1Session,
     head: RequestHeader,
     endpoint: &Endpoint,
-    read: Option<Bytes>,
+    (read, is_heard_out): (Option<Bytes>, bool),
 ) -> Result<(), Broken> {
     let idle = endpoint.deadlines.idle;
     upstream.write_request_header(Box::new(head)).await.map_err(lost)?;
@@ -389,7 +424,7 @@ async fn ask(
             Ok(head) => head.map_err(lost),
             Err(_) => Err(Broken::Upstream(too_slow("no answer", wait))),
         },
-        gone = session.read_body_or_idle(true) => Err(Broken::Client(match gone {
+        gone = session.read_body_or_idle(true), if !is_heard_out => Err(Broken::Client(match gone {
             Err(error) => error,
             Ok(_) => Error::explain(ErrorType::ConnectionClosed, "the client left"),
         })),
@@ -403,7 +438,7 @@ async fn answer(
     generation: &Generation,
     ctx: &mut RequestCtx,
     endpoint: &Endpoint,
-    secrets: Vec<Vec<u8>>,
+    (secrets, read): (Vec<Vec<u8>>, Bytes),
 ) -> Result<Outcome> {
     let said = upstream.resp_header().cloned().ok_or_else(no_answer)?;
     let status = said.status.as_u16();
@@ -430,7 +465,7 @@ async fn answer(
     if has_body {
         let scrub = Scrub::new(&secrets);
         let sent = &mut ctx.report.bytes_sent;
-        relay(session, upstream, scrub, endpoint.deadlines.idle, sent).await?;
+        relay(session, upstream, scrub, endpoint.deadlines.idle, (sent, read)).await?;
     }
     session.write_response_body(Bytes::new(), true).await?;
     if !asked_whole {
@@ -439,20 +474,22 @@ async fn answer(
     Ok(Outcome::Done)
 }
 
-/// Passes the answer's body on, each piece as it comes. `idle` is how long either side may take
-/// for one.
+/// Passes the answer's body on, each piece as it comes, after what was read of it before. `idle` is
+/// how long either side may take for one.
 async fn relay(
     session: &mut ServerSession,
     upstream: &mut Http1Session,
     mut scrub: Scrub,
     idle: Duration,
-    sent: &mut u64,
+    (sent, before): (&mut u64, Bytes),
 ) -> Result<()> {
     upstream.read_timeout = Some(idle);
     let asked_whole = session.is_body_done();
+    let mut before = Some(before).filter(|before| !before.is_empty());
     loop {
         let read = tokio::select! {
             biased;
+            before = std::future::ready(before.take()), if before.is_some() => before,
             read = upstream.read_body_bytes() => read.map_err(Error::into_up)?,
             gone = session.read_body_or_idle(true), if asked_whole => {
                 gone?;

@@ -83,18 +83,8 @@ pub(crate) fn tags(
     view: &RequestView,
     key: Option<&VirtualKey>,
 ) -> Vec<Arc<str>> {
-    const TAGS_MAX: usize = 64;
-    const BYTES_MAX: usize = 256;
-    let mut tags: Vec<Arc<str>> = key.map(|key| key.settings.tags.clone()).unwrap_or_default();
-    let mut add = |tag: &str| {
-        let is_new = !tags.iter().any(|have| **have == *tag);
-        if is_new && !tag.is_empty() && tag.len() <= BYTES_MAX && tags.len() < TAGS_MAX {
-            tags.push(tag.into());
-        }
-    };
-    let header = session.req_header().headers.get(&X_LITELLM_TAGS);
-    if let Some(list) = header.and_then(|value| value.to_str().ok()) {
-        list.split(',').map(str::trim).for_each(add);
+    let mut tags = tags_of_head(session, key);
+    if listed(session).is_some() {
         return tags;
     }
     let of_metadata = || {
@@ -104,8 +94,31 @@ pub(crate) fn tags(
     };
     let raw = view.object.raw(&view.body, "tags").or_else(of_metadata);
     let own = raw.and_then(|json| serde_json::from_slice::<Vec<String>>(json).ok());
-    own.iter().flatten().for_each(|tag| add(tag));
+    own.iter().flatten().for_each(|tag| add(&mut tags, tag));
     tags
+}
+
+/// The tags of a request without a body of ours: those of the header, and of its key.
+pub(crate) fn tags_of_head(session: &ServerSession, key: Option<&VirtualKey>) -> Vec<Arc<str>> {
+    let mut tags: Vec<Arc<str>> = key.map(|key| key.settings.tags.clone()).unwrap_or_default();
+    let list = listed(session).unwrap_or_default();
+    list.split(',').map(str::trim).for_each(|tag| add(&mut tags, tag));
+    tags
+}
+
+/// What the header lists.
+fn listed(session: &ServerSession) -> Option<&str> {
+    session.req_header().headers.get(&X_LITELLM_TAGS)?.to_str().ok()
+}
+
+/// Adds a tag, within bounds and once.
+fn add(tags: &mut Vec<Arc<str>>, tag: &str) {
+    const TAGS_MAX: usize = 64;
+    const BYTES_MAX: usize = 256;
+    let is_new = !tags.iter().any(|have| **have == *tag);
+    if is_new && !tag.is_empty() && tag.len() <= BYTES_MAX && tags.len() < TAGS_MAX {
+        tags.push(tag.into());
+    }
 }
 
 fn wrong(param: &'static str, expected: &str) -> Rejection {

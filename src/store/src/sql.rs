@@ -11,6 +11,7 @@
 //! of its tags the first [`TAGS_MAX`] are kept.
 
 mod accounts;
+mod bills;
 mod database;
 mod documents;
 mod fit;

@@ -8,6 +8,7 @@
 
 pub mod anthropic;
 pub mod base64;
+pub mod batch;
 pub mod calendar;
 pub mod client;
 pub mod count;

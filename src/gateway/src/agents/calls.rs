@@ -113,7 +113,8 @@ async fn pay(
     ctx.end_user.clone_from(&caller.end_user);
     ctx.tags = caller.identity.as_ref().map(|key| key.settings.tags.clone()).unwrap_or_default();
     let (name, api_base) = (Arc::clone(tool), Arc::from(""));
-    let passage = Passage { call_type: "call_tool", provider: "", api_base, name, cost };
+    let (call_type, provider, is_billed_later) = ("call_tool", "", false);
+    let passage = Passage { call_type, provider, api_base, name, cost, is_billed_later };
     ctx.passage = Some(Box::new(passage));
     let (head, ()) = http::Request::new(()).into_parts();
     match generation.chain.head(ctx, &head).await {

@@ -175,6 +175,9 @@ pub(crate) struct FileGeneral {
     pub(crate) background_health_checks: bool,
     /// `health_check_interval`: how often. Default 5 minutes.
     pub(crate) health_check_interval: Option<Duration>,
+    /// `proxy_batch_polling_interval`: how often a provider is asked for a batch that has not ended,
+    /// so that it is billed when it has. Default one hour.
+    pub(crate) batch_polling_interval: Option<Duration>,
     /// `alerting`, `alert_types`, `alert_to_webhook_url`: who is told.
     pub(crate) alerting: FileAlerting,
     /// `pass_through_endpoints`
@@ -329,6 +332,7 @@ fn read_general(fields: &mut Fields<'_>) -> FileGeneral {
         max_request_size_mb: fields.count("max_request_size_mb"),
         background_health_checks: fields.flag("background_health_checks").unwrap_or_default(),
         health_check_interval: fields.timeout("health_check_interval"),
+        batch_polling_interval: fields.timeout("proxy_batch_polling_interval"),
         alerting: read_alerting(fields),
         enable_jwt_auth: fields.flag("enable_jwt_auth").unwrap_or_default(),
         jwt: fields.section("litellm_jwtauth", litellm::JWT, read_jwt),

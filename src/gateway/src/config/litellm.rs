@@ -490,7 +490,6 @@ pub(super) const GENERAL: &[&str] = &[
     "oauth2_config_mappings",
     "otel",
     "pass_through_request_timeout",
-    "proxy_batch_polling_interval",
     "proxy_budget_rescheduler_max_time",
     "proxy_budget_rescheduler_min_time",
     "public_routes",

@@ -94,6 +94,8 @@ pub(crate) struct Config {
     pub(crate) filters: Vec<FilterEntry>,
     /// How often deployments are checked in the background, if they are.
     pub(crate) health_check_interval: Option<Duration>,
+    /// How often a provider is asked for a batch that has not ended.
+    pub(crate) batch_polling_interval: Duration,
     /// When operators are told of budgets and spend, and where.
     pub(crate) alerts: AlertSettings,
     /// Where traces go, if there are any.

@@ -45,6 +45,8 @@ type Kept = (PathBuf, Option<SecretString>, Option<RedisServer>);
 
 /// How often deployments are checked in the background: LiteLLM's default.
 const HEALTH_CHECK_INTERVAL: Duration = Duration::from_secs(300);
+/// How often providers are asked for batches that have not ended: LiteLLM's default.
+const BATCH_POLLING_INTERVAL: Duration = Duration::from_secs(3600);
 
 impl Config {
     /// Checks a file and makes of it what the gateway runs on. `known_filters` are the names of the
@@ -107,6 +109,10 @@ impl Config {
                 .general
                 .background_health_checks
                 .then(|| file.general.health_check_interval.unwrap_or(HEALTH_CHECK_INTERVAL)),
+            batch_polling_interval: file
+                .general
+                .batch_polling_interval
+                .unwrap_or(BATCH_POLLING_INTERVAL),
             alerts,
             traces,
             pass_through,

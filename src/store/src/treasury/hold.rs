@@ -188,7 +188,7 @@ impl Drop for LocalHold {
 
 impl Inner {
     /// Counts what a call has cost, everywhere.
-    fn charge(
+    pub(super) fn charge(
         &self,
         state: &mut super::State,
         held: &[Held],

@@ -5,6 +5,7 @@
 //! spent before this process is asked of the ledger when a budget is first met (`load`). The
 //! feeder (`feeder`) brings what is settled to the ledger.
 
+mod bill;
 mod feeder;
 mod hold;
 mod leases;
@@ -26,6 +27,7 @@ use tollway_filter_api::treasury::{
 };
 use tollway_wire::price::PicoDollars;
 
+pub use self::bill::BillError;
 use self::feeder::Feed;
 use self::hold::{Held, HoldState, LocalHold};
 pub use self::leases::{

@@ -70,7 +70,14 @@ impl Cost {
 /// `tier` is the one that was asked for. Where the answer names the tier it was served in, that one
 /// is billed.
 pub fn cost(usage: &Usage, price: &Price, tier: Tier) -> Cost {
-    let rates = price.rates(usage.served.tier.unwrap_or(tier), usage.prompt_tokens);
+    cost_of_calls(usage, 1, price, tier)
+}
+
+/// What so many calls cost of which only the sum of their counts is known. None of them is supposed to
+/// have a longer prompt than the others.
+pub fn cost_of_calls(usage: &Usage, calls: u64, price: &Price, tier: Tier) -> Cost {
+    let calls = calls.max(1);
+    let rates = price.rates(usage.served.tier.unwrap_or(tier), usage.prompt_tokens / calls);
     let tokens = |rate: PicoDollars, count: u64| price.surcharged(rate.times(count), usage.served);
 
     let mut prompt = usage.prompt_tokens;
@@ -98,7 +105,7 @@ pub fn cost(usage: &Usage, price: &Price, tier: Tier) -> Cost {
         image_output: tokens(rates.image_output, image_output),
         units: units(usage, price),
         web_search: price.web_search.times(usage.web_searches),
-        request: price.per_request.times(usage.search_units.max(1)),
+        request: price.per_request.times(usage.search_units.max(calls)),
     }
 }
 

@@ -16,7 +16,7 @@ mod cost;
 mod list;
 
 pub use amount::{AmountError, PicoDollars};
-pub use cost::{Cost, cost, worst_case};
+pub use cost::{Cost, cost, cost_of_calls, worst_case};
 pub use list::{Price, Rate, Rates, Tier, Unit};
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod keeper;
 mod prove;
 mod release;
 mod script;
+mod tell;
 
 use std::collections::HashSet;
 use std::sync::Arc;
