@@ -49,14 +49,14 @@ pub(super) async fn bill(
         return Billed::NotYet("what is kept of it cannot be read".to_owned());
     };
     let prices = Prices { generation, kept: &kept, endpoint };
-    let Tally { parts, unread } = match timeout(TALLY_MAX, tally(gateway, prices, batch)).await {
+    let Tally { parts, unread, .. } = match timeout(TALLY_MAX, tally(gateway, prices, batch)).await
+    {
         Ok(Ok(tally)) => tally,
         Ok(Err(Unknown::Gone)) => return Billed::Gone,
         Ok(Err(Unknown::Unasked(why))) => return Billed::NotYet(why),
         Err(_) => return Billed::NotYet(format!("its output was not read within {TALLY_MAX:?}")),
     };
     let now_ms = millis(gateway.clock.unix());
-    let parts: Vec<Part> = parts.into_values().collect();
     let mut calls: Vec<RequestCtx> =
         parts.iter().map(|part| call(gateway, generation, &kept, endpoint, part)).collect();
     let record = |part: &Part| record(&kept, part, unread > 0, now_ms);

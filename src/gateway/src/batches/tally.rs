@@ -32,7 +32,9 @@ pub(super) struct Part {
 /// What a whole batch did.
 #[derive(Default)]
 pub(super) struct Tally {
-    pub(super) parts: BTreeMap<String, Part>,
+    pub(super) parts: Vec<Part>,
+    /// Whose part each model's name that answers have is: several names may mean one.
+    names: BTreeMap<String, usize>,
     /// Lines that could not be read.
     pub(super) unread: u64,
 }
@@ -72,7 +74,7 @@ pub(super) async fn tally(
                 cost_of_calls(&usage, batch.completed, price, Tier::Batch).total()
             };
             part.cost = price.as_ref().map(of_price);
-            tally.parts.insert(model.clone(), part);
+            tally.parts.push(part);
             return Ok(tally);
         }
     }
@@ -109,17 +111,39 @@ impl Tally {
     }
 
     fn add(&mut self, prices: Prices<'_>, Answered { model, usage }: Answered) {
-        if self.parts.len() >= MODELS_MAX && !self.parts.contains_key(&model) {
+        let Some(at) = self.part(prices, model) else {
             self.unread += 1;
             return;
-        }
-        let part = self.parts.entry(model).or_insert_with_key(|model| prices.part(model));
+        };
+        let part = &mut self.parts[at];
         for (sum, count) in part.usage.counts_mut().into_iter().zip(usage.counts()) {
             *sum = sum.saturating_add(count);
         }
         if let (Some(sum), Some(price)) = (&mut part.cost, &part.deployment.price) {
             *sum = sum.saturating_add(cost(&usage, price, Tier::Batch).total());
         }
+    }
+
+    /// The part of a model, unless there are too many.
+    fn part(&mut self, prices: Prices<'_>, model: String) -> Option<usize> {
+        if let Some(at) = self.names.get(&model) {
+            return Some(*at);
+        }
+        if self.names.len() >= MODELS_MAX {
+            return None;
+        }
+        let part = prices.part(&model);
+        let is_its = |other: &Part| {
+            other.group.name == part.group.name
+                && other.deployment.id == part.deployment.id
+                && other.deployment.litellm_model == part.deployment.litellm_model
+        };
+        let at = self.parts.iter().position(is_its).unwrap_or(self.parts.len());
+        if at == self.parts.len() {
+            self.parts.push(part);
+        }
+        self.names.insert(model, at);
+        Some(at)
     }
 }
 
