@@ -290,6 +290,26 @@ async fn batch_is_billed_once_however_often_it_is_retrieved() {
 }
 
 #[tokio::test]
+async fn output_is_read_once_by_many_who_see_that_a_batch_has_ended() {
+    let provider = Provider::start().await;
+    let gateway = Gateway::start(&provider.config("")).await;
+    let (batch, second) = (begun(&gateway).await, begun(&gateway).await);
+    provider.put_file("file-out", &[chat_line("gpt-dear", 10, 0, 1)]);
+    provider.serves_files.send_replace(false);
+    provider.end(&batch, "completed", json!({"output_file_id": "file-out"}));
+    provider.complete(&second, 1, 0, 1);
+    for _ in 0..20 {
+        retrieve(&gateway, &batch, OTHER).await;
+    }
+    // What was seen before has been looked at when this one is billed.
+    retrieve(&gateway, &second, OTHER).await;
+    billed(&gateway, &second).await;
+    provider.serves_files.send_replace(true);
+    assert_eq!(billed(&gateway, &batch).await.len(), 1);
+    assert_eq!(provider.times_asked("GET /v1/files/file-out/content"), 1);
+}
+
+#[tokio::test]
 async fn batch_that_nobody_asks_for_is_billed_all_the_same() {
     let provider = Provider::start().await;
     let gateway = Gateway::start(&provider.config(SOON)).await;

@@ -6,6 +6,7 @@
 //! Needs the Debian and Ubuntu package `postgresql`.
 
 mod accounts;
+mod bills;
 mod documents;
 mod faults;
 mod ledger;
@@ -52,6 +53,8 @@ cases! {
     ledger::no_record_can_stop_those_behind_it,
     ledger::a_record_that_the_database_refuses_is_stored_without_its_texts,
     ledger::sums_can_be_more_than_a_record_can_say,
+    bills::of_many_who_bill_the_same_one_does,
+    bills::bill_is_made_whole_or_not_at_all,
     documents::a_document_comes_back_as_it_was,
     documents::only_the_latest_version_of_a_document_is_replaced,
     documents::a_log_has_no_gaps_and_nothing_twice,
