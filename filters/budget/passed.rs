@@ -23,11 +23,12 @@ impl Budgets {
     /// Opens an account for what is handed on.
     pub(super) fn pass<'a>(&'a self, ctx: &'a mut RequestCtx) -> Step<'a> {
         let Some(passage) = &ctx.passage else { return Step::next() };
-        // Whoever has spent a budget has no room for the smallest amount there is.
-        let cost = match passage.is_billed_later {
-            true => passage.cost.max(PicoDollars(1)),
-            false => passage.cost,
-        };
+        let mut cost = passage.cost;
+        if passage.is_billed_later {
+            // Whoever has spent a budget has no room for the smallest amount there is.
+            cost = cost.max(PicoDollars(1));
+            name_payers(ctx);
+        }
         // What costs nothing needs nobody's money.
         let budgets = match cost {
             PicoDollars::ZERO => Applying::new(),
@@ -88,6 +89,19 @@ impl Budgets {
         record.ended_ms = begun.millis_at(self.clock.now());
         record.first_byte_ms = ctx.report.first_byte.map(|at| begun.millis_at(at));
         hold.close(record);
+    }
+}
+
+/// Adds what a key says of its requests to what the head says of this one.
+fn name_payers(ctx: &mut RequestCtx) {
+    let Some(key) = &ctx.identity else { return };
+    for tag in &key.settings.tags {
+        if !ctx.tags.contains(tag) {
+            ctx.tags.push(Arc::clone(tag));
+        }
+    }
+    if let Some(signed) = key.token.as_ref().and_then(|token| token.end_user.clone()) {
+        ctx.end_user = Some(signed);
     }
 }
 

@@ -31,7 +31,7 @@ struct State {
     files: HashMap<String, String>,
     /// Methods and paths.
     asked: Vec<String>,
-    /// Appended to what a new batch is answered by.
+    /// What a new batch's metadata are.
     padding: String,
 }
 
@@ -540,6 +540,32 @@ async fn creators_budget_pays_and_nothing_more_is_begun_when_it_is_spent() {
 }
 
 #[tokio::test]
+async fn all_who_are_named_pay() {
+    for budgets in [
+        "litellm_settings: { max_budget: 1, budget_duration: 30d }",
+        "litellm_settings: { max_end_user_budget: 1 }",
+        "litellm_settings: { tag_budget_config: { nightly: { max_budget: 1, budget_duration: 30d } } }",
+        "teams: [{ team_id: dev, max_budget: 1 }]",
+        "users: [{ user_id: anna, max_budget: 1 }]",
+    ] {
+        let provider = Provider::start().await;
+        let config = provider.config(SOON).replace("max_budget: 1 }", "max_budget: 100 }");
+        let gateway = Gateway::start(&format!("{config}{budgets}\n")).await;
+        let batch = begun(&gateway).await;
+        provider.complete(&batch, 1_000_001, 0, 0);
+        billed(&gateway, &batch).await;
+        eventually("it is spent", async || {
+            gateway.metrics().await.lines().any(|line| {
+                line.starts_with("tollway_budget_spent_dollars") && line.ends_with(" 1.000001")
+            })
+        })
+        .await;
+        let refused = begin(&gateway, KEY).await;
+        assert_eq!(refused.error("type"), "budget_exceeded", "{budgets}: {}", refused.text());
+    }
+}
+
+#[tokio::test]
 async fn other_gateways_know_what_a_batch_has_cost() {
     let (provider, postgres, redis) =
         (Provider::start().await, Postgres::start().await, Redis::on_port().await);
@@ -591,6 +617,102 @@ async fn batch_of_a_client_who_does_not_wait_is_billed() {
     eventually("it has begun", async || !provider.state().batches.is_empty()).await;
     provider.complete("batch_1", 1_000, 0, 0);
     assert_eq!(billed(&gateway, "batch_1").await[0]["spend"], 0.001);
+}
+
+#[tokio::test]
+async fn batch_whose_account_is_gone_is_kept_until_it_is_back() {
+    let provider = Provider::start().await;
+    let folder = Folder::fresh();
+    let start = |config: String| {
+        let (config, folder) = (Some(config), Some(folder.0.clone()));
+        Gateway::start_with(Options { config, folder, ..Options::default() })
+    };
+    let mut gateway = start(provider.config("")).await;
+    let batch = begun(&gateway).await;
+    gateway.signal("TERM");
+    gateway.ended().await;
+    provider.complete(&batch, 1_000, 0, 0);
+    let elsewhere = format!("{}/other", provider.address);
+    let moved = provider.config("").replace(&format!("{}/v1", provider.address), &elsewhere);
+    let mut gateway = start(moved).await;
+    gateway.stderr_line(|line| line.contains("account is configured any more")).await;
+    assert!(lines(&gateway, &batch).await.is_empty());
+    gateway.signal("TERM");
+    gateway.ended().await;
+    // Another entry, at the same place.
+    let renamed =
+        provider.config("").replace("api_key: sk", "organization: org-1\n      api_key: sk");
+    let gateway = start(renamed.replace(
+        "{ model: openai/gpt-4o-mini, organization: org-1\n      ",
+        "{ model: openai/gpt-4o-mini, ",
+    ))
+    .await;
+    assert_eq!(billed(&gateway, &batch).await[0]["spend"], 0.001);
+}
+
+#[tokio::test]
+async fn provider_that_has_forgotten_a_batch_is_believed_after_a_week() {
+    let (provider, postgres) = (Provider::start().await, Postgres::start().await);
+    let config = provider.config(&format!("{SOON}  database_url: '{}'\n", postgres.url()));
+    let gateway = Gateway::start(&config).await;
+    let batch = begun(&gateway).await;
+    let found = provider.state().batches.remove(&batch).expect("it has begun");
+    let gone =
+        "SELECT CAST(body AS jsonb)->>'gone_ms' FROM tollway_documents WHERE collection = 'batch'";
+    let mut since = String::new();
+    eventually("it is noted", async || {
+        since = postgres.run(gone).await.trim().to_owned();
+        !since.is_empty()
+    })
+    .await;
+    // It was a mistake of the provider's.
+    provider.state().batches.insert(batch.clone(), found);
+    eventually("it is there again", async || postgres.run(gone).await.trim().is_empty()).await;
+    provider.state().batches.remove(&batch);
+    let long_ago = "UPDATE tollway_documents SET body = CAST(jsonb_set(CAST(body AS jsonb), \
+        '{gone_ms}', '1') AS text) WHERE collection = 'batch' AND holder IS NULL;";
+    let state = "SELECT state FROM tollway_documents WHERE collection = 'batch'";
+    eventually("it is closed", async || {
+        postgres.run(long_ago).await;
+        postgres.run(state).await.trim() == "closed"
+    })
+    .await;
+    gateway.stderr_line(|line| line.contains(&batch) && line.contains("is not billed")).await;
+    assert!(lines(&gateway, &batch).await.is_empty());
+}
+
+#[tokio::test]
+async fn named_group_and_long_prompts_have_their_prices() {
+    let provider = Provider::start().await;
+    let twin = format!(
+        "
+  - model_name: twin
+    litellm_params:
+      model: openai/gpt-dear
+      api_key: {UPSTREAM_KEY}
+      api_base: http://{}/v1
+      input_cost_per_token: 0.000004
+      input_cost_per_token_above_1k_tokens: 0.000008
+      output_cost_per_token: 0
+keys:",
+        provider.address
+    );
+    let gateway = Gateway::start(&provider.config("").replace("\nkeys:", &twin)).await;
+    let bearer = format!("Bearer {KEY}");
+    let headers = [("authorization", bearer.as_str()), ("x-litellm-model", "twin")];
+    let body = json!({"endpoint": "/v1/chat/completions"});
+    let begun = post_with(gateway.address, "/v1/batches", &headers, &body).await;
+    let batch = begun.json()["id"].as_str().expect("an id").to_owned();
+    // How long the single prompts were, only the output tells.
+    let output = [chat_line("gpt-dear", 900, 0, 1), chat_line("gpt-dear", 1_001, 0, 1)];
+    provider.put_file("file-out", &output);
+    provider.complete(&batch, 1_901, 0, 2);
+    provider.end(&batch, "completed", json!({"output_file_id": "file-out"}));
+    retrieve(&gateway, &batch, KEY).await;
+    let line = &billed(&gateway, &batch).await[0];
+    // Without rates of its own for batches: 900 at four millionths, 1,001 at eight.
+    assert_eq!((&line["model_group"], &line["spend"]), (&json!("twin"), &json!(0.011_608)));
+    assert_eq!(line["prompt_tokens"], 1_901);
 }
 
 #[tokio::test]

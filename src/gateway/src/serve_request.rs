@@ -62,7 +62,7 @@ pub(crate) async fn serve(session: &mut ServerSession, state: &mut RequestState)
         Route::PassThrough(at) => {
             ctx.passage = Some(Box::new(generation.pass_through[*at].passage()));
         }
-        Route::Stored => ctx.passage = Some(Box::new(stored::passage(session.req_header()))),
+        Route::Stored => stored::arrive(session, &mut ctx),
         Route::Models | Route::Model => ctx.dialect = models::dialect(session.req_header()),
         _ => {}
     }

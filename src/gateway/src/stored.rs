@@ -70,9 +70,20 @@ const PROVIDER: [&str; 2] = ["provider", "custom_llm_provider"];
 const MODEL_HEADER: &str = "x-litellm-model";
 const PROVIDER_HEADERS: [&str; 3] = ["custom-llm-provider", "custom_llm_provider", "provider"];
 
+/// Says what a request is. Of one that begins a batch the head has to say who pays for it: nobody reads
+/// its body.
+pub(crate) fn arrive(session: &ServerSession, ctx: &mut RequestCtx) {
+    let passage = passage(session.req_header());
+    if passage.is_billed_later {
+        ctx.end_user = model_call::end_user_of_head(session, ctx);
+        ctx.tags = wishes::tags_of_head(session, None);
+    }
+    ctx.passage = Some(Box::new(passage));
+}
+
 /// What the ledger is told of a request: LiteLLM's name for it. It costs nothing: a batch is billed when
 /// it has ended (`batches`).
-pub(crate) fn passage(head: &RequestHeader) -> Passage {
+fn passage(head: &RequestHeader) -> Passage {
     let path = head.uri.path();
     let mut segments =
         path.strip_prefix("/v1").unwrap_or(path).split('/').filter(|s| !s.is_empty());
@@ -132,6 +143,7 @@ pub(crate) async fn serve(
 ) -> Result<Outcome> {
     let sight = batches::sight(session.req_header());
     if sight == Some(Sight::Begun) {
+        // Its key and token may say more, and without a filter `budget` nobody has read them.
         ctx.end_user = model_call::end_user_of_head(session, ctx);
         ctx.tags = wishes::tags_of_head(session, ctx.identity.as_deref());
     }

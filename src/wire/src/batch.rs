@@ -1,6 +1,7 @@
 //! OpenAI's Batch API, as far as it says what a batch took: the batch itself, and the lines of its
 //! output file.
 
+use memchr::memmem;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -27,7 +28,7 @@ pub struct Batch {
 }
 
 #[derive(Deserialize)]
-struct Written {
+struct WrittenBatch {
     #[serde(default)]
     object: Option<String>,
     id: String,
@@ -51,7 +52,7 @@ struct Counts {
 impl Batch {
     /// Reads a batch. `None` where it is none.
     pub fn read(json: &[u8]) -> Option<Batch> {
-        let written: Written = serde_json::from_slice(json).ok()?;
+        let written: WrittenBatch = serde_json::from_slice(json).ok()?;
         if written.object.is_some_and(|object| object != "batch") {
             return None;
         }
@@ -84,13 +85,13 @@ pub struct Answered {
 }
 
 #[derive(Deserialize)]
-struct Line<'l> {
+struct Written<'l> {
     #[serde(borrow, default)]
-    response: Option<LineResponse<'l>>,
+    response: Option<Response<'l>>,
 }
 
 #[derive(Deserialize)]
-struct LineResponse<'l> {
+struct Response<'l> {
     #[serde(borrow, default)]
     body: Option<&'l RawValue>,
 }
@@ -114,19 +115,46 @@ struct InResponsesWords {
 ///
 /// # Errors
 /// When the line is none.
-pub fn answered(line: &[u8]) -> Result<Option<Answered>, serde_json::Error> {
-    let line: Line<'_> = serde_json::from_slice(line)?;
-    let Some(body) = line.response.and_then(|response| response.body) else { return Ok(None) };
-    let bytes = body.get().as_bytes();
+pub fn answered(line: Line<'_>) -> Result<Option<Answered>, serde_json::Error> {
+    match line {
+        Line::Whole(line) => {
+            let line: Written<'_> = serde_json::from_slice(line)?;
+            let body = line.response.and_then(|response| response.body);
+            Ok(body.and_then(|body| of_body(body.get().as_bytes())))
+        }
+        Line::Cut { head, tail } => Ok(of_body(&put_together(head, tail)?)),
+    }
+}
+
+fn of_body(body: &[u8]) -> Option<Answered> {
     // What is not an object, or has a usage of another shape, was no model's answer.
-    let Ok(Body { model, usage }) = serde_json::from_slice::<Body>(bytes) else { return Ok(None) };
-    let Some(words) = usage else { return Ok(None) };
-    let usage = match words.input_tokens {
-        Some(_) => responses::usage_of_body(bytes),
-        None => openai::usage_of_body(bytes),
+    let Body { model, usage } = serde_json::from_slice(body).ok()?;
+    let usage = match usage?.input_tokens {
+        Some(_) => responses::usage_of_body(body),
+        None => openai::usage_of_body(body),
     };
     let model = model.unwrap_or_default();
-    Ok(usage.map(|usage| Answered { model, usage: without_tier(usage) }))
+    usage.map(|usage| Answered { model, usage: without_tier(usage) })
+}
+
+/// The members that count of an answer that is too long to be read whole. Its model stands before what
+/// makes it long (chat), or behind (embeddings), and its usage behind. A quote within a text has a
+/// backslash before it, so that only a member's name is found.
+fn put_together(head: &[u8], tail: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+    let member = |piece: &[u8], name: &str, at: fn(&[u8], &[u8]) -> Option<usize>| {
+        let from = at(piece, name.as_bytes())? + name.len();
+        let value = piece[from..].trim_ascii_start().strip_prefix(b":")?;
+        let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Box<RawValue>>();
+        values.next()?.ok()
+    };
+    let (first, last) = (memmem::find as fn(&[u8], &[u8]) -> _, memmem::rfind);
+    let model = member(tail, "\"model\"", last).or_else(|| member(head, "\"model\"", first));
+    let usage = member(tail, "\"usage\"", last);
+    let (Some(usage), null) = (usage, RawValue::NULL) else {
+        return Err(serde::de::Error::custom("too long, and without a usage at its end"));
+    };
+    let model = model.as_deref().unwrap_or(null);
+    Ok(format!("{{\"model\":{model},\"usage\":{usage}}}").into_bytes())
 }
 
 /// A batch is billed as one, whatever tier an answer in it names.
@@ -134,10 +162,31 @@ fn without_tier(usage: Usage) -> Usage {
     Usage { served: Served { tier: None, ..usage.served }, ..usage }
 }
 
-/// Takes bytes apart into lines, which have at most so many bytes.
+/// How much is kept of the beginning and of the end of a line that is too long.
+const HEAD: usize = 4 * 1024;
+const TAIL: usize = 16 * 1024;
+
+/// A line of an output file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line<'l> {
+    /// All of it.
+    Whole(&'l [u8]),
+    /// Of one that is too long its first 4 KiB and its last 16 KiB.
+    Cut {
+        /// The beginning.
+        head: &'l [u8],
+        /// The end.
+        tail: &'l [u8],
+    },
+}
+
+/// Takes bytes apart into lines, of which no more than so many bytes are kept, or 20 KiB.
 #[derive(Debug)]
 pub struct Lines {
+    /// The line so far; of one that is too long its beginning.
     line: Vec<u8>,
+    /// The end of one that is too long.
+    tail: Vec<u8>,
     bytes_max: usize,
     is_too_long: bool,
 }
@@ -145,12 +194,11 @@ pub struct Lines {
 impl Lines {
     /// Nothing has come yet.
     pub fn new(bytes_max: usize) -> Lines {
-        Lines { line: Vec::new(), bytes_max, is_too_long: false }
+        Lines { line: Vec::new(), tail: Vec::new(), bytes_max, is_too_long: false }
     }
 
-    /// Takes bytes, and hands on each line that ends in them, empty ones left out; `None` for one
-    /// that is too long.
-    pub fn take(&mut self, bytes: &[u8], on: &mut impl FnMut(Option<&[u8]>)) {
+    /// Takes bytes, and hands on each line that ends in them, empty ones left out.
+    pub fn take(&mut self, bytes: &[u8], on: &mut impl FnMut(Line<'_>)) {
         let mut rest = bytes;
         while let Some(at) = memchr::memchr(b'\n', rest) {
             self.add(&rest[..at]);
@@ -161,24 +209,37 @@ impl Lines {
     }
 
     /// Hands on what stands behind the last line feed.
-    pub fn end(mut self, on: &mut impl FnMut(Option<&[u8]>)) {
+    pub fn end(mut self, on: &mut impl FnMut(Line<'_>)) {
         self.hand_on(on);
     }
 
     fn add(&mut self, bytes: &[u8]) {
-        if self.is_too_long || self.line.len() + bytes.len() > self.bytes_max {
+        if !self.is_too_long {
+            let room = self.bytes_max.max(HEAD + TAIL).saturating_sub(self.line.len());
+            let (fits, rest) = bytes.split_at(bytes.len().min(room));
+            self.line.extend_from_slice(fits);
+            if rest.is_empty() {
+                return;
+            }
             self.is_too_long = true;
-            self.line.clear();
-        } else {
-            self.line.extend_from_slice(bytes);
+            self.tail.extend_from_slice(&self.line[self.line.len() - TAIL..]);
+            self.line.truncate(HEAD);
+            return self.add(rest);
+        }
+        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
+        // Not for every few bytes.
+        if self.tail.len() >= 2 * TAIL {
+            self.tail.drain(..self.tail.len() - TAIL);
         }
     }
 
-    fn hand_on(&mut self, on: &mut impl FnMut(Option<&[u8]>)) {
+    fn hand_on(&mut self, on: &mut impl FnMut(Line<'_>)) {
         if std::mem::take(&mut self.is_too_long) {
-            on(None);
+            let tail = &self.tail[self.tail.len().saturating_sub(TAIL)..];
+            on(Line::Cut { head: &self.line, tail });
+            self.tail.clear();
         } else if !self.line.trim_ascii().is_empty() {
-            on(Some(&self.line));
+            on(Line::Whole(&self.line));
         }
         self.line.clear();
     }
@@ -234,7 +295,7 @@ mod tests {
             let line = format!(
                 r#"{{"id":"r","custom_id":"1","response":{{"status_code":200,"body":{body}}},"error":null}}"#
             );
-            let answered = answered(line.as_bytes()).expect("a line");
+            let answered = answered(Line::Whole(line.as_bytes())).expect("a line");
             let seen = answered.as_ref().map(|it| {
                 let usage = &it.usage;
                 assert_eq!(usage.served, Served::default(), "{body}");
@@ -263,48 +324,89 @@ mod tests {
         check(r#"{"model":"m","usage":[]}"#, None);
         check("null", None);
         check("7", None);
-        assert_eq!(answered(br#"{"response":null,"error":{"code":"x"}}"#).expect("a line"), None);
-        assert!(answered(b"nothing").is_err());
+        let failed = Line::Whole(br#"{"response":null,"error":{"code":"x"}}"#);
+        assert_eq!(answered(failed).expect("a line"), None);
+        assert!(answered(Line::Whole(b"nothing")).is_err());
     }
 
-    fn all(pieces: &[&[u8]], bytes_max: usize) -> Vec<Option<Vec<u8>>> {
-        let (mut lines, mut found) = (Lines::new(bytes_max), Vec::new());
-        let mut on = |line: Option<&[u8]>| found.push(line.map(<[u8]>::to_vec));
+    /// What a [`Line`] is, kept.
+    type Owned = (Vec<u8>, Option<Vec<u8>>);
+
+    fn owned(line: Line<'_>) -> Owned {
+        match line {
+            Line::Whole(line) => (line.to_vec(), None),
+            Line::Cut { head, tail } => (head.to_vec(), Some(tail.to_vec())),
+        }
+    }
+
+    fn all(pieces: &[&[u8]]) -> Vec<Owned> {
+        let (mut lines, mut found) = (Lines::new(0), Vec::new());
+        let mut on = |line: Line<'_>| found.push(owned(line));
         pieces.iter().for_each(|piece| lines.take(piece, &mut on));
         lines.end(&mut on);
         found
     }
 
+    /// Line by line; slow and plain.
+    fn expected(bytes: &[u8]) -> Vec<Owned> {
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let of = |line: &[u8]| match line.len() > HEAD + TAIL {
+            true => (line[..HEAD].to_vec(), Some(line[line.len() - TAIL..].to_vec())),
+            false => (line.to_vec(), None),
+        };
+        let is_empty = |line: &&[u8]| line.len() <= HEAD + TAIL && line.trim_ascii().is_empty();
+        lines.filter(|line| !is_empty(line)).map(of).collect()
+    }
+
     #[test]
-    fn line_that_is_too_long_hides_no_other() {
-        let found = all(&[b"abc\nabcd", b"e\r\n\n \nab"], 4);
-        assert_eq!(found, [Some(b"abc".to_vec()), None, Some(b"ab".to_vec())]);
+    fn line_that_is_too_long_says_what_it_took() {
+        let numbers = "0.5,".repeat(30_000);
+        let said = "\\\"usage\\\": {\\\"model\\\": 7} ".repeat(3_000);
+        let embeddings = format!(
+            r#"{{"id":"r","response":{{"status_code":200,"body":{{"object":"list","data":[{{"embedding":[{numbers}1]}}],"model":"emb","usage":{{"prompt_tokens":8,"total_tokens":8}}}}}},"error":null}}"#
+        );
+        let chat = format!(
+            r#"{{"id":"r","response":{{"body":{{"model":"gpt-4o","choices":[{{"message":{{"content":"{said}"}}}}],"usage":{{"prompt_tokens":8,"completion_tokens":2,"prompt_tokens_details":{{"cached_tokens":3}}}},"system_fingerprint":"f"}}}},"error":null}}"#
+        );
+        let response = format!(
+            r#"{{"response":{{"body":{{"object":"response","model":"gpt-5","output":[{{"text":"{said}"}}],"usage" : {{"input_tokens":8,"output_tokens":2}}}}}}}}"#
+        );
+        for (line, model) in [(&embeddings, "emb"), (&chat, "gpt-4o"), (&response, "gpt-5")] {
+            let found = all(&[line.as_bytes()]);
+            let (head, tail) = (&found[0].0, found[0].1.as_ref().expect("it is too long"));
+            let cut = answered(Line::Cut { head, tail }).expect("a line");
+            assert_eq!(cut, answered(Line::Whole(line.as_bytes())).expect("a line"), "{model}");
+            assert_eq!(cut.expect("it took something").model, model);
+        }
+        let without = "x".repeat(HEAD + TAIL + 1);
+        let (head, tail) = without.as_bytes().split_at(HEAD);
+        assert!(answered(Line::Cut { head, tail }).is_err());
     }
 
     proptest! {
         #[test]
         fn any_split_has_the_same_lines(
-            bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b' '), any::<u8>()], 0..200),
+            runs in proptest::collection::vec((prop_oneof![Just(b'\n'), Just(b' '), any::<u8>()], prop_oneof![1_usize..4, 1_usize..40_000]), 0..20),
             cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..8),
-            bytes_max in 0_usize..40,
         ) {
+            let bytes: Vec<u8> =
+                runs.into_iter().flat_map(|(byte, count)| std::iter::repeat_n(byte, count)).collect();
             let mut at: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
             at.sort_unstable();
             at.push(bytes.len());
             let mut from = 0;
-            let pieces: Vec<&[u8]> = at.into_iter().map(|to| &bytes[std::mem::replace(&mut from, to)..to]).collect();
-            let expect: Vec<_> = bytes
-                .split(|byte| *byte == b'\n')
-                .filter(|line| line.len() > bytes_max || !line.trim_ascii().is_empty())
-                .map(|line| (line.len() <= bytes_max).then(|| line.to_vec()))
-                .collect();
-            prop_assert_eq!(all(&pieces, bytes_max), expect);
+            let pieces: Vec<&[u8]> =
+                at.into_iter().map(|to| &bytes[std::mem::replace(&mut from, to)..to]).collect();
+            prop_assert_eq!(all(&pieces), expected(&bytes));
         }
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Batch::read(&bytes);
-            let _ = answered(&bytes);
+            let _ = answered(Line::Whole(&bytes));
+            let _ = answered(Line::Cut { head: &bytes, tail: &bytes });
+            let text = format!("\"model\":1,\"usage\" :{}", String::from_utf8_lossy(&bytes));
+            let _ = answered(Line::Cut { head: text.as_bytes(), tail: text.as_bytes() });
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tollway_filter_api::{Deployment, ModelDirectory, ModelGroup};
 use tollway_providers::prices;
-use tollway_wire::batch::{self, Answered, Batch, Lines};
+use tollway_wire::batch::{self, Answered, Batch, Line, Lines};
 use tollway_wire::price::{PicoDollars, Price, Tier, cost, cost_of_calls};
 use tollway_wire::usage::Usage;
 
@@ -14,8 +14,8 @@ use super::{ask, is_name};
 use crate::exchange::Endpoint;
 use crate::state::{Gateway, Generation};
 
-/// The longest line of an output that is read. An answer with many embeddings is longer than most.
-const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The longest line of an output that is read whole. An answer with many embeddings is longer.
+const LINE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How many models the requests of one batch can be for.
 const MODELS_MAX: usize = 64;
 
@@ -102,11 +102,11 @@ pub(super) async fn tally(
 }
 
 impl Tally {
-    fn line(&mut self, prices: Prices<'_>, line: Option<&[u8]>) {
-        match line.map(batch::answered) {
-            Some(Ok(Some(answered))) => self.add(prices, answered),
-            Some(Ok(None)) => {}
-            Some(Err(_)) | None => self.unread += 1,
+    fn line(&mut self, prices: Prices<'_>, line: Line<'_>) {
+        match batch::answered(line) {
+            Ok(Some(answered)) => self.add(prices, answered),
+            Ok(None) => {}
+            Err(_) => self.unread += 1,
         }
     }
 

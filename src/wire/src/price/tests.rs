@@ -116,6 +116,23 @@ fn the_highest_threshold_passed_counts() {
 }
 
 #[test]
+fn sum_of_many_calls_has_no_long_prompt() {
+    let mut bands = price(&[
+        ("input_cost_per_token", "1e-06"),
+        ("input_cost_per_token_above_32k_tokens", "2e-06"),
+        ("input_cost_per_token_above_128k_tokens", "4e-06"),
+    ]);
+    let total = |calls| cost_of_calls(&usage(300_000, 0), calls, &bands, Tier::Standard).total();
+    assert_eq!(total(10).to_string(), "0.3");
+    assert_eq!(total(3).to_string(), "0.6");
+    assert_eq!(total(0), total(1));
+    assert_eq!(total(1).to_string(), "1.2");
+    bands.per_request = PicoDollars(7);
+    let calls = cost_of_calls(&Usage::default(), 3, &bands, Tier::Standard);
+    assert_eq!(calls.total(), PicoDollars(21));
+}
+
+#[test]
 fn batch_is_billed_at_batch_rates_and_what_has_none_at_the_standard_rate() {
     check(usage(1000, 500), &sonnet(), Tier::Batch, "0.00525");
     let cached = Usage { cache_read_tokens: 1000, ..usage(1000, 0) };
