@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod agents;
+pub mod batches;
 pub mod browser;
 pub mod client;
 pub mod collector;

@@ -1,147 +1,24 @@
 //! What a batch costs is in the ledger, the budgets and the metrics, once.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tollway_tests::batches::Provider;
 use tollway_tests::gateway::{Folder, Gateway, MASTER_KEY, Options, run};
 use tollway_tests::postgres::Postgres;
-use tollway_tests::servers::{Call, Redis, signal};
+use tollway_tests::servers::{Redis, signal};
 use tollway_tests::setup::{UPSTREAM_KEY, chat, eventually};
 use tollway_tests::{Connection, Response, get, post_with};
 
 const KEY: &str = "sk-creator-0123456789";
 const OTHER: &str = "sk-other-01234567890";
 
-/// An account at a provider, in which batches end when a test says so.
-#[derive(Clone)]
-struct Provider {
-    address: SocketAddr,
-    state: Arc<Mutex<State>>,
-    /// Whether files are answered.
-    serves_files: watch::Sender<bool>,
-}
-
-#[derive(Default)]
-struct State {
-    batches: HashMap<String, Value>,
-    files: HashMap<String, String>,
-    /// Methods and paths.
-    asked: Vec<String>,
-    /// What a new batch's metadata are.
-    padding: String,
-}
-
-impl Provider {
-    async fn start() -> Provider {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
-        let provider = Provider {
-            address: listener.local_addr().expect("it is bound"),
-            state: Arc::default(),
-            serves_files: watch::Sender::new(true),
-        };
-        let serving = provider.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let serving = serving.clone();
-                tokio::spawn(async move { serving.answer(Call::read(stream).await).await });
-            }
-        });
-        provider
-    }
-
-    async fn answer(&self, mut call: Call) {
-        let line = call.head.lines().next().unwrap_or_default();
-        let (method, rest) = line.split_once(' ').expect("a request line");
-        let path = rest.split([' ', '?']).next().unwrap_or_default().to_owned();
-        assert!(call.head.contains(&format!("Bearer {UPSTREAM_KEY}")), "{line}");
-        let is_post = method == "POST";
-        self.state().asked.push(format!("{method} {path}"));
-        if path.ends_with("/content") {
-            let mut serves = self.serves_files.subscribe();
-            serves.wait_for(|serves| *serves).await.expect("it is there");
-        }
-        let found = self.found(is_post, &path, &call.body);
-        let (status, body) = match found {
-            Some(body) => ("200 OK", body),
-            None => ("404 Not Found", json!({"error": {"message": "no"}}).to_string()),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        call.write(head + &body).await;
-    }
-
-    fn found(&self, is_post: bool, path: &str, body: &[u8]) -> Option<String> {
-        let mut state = self.state();
-        let rest = path.strip_prefix("/v1/")?;
-        let pieces: Vec<&str> = rest.split('/').collect();
-        match pieces[..] {
-            ["batches"] if is_post => {
-                let wanted: Value = serde_json::from_slice(body).ok()?;
-                let id = format!("batch_{}", state.batches.len() + 1);
-                let batch = json!({"id": id, "object": "batch", "endpoint": wanted["endpoint"],
-                    "status": "validating", "output_file_id": null, "metadata": state.padding});
-                state.batches.insert(id, batch.clone());
-                Some(batch.to_string())
-            }
-            ["batches", id] if !is_post => state.batches.get(id).map(Value::to_string),
-            ["batches", id, "cancel"] => {
-                let batch = state.batches.get_mut(id)?;
-                batch["status"] = "cancelled".into();
-                Some(batch.to_string())
-            }
-            ["files", id, "content"] => state.files.get(id).cloned(),
-            _ => None,
-        }
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics with it")
-    }
-
-    /// Ends a batch.
-    fn end(&self, id: &str, status: &str, with: Value) {
-        let mut state = self.state();
-        let batch = state.batches.get_mut(id).expect("it has begun");
-        batch["status"] = status.into();
-        for (name, value) in with.as_object().expect("a map") {
-            batch[name] = value.clone();
-        }
-    }
-
-    /// Ends it as completed, with so many tokens.
-    fn complete(&self, id: &str, input: u64, cached: u64, output: u64) {
-        let usage = json!({"input_tokens": input, "input_tokens_details": {"cached_tokens": cached},
-            "output_tokens": output, "output_tokens_details": {"reasoning_tokens": 5},
-            "total_tokens": input + output});
-        let counts = json!({"total": 2, "completed": 2, "failed": 0});
-        self.end(
-            id,
-            "completed",
-            json!({"usage": usage, "model": "gpt-dear-2025-04-01", "request_counts": counts}),
-        );
-    }
-
-    fn put_file(&self, id: &str, lines: &[Value]) {
-        let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
-        self.state().files.insert(id.to_owned(), lines);
-    }
-
-    fn times_asked(&self, wanted: &str) -> usize {
-        self.state().asked.iter().filter(|asked| *asked == wanted).count()
-    }
-
-    /// A config with its models: one with prices of its own, of which a million input tokens cost two
-    /// dollars, in a batch one; cached ones half as much, output ten times.
-    fn config(&self, general: &str) -> String {
-        let base = format!("http://{}/v1", self.address);
-        format!(
-            "
+/// A config with its models: one with prices of its own, of which a million input tokens cost two
+/// dollars, in a batch one; cached ones half as much, output ten times.
+fn config(provider: &Provider, general: &str) -> String {
+    let base = format!("http://{}/v1", provider.address);
+    format!(
+        "
 model_list:
   - model_name: dear
     litellm_params:
@@ -162,8 +39,7 @@ general_settings:
   master_key: {MASTER_KEY}
 {general}
 "
-        )
-    }
+    )
 }
 
 /// Batches are looked at at once.
@@ -226,7 +102,7 @@ fn chat_line(model: &str, prompt: u64, cached: u64, completion: u64) -> Value {
 #[tokio::test]
 async fn batch_is_billed_once_however_often_it_is_retrieved() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config("")).await;
+    let gateway = Gateway::start(&config(&provider, "")).await;
     let batch = begun(&gateway).await;
     let before = retrieve(&gateway, &batch, OTHER).await;
     assert_eq!(before.json()["status"], "validating");
@@ -292,7 +168,7 @@ async fn batch_is_billed_once_however_often_it_is_retrieved() {
 #[tokio::test]
 async fn output_is_read_once_by_many_who_see_that_a_batch_has_ended() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config("")).await;
+    let gateway = Gateway::start(&config(&provider, "")).await;
     let (batch, second) = (begun(&gateway).await, begun(&gateway).await);
     provider.put_file("file-out", &[chat_line("gpt-dear", 10, 0, 1)]);
     provider.serves_files.send_replace(false);
@@ -312,7 +188,7 @@ async fn output_is_read_once_by_many_who_see_that_a_batch_has_ended() {
 #[tokio::test]
 async fn batch_that_nobody_asks_for_is_billed_all_the_same() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config(SOON)).await;
+    let gateway = Gateway::start(&config(&provider, SOON)).await;
     let batch = begun(&gateway).await;
     eventually("it is asked for", async || {
         provider.times_asked(&format!("GET /v1/batches/{batch}")) > 1
@@ -333,7 +209,7 @@ async fn batch_that_nobody_asks_for_is_billed_all_the_same() {
 #[tokio::test]
 async fn output_says_what_a_batch_took_that_does_not() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config("")).await;
+    let gateway = Gateway::start(&config(&provider, "")).await;
     let batch = begun(&gateway).await;
     provider.put_file(
         "file-out",
@@ -378,7 +254,7 @@ async fn output_says_what_a_batch_took_that_does_not() {
 #[tokio::test]
 async fn batch_that_fails_half_way_is_billed_for_what_it_did() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config(SOON)).await;
+    let gateway = Gateway::start(&config(&provider, SOON)).await;
     provider.put_file("file-part", &[chat_line("gpt-dear", 10, 0, 1)]);
     for status in ["failed", "expired", "cancelled"] {
         let batch = begun(&gateway).await;
@@ -391,7 +267,7 @@ async fn batch_that_fails_half_way_is_billed_for_what_it_did() {
 #[tokio::test]
 async fn cancelling_a_batch_that_did_nothing_bills_nothing() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config("")).await;
+    let gateway = Gateway::start(&config(&provider, "")).await;
     let batch = begun(&gateway).await;
     let bearer = format!("Bearer {KEY}");
     let headers = [("authorization", bearer.as_str())];
@@ -405,7 +281,7 @@ async fn cancelling_a_batch_that_did_nothing_bills_nothing() {
 #[tokio::test]
 async fn model_without_a_price_is_free_and_told_of() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config(SOON)).await;
+    let gateway = Gateway::start(&config(&provider, SOON)).await;
     let batch = begun(&gateway).await;
     let usage = json!({"input_tokens": 7, "output_tokens": 2, "total_tokens": 9});
     provider.end(&batch, "completed", json!({"usage": usage, "model": "gpt-of-tomorrow"}));
@@ -423,7 +299,7 @@ async fn model_without_a_price_is_free_and_told_of() {
 async fn batch_that_ends_while_no_gateway_runs_is_billed_by_the_next_one() {
     let provider = Provider::start().await;
     let folder = Folder::fresh();
-    let config = provider.config("");
+    let config = config(&provider, "");
     let start = || {
         let (config, folder) = (Some(config.clone()), Some(folder.0.clone()));
         Gateway::start_with(Options { config, folder, ..Options::default() })
@@ -442,7 +318,7 @@ async fn batch_that_ends_while_no_gateway_runs_is_billed_by_the_next_one() {
 async fn gateway_that_is_killed_while_it_bills_bills_once() {
     let provider = Provider::start().await;
     let folder = Folder::fresh();
-    let config = provider.config(SOON);
+    let config = config(&provider, SOON);
     let start = || {
         let (config, folder) = (Some(config.clone()), Some(folder.0.clone()));
         Gateway::start_with(Options { config, folder, ..Options::default() })
@@ -483,7 +359,7 @@ async fn gateway_that_is_killed_while_it_bills_bills_once() {
 async fn two_gateways_of_one_database_bill_once() {
     let (provider, postgres) = (Provider::start().await, Postgres::start().await);
     let general = format!("{SOON}  database_url: '{}'\n", postgres.url());
-    let config = provider.config(&general);
+    let config = config(&provider, &general);
     let gateways = [Gateway::start(&config).await, Gateway::start(&config).await];
     provider.put_file("file-out", &[chat_line("gpt-dear", 10, 0, 1)]);
     let mut batches = Vec::new();
@@ -517,7 +393,7 @@ async fn two_gateways_of_one_database_bill_once() {
 #[tokio::test]
 async fn creators_budget_pays_and_nothing_more_is_begun_when_it_is_spent() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config(SOON)).await;
+    let gateway = Gateway::start(&config(&provider, SOON)).await;
     let batch = begun(&gateway).await;
     // More than the budget: nothing can be refused after the fact.
     provider.complete(&batch, 1_500_000, 0, 0);
@@ -549,7 +425,7 @@ async fn all_who_are_named_pay() {
         "users: [{ user_id: anna, max_budget: 1 }]",
     ] {
         let provider = Provider::start().await;
-        let config = provider.config(SOON).replace("max_budget: 1 }", "max_budget: 100 }");
+        let config = config(&provider, SOON).replace("max_budget: 1 }", "max_budget: 100 }");
         let gateway = Gateway::start(&format!("{config}{budgets}\n")).await;
         let batch = begun(&gateway).await;
         provider.complete(&batch, 1_000_001, 0, 0);
@@ -576,7 +452,7 @@ async fn other_gateways_know_what_a_batch_has_cost() {
             redis.port
         )
     };
-    let text = provider.config(&general("1h"));
+    let text = config(&provider, &general("1h"));
     let (mut first, other) = (Gateway::start(&text).await, Gateway::start(&text).await);
     let mut batch = None;
     // Redis has to answer in time, here and below.
@@ -591,7 +467,7 @@ async fn other_gateways_know_what_a_batch_has_cost() {
     let batch = batch.expect("it has begun");
     provider.complete(&batch, 1_500_000, 0, 0);
     // One bills it that has never had to do with the key, another one is asked.
-    let billing = Gateway::start(&provider.config(&general("20ms"))).await;
+    let billing = Gateway::start(&config(&provider, &general("20ms"))).await;
     assert_eq!(billed(&billing, &batch).await[0]["spend"], 1.5);
     let mut answer = None;
     eventually("Redis answers in time", async || {
@@ -607,7 +483,7 @@ async fn other_gateways_know_what_a_batch_has_cost() {
 #[tokio::test]
 async fn batch_of_a_client_who_does_not_wait_is_billed() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config(SOON)).await;
+    let gateway = Gateway::start(&config(&provider, SOON)).await;
     let mut client = Connection::open(gateway.address).await;
     let bearer = format!("Bearer {KEY}");
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
@@ -627,33 +503,28 @@ async fn batch_whose_account_is_gone_is_kept_until_it_is_back() {
         let (config, folder) = (Some(config), Some(folder.0.clone()));
         Gateway::start_with(Options { config, folder, ..Options::default() })
     };
-    let mut gateway = start(provider.config("")).await;
+    let mut gateway = start(config(&provider, "")).await;
     let batch = begun(&gateway).await;
     gateway.signal("TERM");
     gateway.ended().await;
     provider.complete(&batch, 1_000, 0, 0);
     let elsewhere = format!("{}/other", provider.address);
-    let moved = provider.config("").replace(&format!("{}/v1", provider.address), &elsewhere);
+    let moved = config(&provider, "").replace(&format!("{}/v1", provider.address), &elsewhere);
     let mut gateway = start(moved).await;
     gateway.stderr_line(|line| line.contains("account is configured any more")).await;
     assert!(lines(&gateway, &batch).await.is_empty());
     gateway.signal("TERM");
     gateway.ended().await;
     // Another entry, at the same place.
-    let renamed =
-        provider.config("").replace("api_key: sk", "organization: org-1\n      api_key: sk");
-    let gateway = start(renamed.replace(
-        "{ model: openai/gpt-4o-mini, organization: org-1\n      ",
-        "{ model: openai/gpt-4o-mini, ",
-    ))
-    .await;
+    let name = "      organization: org-1\n      api_key:";
+    let gateway = start(config(&provider, "").replace("      api_key:", name)).await;
     assert_eq!(billed(&gateway, &batch).await[0]["spend"], 0.001);
 }
 
 #[tokio::test]
 async fn provider_that_has_forgotten_a_batch_is_believed_after_a_week() {
     let (provider, postgres) = (Provider::start().await, Postgres::start().await);
-    let config = provider.config(&format!("{SOON}  database_url: '{}'\n", postgres.url()));
+    let config = config(&provider, &format!("{SOON}  database_url: '{}'\n", postgres.url()));
     let gateway = Gateway::start(&config).await;
     let batch = begun(&gateway).await;
     let found = provider.state().batches.remove(&batch).expect("it has begun");
@@ -697,7 +568,7 @@ async fn named_group_and_long_prompts_have_their_prices() {
 keys:",
         provider.address
     );
-    let gateway = Gateway::start(&provider.config("").replace("\nkeys:", &twin)).await;
+    let gateway = Gateway::start(&config(&provider, "").replace("\nkeys:", &twin)).await;
     let bearer = format!("Bearer {KEY}");
     let headers = [("authorization", bearer.as_str()), ("x-litellm-model", "twin")];
     let body = json!({"endpoint": "/v1/chat/completions"});
@@ -718,7 +589,7 @@ keys:",
 #[tokio::test]
 async fn answers_reach_the_client_as_they_are() {
     let provider = Provider::start().await;
-    let gateway = Gateway::start(&provider.config("")).await;
+    let gateway = Gateway::start(&config(&provider, "")).await;
     for size in [0, 10_000, 60_000, 70_000, 3_000_000] {
         provider.state().padding = "x".repeat(size);
         let response = begin(&gateway, KEY).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tollway_filter_api::documents::{Collection, Document, Documents, Wanted};
 use tollway_filter_api::ledger::StoreError;
 use tollway_wire::batch::Batch;
@@ -26,6 +26,8 @@ const AT_ONCE: usize = 4;
 const PAGE: u64 = 100;
 /// How long a batch is held that is looked at: longer than looking may take.
 const HELD: Duration = Duration::from_secs(20 * 60);
+/// How long a provider may take to say how a batch stands.
+const ASK_MAX: Duration = Duration::from_secs(120);
 /// How often it is looked for batches that are due.
 const ROUND: Duration = Duration::from_secs(60);
 /// When something is tried again that failed here.
@@ -198,9 +200,10 @@ async fn looked(
 ) -> Looked {
     let (endpoint, batch) = match told {
         Some(told) => told,
-        None => match asked(gateway, generation, kept).await {
-            Ok(found) => found,
-            Err(looked) => return looked,
+        None => match timeout(ASK_MAX, asked(gateway, generation, kept)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(looked)) => return looked,
+            Err(_) => return Looked::Failed(format!("no answer within {ASK_MAX:?}")),
         },
     };
     if !batch.is_over() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{Budget, Unpaid};
 
-use super::{Books, LEDGER_PATIENCE};
+use super::{Books, LEDGER_PATIENCE, ms};
 
 /// Why a bill was not counted.
 #[derive(Debug, thiserror::Error)]
@@ -49,9 +49,11 @@ impl Books {
             let unready = |_| Unpaid::Unavailable("the ledger is being written");
             let _feeding = feeding.map_err(unready).map_err(BillError::Unready)?;
             write.await.map_err(BillError::Unwritten)?;
+            // Not by when they began: no window goes back to a period that has ended meanwhile.
+            let now_ms = ms(inner.clock.unix());
             let mut state = inner.state.lock();
             for record in records {
-                inner.charge(&mut state, &[], record, record.started_ms);
+                inner.charge(&mut state, &[], record, now_ms);
             }
         }
         for lease in &leases {
