@@ -4,7 +4,8 @@
 //! `response_cache`: an answer out of the cache costs nothing, and one that was made shorter for want
 //! of money is nobody else's answer. List it in any case: it hands every call to the journal, which
 //! the ledger is fed from, also where there are no budgets. What is handed on as it is (pass-through,
-//! files, batches) has its line there, too, and costs a pass-through's `cost_per_request`.
+//! files, batches) has its line there, too, and costs a pass-through's `cost_per_request`. A batch is
+//! billed when it has ended, whatever is left then; who has spent a budget may not begin one.
 //!
 //! All budgets that apply to a call must have room for the most it can cost: everybody's, those of
 //! the providers, deployments and models that may come to serve it, of the team, the member in the

@@ -496,6 +496,20 @@ async fn batch_of_a_client_who_does_not_wait_is_billed() {
 }
 
 #[tokio::test]
+async fn batch_that_begins_while_the_database_is_away_is_billed() {
+    let (provider, mut postgres) = (Provider::start().await, Postgres::start().await);
+    let general = format!("{SOON}  database_url: '{}'\n", postgres.url());
+    let gateway = Gateway::start(&config(&provider, &general)).await;
+    // The key's spend is known from here on.
+    begun(&gateway).await;
+    postgres.kill().await;
+    let batch = begun(&gateway).await;
+    postgres.again().await;
+    provider.complete(&batch, 1_000, 0, 0);
+    assert_eq!(billed(&gateway, &batch).await[0]["spend"], 0.001);
+}
+
+#[tokio::test]
 async fn batch_whose_account_is_gone_is_kept_until_it_is_back() {
     let provider = Provider::start().await;
     let folder = Folder::fresh();
