@@ -227,6 +227,10 @@ fn tool(tool: &Value) -> Value {
     let mut tool = tool.clone();
     let Value::Object(members) = &mut tool else { return json!({}) };
     members.entry("type").or_insert_with(|| "function".into());
+    // Credentials for the tool's server are not repeated, nor kept with the response.
+    for secret in ["authorization", "headers"] {
+        members.remove(secret);
+    }
     if members.get("type").is_some_and(|kind| kind == "function") {
         if let Some(Value::Object(nested)) = members.remove("function") {
             members.extend(nested);

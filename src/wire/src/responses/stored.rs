@@ -184,6 +184,14 @@ pub fn failed(response: &[u8], status: u16, error: &ErrorObject) -> Vec<u8> {
     with(response, "failed", error)
 }
 
+/// Whether a response will not change any more.
+pub fn has_ended(response: &[u8]) -> bool {
+    let object = scan::scan(response, &scan::Limits::default());
+    let status =
+        object.ok().and_then(|object| object.str(response, "status").map(|s| s.into_owned()));
+    !matches!(status.as_deref(), Some("queued" | "in_progress"))
+}
+
 /// A response of a provider's under the id that the client knows, as one in the background.
 pub fn renamed(response: &[u8], id: &str) -> Vec<u8> {
     let Ok(object) = scan::scan(response, &scan::Limits::default()) else {
@@ -386,6 +394,8 @@ mod tests {
             (&json!("queued"), &json!(true))
         );
         assert_eq!(value(&in_progress(&queued))["status"], "in_progress");
+        assert!(!has_ended(&queued) && !has_ended(&in_progress(&queued)));
+        assert!(has_ended(&cancelled(&queued)) && has_ended(b"{}"));
         assert_eq!(value(&cancelled(&queued))["status"], "cancelled");
         let error = ErrorObject { message: "no".into(), ..ErrorObject::default() };
         assert_eq!(
