@@ -134,7 +134,7 @@ impl Turn {
         };
         let made = Made { deployment, ..Made::default() };
         // What is lost is counted; the answer goes on.
-        let _ = responses.keep(&id, self.stored(Bytes::copy_from_slice(response), made));
+        let _ = responses.keep(&id, self.stored(stored::without_credentials(response), made));
     }
 
     /// What is kept of an answer.
