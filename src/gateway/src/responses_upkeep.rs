@@ -66,7 +66,7 @@ fn interrupted(abandoned: &Abandoned) -> Vec<u8> {
     if stored::has_ended(&abandoned.response) {
         return abandoned.response.to_vec();
     }
-    let message = "The gateway was restarted while it made this response.";
+    let message = "The gateway was restarted or ended while it made this response.";
     let error = ErrorObject { message: message.into(), ..ErrorObject::default() };
     stored::failed(&abandoned.response, 500, &error)
 }

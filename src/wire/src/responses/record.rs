@@ -419,6 +419,7 @@ mod tests {
             let mut damaged = RESPONSE.as_bytes().to_vec();
             damaged[at] = byte;
             let stream = of_response(&damaged);
+            rest_of_response(&damaged, Some(number));
             let mut out = Vec::new();
             let mut record = Record::begin("r", &damaged, &mut out);
             record.push(&stream, &mut out);
