@@ -35,8 +35,9 @@ const FRESH: Duration = Duration::from_secs(1);
 const CHECK_MAX: Duration = Duration::from_secs(1);
 /// How long it may take to find one.
 const LOOK_UP_MAX: Duration = Duration::from_secs(5);
-/// When another node's that is not there is looked for once more: it may be being written.
-const SECOND_LOOK: Duration = Duration::from_millis(300);
+/// When another node's that is not there is looked for again: it may be being written. In milliseconds,
+/// each after the one before it.
+const LOOK_AGAIN_MS: [u64; 3] = [50, 150, 300];
 /// How long a removal may take, those writes included that are before it.
 const REMOVE_MAX: Duration = Duration::from_secs(10);
 /// From how many bytes or rows on a transaction takes no more.
@@ -346,11 +347,14 @@ impl Responses {
     /// # Errors
     /// When nobody can say whether there is one.
     pub async fn get_named(&self, id: &str) -> Result<Option<Arc<StoredResponse>>, StoreError> {
-        let found = self.get(id).await?;
-        if found.is_some() || !self.shared.config.is_shared {
-            return Ok(found);
+        let again: &[u64] = if self.shared.config.is_shared { &LOOK_AGAIN_MS } else { &[] };
+        for pause in again {
+            let found = self.get(id).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
+            tokio::time::sleep(Duration::from_millis(*pause)).await;
         }
-        tokio::time::sleep(SECOND_LOOK).await;
         self.get(id).await
     }
 

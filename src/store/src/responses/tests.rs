@@ -110,7 +110,7 @@ fn responses(database: Option<&Arc<Fake>>, clock: &Clock) -> Responses {
     let config = ResponsesConfig {
         is_on: true,
         database: database.map(|fake| Arc::clone(fake) as Arc<dyn ResponseStore>),
-        is_shared: false,
+        is_shared: true,
         maker: Maker { node: "node".into(), process: "process".into() },
         retention: Duration::from_secs(3600),
         bytes_max: 20 << 20,
@@ -254,6 +254,20 @@ async fn what_another_node_removes_is_served_for_a_moment_only() {
     until(|| is_idle(&responses)).await;
     assert_eq!(responses.given_up().await.expect("it answers"), [Arc::<str>::from("resp_3")]);
     assert!(!database.has("resp_3"));
+}
+
+#[tokio::test]
+async fn what_another_node_is_about_to_write_is_waited_for() {
+    let database = Fake::new(1);
+    let responses = responses(Some(&database), &Clock::manual());
+    let looking = responses.clone();
+    let found = tokio::spawn(async move { looking.get_named("resp_1").await });
+    until(|| database.asked() > 1).await;
+    database.rows.lock().insert("resp_1".into(), response(1, false));
+    database.permits.add_permits(ALWAYS);
+    let found = found.await.expect("it ends").expect("it answers");
+    assert!(found.is_some());
+    assert!(responses.get_named("resp_2").await.expect("it answers").is_none());
 }
 
 #[tokio::test]
