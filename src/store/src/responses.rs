@@ -258,22 +258,23 @@ impl Responses {
         if size > config.bytes_max {
             return Err(self.lose(Lost::TooLarge));
         }
-        let id: Arc<str> = id.into();
-        if config.database.is_none() && !response.is_open {
-            self.shared.remember(id, self.shared.dated(response));
+        let (id, response) = (id.into(), self.shared.dated(response));
+        let has_database = config.database.is_some();
+        if !has_database && !response.is_open {
+            self.shared.remember(id, response);
             return Ok(());
         }
-        let response = self.shared.dated(response);
-        {
+        let is_full = {
             let mut held = held.lock();
-            let is_full = held.bytes + size > HELD_BYTES_MAX || held.is_closed;
+            let is_full = held.is_closed || held.bytes + size > HELD_BYTES_MAX;
             if !is_full {
-                held.put(&id, response, true, config.database.is_some());
+                held.put(&id, response, true, has_database);
             }
             is_full
+        };
+        if is_full {
+            return Err(self.lose(Lost::Full));
         }
-        .then(|| self.lose(Lost::Full))
-        .map_or(Ok(()), Err)?;
         self.shared.wake.notify_one();
         Ok(())
     }
@@ -282,9 +283,8 @@ impl Responses {
     ///
     /// # Errors
     /// When it has become too large: then it stays as it was.
-    pub fn replace(&self, id: &str, response: StoredResponse) -> Result<(), Lost> {
+    pub fn replace(&self, id: &str, mut response: StoredResponse) -> Result<(), Lost> {
         let Shared { config, held, .. } = &*self.shared;
-        let mut response = response;
         let bytes_max = config.bytes_max.saturating_add(LAST_WORDS_BYTES);
         if size_of(&response) > bytes_max && response.events.is_some() {
             response.events = Some(Bytes::new());
