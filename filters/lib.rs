@@ -109,6 +109,8 @@ mod settle {
 /// Dates, times and money as texts, written to the end of a buffer. By hand, because logs and
 /// headers have them for every request.
 mod text {
+    use std::net::IpAddr;
+    use std::sync::Arc;
     use std::time::Duration;
 
     use tollway_wire::calendar::civil;
@@ -144,15 +146,29 @@ mod text {
     /// Dollars with as many decimals as it takes: `0.0000725`.
     pub(crate) fn push_dollars(text: &mut Vec<u8>, amount: PicoDollars) {
         push_number(text, amount.0 / PicoDollars::PER_DOLLAR);
-        let (mut rest, mut width) = (amount.0 % PicoDollars::PER_DOLLAR, 12);
+        let rest = amount.0 % PicoDollars::PER_DOLLAR;
         if rest == 0 {
             return;
         }
-        while rest % 10 == 0 {
-            (rest, width) = (rest / 10, width - 1);
-        }
+        // The dollar in front keeps the zeros after the point.
+        let mut buffer = itoa::Buffer::new();
+        let digits = buffer.format(PicoDollars::PER_DOLLAR + rest);
         text.push(b'.');
-        push_padded(text, rest, width);
+        text.extend_from_slice(digits[1..].trim_end_matches('0').as_bytes());
+    }
+
+    /// An address as text.
+    pub(crate) fn address(address: IpAddr) -> Arc<str> {
+        let IpAddr::V4(address) = address else { return address.to_string().into() };
+        // Without the standard library's formatting, which takes ten times as long.
+        let mut text = Vec::with_capacity("255.255.255.255".len());
+        for (at, byte) in address.octets().into_iter().enumerate() {
+            if at > 0 {
+                text.push(b'.');
+            }
+            push_number(&mut text, byte.into());
+        }
+        String::from_utf8(text).unwrap_or_default().into()
     }
 
     /// A number in decimal digits.
@@ -191,6 +207,13 @@ mod text {
             check(1_767_225_599_999, "2025-12-31T23:59:59.999Z");
             check(1_767_225_600_000, "2026-01-01T00:00:00.000Z");
             check(1_772_323_200_000, "2026-03-01T00:00:00.000Z");
+        }
+
+        #[test]
+        fn addresses_are_written_as_everywhere() {
+            for text in ["0.0.0.0", "127.0.0.1", "255.255.255.255", "::1", "2001:db8::7:0"] {
+                assert_eq!(&*address(text.parse().expect("it is an address")), text);
+            }
         }
 
         #[test]

@@ -10,6 +10,7 @@ use tollway_wire::usage::Usage;
 
 use super::bound::{Bound, Servers};
 use crate::settle::settle;
+use crate::text::address;
 
 /// The status that counts for a client that left before it got one, as in LiteLLM.
 const CLIENT_LEFT: u16 = 499;
@@ -43,7 +44,7 @@ pub(super) fn draft(ctx: &RequestCtx, servers: &Servers, begun: Begun) -> SpendR
         end_user: ctx.end_user.clone(),
         tags: ctx.tags.clone(),
         started_ms: millis(begun.unix),
-        client: ctx.client.map(|address| address.to_string().into()),
+        client: ctx.client.map(address),
         ..SpendRecord::default()
     };
     if let Some(key) = &ctx.identity {

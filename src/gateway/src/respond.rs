@@ -1,5 +1,7 @@
 //! The one way out: answers and errors, in the client's dialect.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
@@ -189,15 +191,71 @@ fn add_own_headers(ctx: &RequestCtx, response: &mut ResponseHead) {
 /// Made of a `HeaderMap` and not by Pingora's own methods, which parse every name anew: a quarter
 /// of the instructions of a small answer.
 fn header_of(response: ResponseHead) -> Box<ResponseHeader> {
-    // Pingora adds two: `date` and `connection`.
-    let mut headers = HeaderMap::with_capacity(response.headers.len() + 2);
-    for (name, value) in response.headers {
-        headers.insert(name, value);
-    }
     let (mut parts, ()) = http::Response::new(()).into_parts();
     // A filter that sets a status that is none has failed.
     parts.status =
         StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    parts.headers = headers;
+    parts.headers = LAST.with_borrow_mut(|last| map_of(response.headers, last));
     Box::new(ResponseHeader::from(parts))
+}
+
+thread_local! {
+    /// The names of the last answer of this thread, with nothing behind them.
+    static LAST: RefCell<HeaderMap> = RefCell::default();
+}
+
+/// Makes a map of headers. Where they have the names of `last`, which is what nearly all answers have,
+/// that is copied: sorting thirty names into a table takes three times as long.
+fn map_of(headers: Vec<(HeaderName, HeaderValue)>, last: &mut HeaderMap) -> HeaderMap {
+    const NOTHING: HeaderValue = HeaderValue::from_static("");
+    let mut names = headers.iter().map(|(name, _)| name);
+    if last.len() == headers.len() && last.keys().all(|name| names.next() == Some(name)) {
+        let mut map = last.clone();
+        for (slot, (_, value)) in map.values_mut().zip(headers) {
+            *slot = value;
+        }
+        return map;
+    }
+    // Pingora adds two: `date` and `connection`.
+    let mut map = HeaderMap::with_capacity(headers.len() + 2);
+    for (name, value) in headers {
+        map.insert(name, value);
+    }
+    last.clone_from(&map);
+    last.values_mut().for_each(|value| *value = NOTHING);
+    map
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(texts: &[(&'static str, &'static str)]) -> Vec<(HeaderName, HeaderValue)> {
+        let header =
+            |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        texts.iter().map(header).collect()
+    }
+
+    #[test]
+    fn headers_are_the_same_whatever_the_last_answer_had() {
+        let answers = [
+            headers(&[("content-type", "a"), ("x-own", "1")]),
+            headers(&[("content-type", "b"), ("x-own", "2")]),
+            headers(&[("x-own", "3"), ("content-type", "c")]),
+            headers(&[("x-own", "4"), ("x-own", "5")]),
+            headers(&[("x-own", "6"), ("x-own", "7")]),
+            headers(&[("x-own", "8")]),
+            headers(&[]),
+            headers(&[("content-type", "d"), ("x-own", "9")]),
+        ];
+        let mut last = HeaderMap::new();
+        for headers in answers {
+            let mut expect = HeaderMap::new();
+            for (name, value) in headers.clone() {
+                expect.insert(name, value);
+            }
+            assert_eq!(map_of(headers, &mut last), expect);
+            assert!(last.values().all(HeaderValue::is_empty), "no value outlives its answer");
+        }
+    }
 }

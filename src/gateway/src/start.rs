@@ -571,7 +571,9 @@ impl Loader {
             return Ok(Some(Arc::clone(store)));
         }
         let store: Arc<dyn CacheStore> = match &settings.store {
-            CacheStoreSettings::Memory { bytes_max } => Arc::new(MemoryCache::new(*bytes_max)),
+            CacheStoreSettings::Memory { bytes_max } => {
+                Arc::new(MemoryCache::new(*bytes_max, self.stores.clock.clone()))
+            }
             CacheStoreSettings::Redis(redis) => Arc::new(
                 RedisCache::connect(redis.clone(), &self.stores.runtime)
                     .map_err(|error| StartError::new(format!("the cache's Redis: {error}")))?,

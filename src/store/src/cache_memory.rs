@@ -3,89 +3,95 @@
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
-use moka::Expiry;
-use moka::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
+use tollway_filter_api::Clock;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
 
-/// What an entry costs besides its body: the key, the counts, and moka's bookkeeping (two queue
-/// nodes, a timer node, and a place in the hash table, which is at most half full).
-const ENTRY_OVERHEAD_BYTES: usize = 512;
+/// What an entry costs besides its body: the key, the counts, the cache's bookkeeping and what the
+/// allocator rounds up.
+const ENTRY_OVERHEAD_BYTES: usize = 384;
+/// What an answer takes, about: for how many there will be.
+const ENTRY_BYTES: u64 = 2048;
+/// A part with a lock of its own is not made smaller: an answer must fit into one.
+const PART_BYTES_MIN: u64 = 32 << 20;
+/// More parts than this keep nobody from waiting for a lock.
+const PARTS_MAX: u64 = 16;
 
-/// Keeps answers in memory, the most useful ones when not all fit. Entries end on the machine's
-/// clock, each after its own time.
+/// Keeps answers in memory, the most useful ones when not all fit. Each has its own time, after which
+/// it is not given out any more; its room is taken back when somebody asks for it or needs it.
 pub struct MemoryCache {
-    entries: Cache<CacheKey, Entry, RandomState>,
+    entries: Cache<CacheKey, Entry, Weight, RandomState>,
+    bytes_max: u64,
+    clock: Clock,
 }
 
 #[derive(Clone)]
 struct Entry {
     answer: CachedAnswer,
-    ttl: Duration,
+    until: Instant,
 }
 
 impl MemoryCache {
-    /// A cache that holds at most `bytes_max` bytes, bookkeeping included. The bound is enforced in
-    /// batches, so that it may be passed by a few entries for a moment.
-    pub fn new(bytes_max: u64) -> MemoryCache {
-        let entries = Cache::builder()
-            .max_capacity(bytes_max)
-            .weigher(|_, entry: &Entry| weight(&entry.answer))
-            .expire_after(OwnTtl)
-            .build_with_hasher(RandomState::default());
-        MemoryCache { entries }
+    /// A cache that holds at most `bytes_max` bytes, bookkeeping included.
+    pub fn new(bytes_max: u64, clock: Clock) -> MemoryCache {
+        let entries = usize::try_from(bytes_max / ENTRY_BYTES).unwrap_or(usize::MAX);
+        let parts = (bytes_max / PART_BYTES_MIN).clamp(1, PARTS_MAX);
+        let options = OptionsBuilder::new()
+            .weight_capacity(bytes_max)
+            .estimated_items_capacity(entries)
+            .shards(parts as usize)
+            .build()
+            .expect("all that must be said is said");
+        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
+        let entries = Cache::with_options(options, Weight, hasher, lifecycle);
+        MemoryCache { entries, bytes_max, clock }
     }
 }
 
 impl CacheStore for MemoryCache {
     fn get(&self, key: CacheKey) -> Lookup<'_> {
-        Lookup::Ready(self.entries.get(&key).map(|entry| entry.answer))
+        let Some(entry) = self.entries.get(&key) else { return Lookup::Ready(None) };
+        let now = self.clock.now();
+        if now < entry.until {
+            return Lookup::Ready(Some(entry.answer));
+        }
+        // Unless another one has come in its place.
+        self.entries.remove_if(&key, |entry| entry.until <= now);
+        Lookup::Ready(None)
     }
 
     fn put(&self, key: CacheKey, answer: CachedAnswer, ttl: Duration) {
-        if !ttl.is_zero() {
-            self.entries.insert(key, Entry { answer, ttl });
+        // A time beyond what the clock can tell is no time at all.
+        if let Some(until) = self.clock.now().checked_add(ttl).filter(|_| !ttl.is_zero()) {
+            self.entries.insert(key, Entry { answer, until });
         }
     }
 
     fn bytes_max(&self) -> Option<u64> {
-        self.entries.policy().max_capacity()
+        Some(self.bytes_max)
     }
 
     fn remove<'a>(&'a self, keys: &'a [CacheKey]) -> Managing<'a> {
         for key in keys {
-            self.entries.invalidate(key);
+            self.entries.remove(key);
         }
         Box::pin(async { Ok(()) })
     }
 
     fn clear(&self) -> Managing<'_> {
-        self.entries.invalidate_all();
+        self.entries.clear();
         Box::pin(async { Ok(()) })
     }
 }
 
-fn weight(answer: &CachedAnswer) -> u32 {
-    let bytes = ENTRY_OVERHEAD_BYTES + answer.body.len() + answer.model.len();
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
+#[derive(Clone)]
+struct Weight;
 
-/// Each entry says itself how long it lives.
-struct OwnTtl;
-
-impl Expiry<CacheKey, Entry> for OwnTtl {
-    fn expire_after_create(&self, _: &CacheKey, entry: &Entry, _: Instant) -> Option<Duration> {
-        Some(entry.ttl)
-    }
-
-    // By default moka lets a replaced entry live on for what was left of the one before it.
-    fn expire_after_update(
-        &self,
-        _: &CacheKey,
-        entry: &Entry,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(entry.ttl)
+impl Weighter<CacheKey, Entry> for Weight {
+    fn weight(&self, _: &CacheKey, entry: &Entry) -> u64 {
+        let answer = &entry.answer;
+        (ENTRY_OVERHEAD_BYTES + answer.body.len() + answer.model.len()) as u64
     }
 }
 
@@ -98,6 +104,10 @@ mod tests {
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
+
+    fn cache_of(bytes_max: u64) -> MemoryCache {
+        MemoryCache::new(bytes_max, Clock::manual())
+    }
 
     fn answer(body: impl Into<Bytes>) -> CachedAnswer {
         CachedAnswer {
@@ -125,7 +135,7 @@ mod tests {
 
     #[test]
     fn what_was_put_is_found_under_its_key_only() {
-        let cache = MemoryCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         cache.put(key(1), answer("one"), MINUTE);
         assert_eq!(get(&cache, key(1)), Some(answer("one")));
         assert_eq!(get(&cache, key(2)), None);
@@ -133,29 +143,32 @@ mod tests {
 
     #[test]
     fn an_entry_ends_after_its_own_time() {
-        let cache = MemoryCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         cache.put(key(1), answer("short"), Duration::from_millis(20));
         cache.put(key(2), answer("long"), MINUTE);
-        let started = Instant::now();
-        while get(&cache, key(1)).is_some() {
-            assert!(started.elapsed() < MINUTE, "the entry does not end");
-            std::thread::yield_now();
-        }
-        assert!(started.elapsed() >= Duration::from_millis(19), "the entry ended early");
+        cache.clock.advance(Duration::from_millis(19));
+        assert!(get(&cache, key(1)).is_some());
+        cache.clock.advance(Duration::from_millis(1));
+        assert_eq!(get(&cache, key(1)), None);
         assert!(get(&cache, key(2)).is_some());
+        assert_eq!(cache.entries.len(), 1, "what has ended takes no room once it was asked for");
     }
 
     #[test]
     fn a_replaced_entry_starts_anew_with_its_own_time() {
-        let expiry = OwnTtl;
-        let entry = Entry { answer: answer("x"), ttl: MINUTE };
-        let left = Some(Duration::from_millis(1));
-        assert_eq!(expiry.expire_after_update(&key(1), &entry, Instant::now(), left), Some(MINUTE));
+        let cache = cache_of(1 << 20);
+        cache.put(key(1), answer("first"), Duration::from_millis(20));
+        cache.clock.advance(Duration::from_millis(19));
+        cache.put(key(1), answer("second"), MINUTE);
+        cache.clock.advance(MINUTE - Duration::from_millis(1));
+        assert_eq!(get(&cache, key(1)), Some(answer("second")));
+        cache.clock.advance(Duration::from_millis(1));
+        assert_eq!(get(&cache, key(1)), None);
     }
 
     #[test]
     fn an_entry_without_a_lifetime_is_not_kept() {
-        let cache = MemoryCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         cache.put(key(1), answer("x"), Duration::ZERO);
         assert_eq!(get(&cache, key(1)), None);
     }
@@ -163,27 +176,25 @@ mod tests {
     #[test]
     fn no_more_bytes_are_kept_than_allowed() {
         let bytes_max = 1 << 20;
-        let cache = MemoryCache::new(bytes_max);
+        let cache = cache_of(bytes_max);
         for number in 0..200 {
             cache.put(key(number), answer(vec![b'x'; 32 << 10]), MINUTE);
         }
-        cache.entries.run_pending_tasks();
-        assert!(cache.entries.weighted_size() <= bytes_max);
+        assert!(cache.entries.weight() <= bytes_max);
         let kept = (0..200).filter(|&number| get(&cache, key(number)).is_some()).count();
         assert!((20..=31).contains(&kept), "{kept} of 32 KiB in 1 MiB");
     }
 
     #[test]
     fn an_entry_larger_than_the_cache_is_not_kept() {
-        let cache = MemoryCache::new(10_000);
+        let cache = cache_of(10_000);
         cache.put(key(1), answer(vec![b'x'; 20_000]), MINUTE);
-        cache.entries.run_pending_tasks();
         assert_eq!(get(&cache, key(1)), None);
     }
 
     #[tokio::test]
     async fn a_cleared_cache_is_empty() {
-        let cache = MemoryCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         cache.put(key(1), answer("one"), MINUTE);
         cache.clear().await.expect("memory can always be cleared");
         assert_eq!(get(&cache, key(1)), None);

@@ -154,7 +154,11 @@ pub fn worst_case(
     tier: Tier,
 ) -> PicoDollars {
     let mut worst = PicoDollars::ZERO;
-    for tier in [tier, Tier::Standard] {
+    let tiers: &[Tier] = match tier {
+        Tier::Standard => &[Tier::Standard],
+        tier => &[tier, Tier::Standard],
+    };
+    for &tier in tiers {
         let mut consider = |prompt: u64| {
             let rates = price.rates(tier, prompt);
             let input = rates

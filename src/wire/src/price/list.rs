@@ -323,25 +323,23 @@ impl Price {
     /// counts before the standard one, so that a tier without long-context rates is billed at the
     /// standard long-context rates. A kind that is stated nowhere costs what the general kind does.
     pub fn rates(&self, tier: Tier, prompt_tokens: u64) -> Rates {
-        let find = |rate: Rate| {
-            self.sheets
-                .iter()
-                .filter(|sheet| sheet.applies(tier, prompt_tokens))
-                .find_map(|sheet| sheet.stated[rate as usize])
-        };
+        let mut stated = [None; Rate::ALL.len()];
+        let mut reasoning = None;
+        for sheet in self.sheets.iter().filter(|sheet| sheet.applies(tier, prompt_tokens)) {
+            // Thinking costs what the sheet says that decides about output: a tier that states its
+            // output alone means all of it, and no standard rate of thinking is in between.
+            let [thinking, output] =
+                [Rate::Reasoning, Rate::Output].map(|rate| sheet.stated[rate as usize]);
+            reasoning = reasoning.or(thinking).or(output);
+            for (have, rate) in stated.iter_mut().zip(sheet.stated) {
+                *have = have.or(rate);
+            }
+        }
+        let find = |rate: Rate| stated[rate as usize];
         let input = find(Rate::Input).unwrap_or_default();
         let output = find(Rate::Output).unwrap_or_default();
         let cache_write = find(Rate::CacheWrite).unwrap_or(input);
-        // Thinking costs what the sheet says that decides about output: a tier that states its output
-        // alone means all of it, and no standard rate of thinking is in between.
-        let reasoning = self
-            .sheets
-            .iter()
-            .filter(|sheet| sheet.applies(tier, prompt_tokens))
-            .find_map(|sheet| {
-                sheet.stated[Rate::Reasoning as usize].or(sheet.stated[Rate::Output as usize])
-            })
-            .unwrap_or(output);
+        let reasoning = reasoning.unwrap_or(output);
         Rates {
             input,
             output,

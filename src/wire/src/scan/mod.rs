@@ -139,7 +139,8 @@ impl Member {
             // not worth unescaping again and again.
             self.key.len() <= 6 * name.len() && self.name(body) == name
         } else {
-            self.key.of(body) == name.as_bytes()
+            // Most names differ in length already, and are not looked at.
+            self.key.len() == name.len() && self.key.of(body) == name.as_bytes()
         }
     }
 }

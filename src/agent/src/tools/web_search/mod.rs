@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use moka::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use secrecy::{ExposeSecret, SecretString};
 use tollway_filter_api::Clock;
 use tollway_wire::price::PicoDollars;
@@ -37,12 +38,14 @@ use crate::tool::{Call, Called, Output, Risk, Tool, ToolError, ToolSpec};
 
 /// How large an answer of a provider may be.
 const ANSWER_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a remembered answer takes, about.
+const FOUND_BYTES: u64 = 4096;
 
 /// Searches the web.
 pub struct WebSearch {
     endpoints: Vec<Endpoint>,
     owners: PerMinute,
-    remembered: Cache<(Arc<str>, Query), Remembered>,
+    remembered: Cache<(Arc<str>, Query), Remembered, Weight>,
     ttl: Duration,
     clock: Clock,
 }
@@ -99,19 +102,16 @@ impl WebSearch {
             }
             endpoints.push(endpoint);
         }
-        let weigh = |(owner, query): &(Arc<str>, Query), remembered: &Remembered| {
-            let texts =
-                remembered.found.results.iter().map(|result| {
-                    result.title.len() + result.url.len() + result.snippet.len() + 200
-                });
-            let bytes = owner.len() + query.query.len() + 500 + texts.sum::<usize>();
-            u32::try_from(bytes).unwrap_or(u32::MAX)
-        };
-        let remembered = Cache::builder()
-            .max_capacity(settings.cache_bytes_max)
-            .weigher(weigh)
-            .time_to_live(settings.cache_ttl)
-            .build();
+        let options = OptionsBuilder::new()
+            .weight_capacity(settings.cache_bytes_max)
+            .estimated_items_capacity(
+                usize::try_from(settings.cache_bytes_max / FOUND_BYTES).unwrap_or(usize::MAX),
+            )
+            .shards(1)
+            .build()
+            .expect("all that must be said is said");
+        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let remembered = Cache::with_options(options, Weight, hasher, lifecycle);
         Ok(Some(WebSearch {
             endpoints,
             owners: PerMinute::new(settings.searches_per_minute, &clock),
@@ -187,6 +187,21 @@ impl WebSearch {
             });
         }
         Ok(able)
+    }
+}
+
+/// How many bytes an answer takes that is remembered.
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<(Arc<str>, Query), Remembered> for Weight {
+    fn weight(&self, (owner, query): &(Arc<str>, Query), remembered: &Remembered) -> u64 {
+        let texts = remembered
+            .found
+            .results
+            .iter()
+            .map(|result| result.title.len() + result.url.len() + result.snippet.len() + 200);
+        (owner.len() + query.query.len() + 500 + texts.sum::<usize>()) as u64
     }
 }
 
