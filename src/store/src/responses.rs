@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use moka::sync::Cache;
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{OptionsBuilder, Weighter};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tollway_filter_api::Clock;
@@ -23,6 +25,8 @@ use tollway_filter_api::responses::{
 
 /// What the cache may take.
 const CACHE_BYTES_MAX: u64 = 64 << 20;
+/// How many it is made for: of a few KiB each.
+const CACHE_ENTRIES: usize = 8192;
 /// What may be held: what is not yet written, and what is still being made.
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// What an entry costs besides its bytes.
@@ -98,7 +102,7 @@ struct Shared {
     config: ResponsesConfig,
     clock: Clock,
     held: Mutex<Held>,
-    cache: Cache<Arc<str>, Cached>,
+    cache: Cache<Arc<str>, Cached, Weight, RandomState>,
     /// There is more to be written, or no more to come.
     wake: Notify,
     /// One at a time changes the database, so that nothing is written after its removal.
@@ -111,6 +115,15 @@ struct Shared {
 struct Cached {
     response: Arc<StoredResponse>,
     seen: Instant,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Arc<str>, Cached> for Weight {
+    fn weight(&self, id: &Arc<str>, cached: &Cached) -> u64 {
+        (id.len() + size_of(&cached.response)) as u64
+    }
 }
 
 #[derive(Default)]
@@ -218,13 +231,15 @@ impl Held {
 impl Responses {
     /// Starts to keep responses. Where there is a database, a task of this runtime writes to it.
     pub fn new(config: ResponsesConfig, clock: Clock) -> Responses {
-        let cache = Cache::builder()
-            .max_capacity(CACHE_BYTES_MAX)
-            .weigher(|id: &Arc<str>, kept: &Cached| {
-                u32::try_from(id.len() + size_of(&kept.response)).unwrap_or(u32::MAX)
-            })
-            .time_to_live(config.retention)
-            .build();
+        // In one part: the largest response must fit into it.
+        let options = OptionsBuilder::new()
+            .weight_capacity(CACHE_BYTES_MAX)
+            .estimated_items_capacity(CACHE_ENTRIES)
+            .shards(1)
+            .build()
+            .expect("all that must be said is said");
+        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
+        let cache = Cache::with_options(options, Weight, hasher, lifecycle);
         let has_database = config.database.is_some();
         let shared = Arc::new(Shared {
             config,
@@ -332,7 +347,7 @@ impl Responses {
         if shared.clock.now().saturating_duration_since(seen) >= FRESH {
             match in_time(CHECK_MAX, database.is_there(id, now_ms)).await {
                 Ok(false) => {
-                    shared.cache.invalidate(id);
+                    shared.cache.remove(id);
                     return Ok(None);
                 }
                 // Where the database is away, what is known here is all there is.
@@ -374,7 +389,7 @@ impl Responses {
             .await?;
         }
         shared.held.lock().remove(id);
-        shared.cache.invalidate(id);
+        shared.cache.remove(id);
         Ok(())
     }
 
