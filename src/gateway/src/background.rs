@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 use tollway_filter_api::{Outcome, Reject, Rejection, RequestCtx};
 use tollway_wire::client;
 use tollway_wire::event_log::Budget;
+use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::operation::Dialect;
 use tollway_wire::responses::record::Record;
 use tollway_wire::responses::stored;
@@ -23,7 +24,7 @@ use crate::broadcast::{self, Broadcast, Follower, Next};
 use crate::early::refuse;
 use crate::exchange::{AnswerStream, Call, Opened};
 use crate::model_call::{self, gone_error};
-use crate::responses::{ID_BYTES_MAX, Made, Turn};
+use crate::responses::{ID_BYTES_MAX, Made, Turn, not_kept};
 use crate::state::{Gateway, Generation, RequestState};
 use crate::{observe, respond};
 
@@ -132,7 +133,7 @@ pub(crate) async fn promise(
 ) -> Result<Outcome> {
     let id = format!("resp_{}", asked.id);
     let place = match turn.keeps() {
-        false => Err(needs_store()),
+        false => Err(needs_store(gateway)),
         true => Place::take(gateway, id.clone(), asked.stream).ok_or_else(|| {
             Reject::too_many_requests(
                 "Too many responses are being made in the background.",
@@ -150,7 +151,10 @@ pub(crate) async fn promise(
     };
     let queued = stored::queued(asked);
     // Before the client knows the id, and asks for it.
-    turn.keep_as(&*gateway.responses, &id, queued.clone().into(), Made::default());
+    let made = Made { is_open: true, ..Made::default() };
+    if let Err(lost) = gateway.responses.keep(&id, turn.stored(queued.clone().into(), made)) {
+        return refuse(session, generation, ctx, not_kept(lost)).await;
+    }
     let answered = match asked.stream {
         // The events follow when the job is begun.
         true => respond::begin_stream(session, &generation.chain, ctx, headers, None)
@@ -166,7 +170,10 @@ pub(crate) async fn promise(
             let generation = Arc::clone(generation);
             ctx.held = Some(Box::new(Job { place, maker, generation, turn, queued }));
         }
-        Err(_) => gateway.responses.remove(&id),
+        Err(_) => {
+            let cancelled = turn.stored(stored::cancelled(&queued).into(), Made::default());
+            let _ = gateway.responses.replace(&id, cancelled);
+        }
     }
     answered
 }
@@ -366,14 +373,18 @@ impl Running {
 
     /// Keeps the response as it is now. One that was deleted meanwhile stays so.
     fn keep(&self, response: Vec<u8>) {
-        self.keep_with(response, None);
+        self.keep_with(response, None, true);
     }
 
-    fn keep_with(&self, response: Vec<u8>, events: Option<Bytes>) {
-        let made = Made { deployment: None, original: self.original.clone(), events };
-        let (Job { place, turn, .. }, store) = (&self.job, &*self.gateway.responses);
-        if store.get(&place.id).is_some() {
-            turn.keep_as(store, &place.id, response.into(), made);
+    fn keep_with(&self, response: Vec<u8>, events: Option<Bytes>, is_open: bool) {
+        let made = Made { deployment: None, original: self.original.clone(), events, is_open };
+        let Job { place, turn, queued, .. } = &self.job;
+        let responses = &self.gateway.responses;
+        if let Err(lost) = responses.replace(&place.id, turn.stored(response.into(), made)) {
+            let error = ErrorObject { message: format!("{lost}."), ..ErrorObject::default() };
+            let failed = stored::failed(queued, 500, &error);
+            let made = Made { is_open, ..Made::default() };
+            let _ = responses.replace(&place.id, turn.stored(failed.into(), made));
         }
     }
 }
@@ -394,14 +405,11 @@ impl Drop for Running {
         }
         let response = self.last.take().unwrap_or_else(|| {
             let cancelled = stored::cancelled(&self.job.queued);
-            self.keep(cancelled.clone());
             self.told.tell(|record, out| record.cancel(&cancelled, out));
             cancelled
         });
-        let log = Arc::clone(&self.told.log);
-        if log.is_live {
-            self.keep_with(response, Some(log.events()));
-        }
+        let log = &self.told.log;
+        self.keep_with(response, log.is_live.then(|| log.events()), false);
         // Its place is given up last: until then the log tells all.
     }
 }
@@ -432,10 +440,11 @@ pub(crate) async fn pass_on(session: &mut ServerSession, mut follower: Follower)
 }
 
 /// The refusal of what would be made for nobody.
-pub(crate) fn needs_store() -> Rejection {
-    Reject::invalid_request(
-        "Background mode requires store=true: there would be nothing to ask for later.",
-    )
+pub(crate) fn needs_store(gateway: &Gateway) -> Rejection {
+    Reject::invalid_request(match gateway.responses.are_kept() {
+        true => "Background mode requires store=true: there would be nothing to ask for later.",
+        false => "Background mode is not available here: no responses are kept.",
+    })
 }
 
 /// Whether a request asks for it.

@@ -36,6 +36,7 @@ mod random;
 mod realtime;
 mod respond;
 mod responses;
+mod responses_upkeep;
 mod routes;
 mod scrub;
 mod serve_request;

@@ -10,7 +10,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_error::{Error, ErrorType, Result};
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::view::Form;
-use tollway_filter_api::{Flow, Outcome, Reject, Rejection, RequestCtx, RequestView};
+use tollway_filter_api::{Flow, KeyHash, Outcome, Reject, Rejection, RequestCtx, RequestView};
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::scan::{self, Limits, Object};
 use tollway_wire::splice::{Edits, json_string};
@@ -74,11 +74,17 @@ async fn exchange(
     generation: &Arc<Generation>,
     ctx: &mut RequestCtx,
 ) -> Result<Outcome> {
-    let Prepared { call, turn, key } = match prepare(session, gateway, generation, ctx) {
+    let Prepared { mut call, key } = match prepare(session, generation, ctx) {
         Ok(prepared) => prepared,
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
-    if let Some(turn) = turn {
+    if responses::concerns(&call.view) {
+        let tenant = ctx.identity.as_ref().map(|key| key.hash);
+        // Boxed for the sake of all other calls.
+        let turn = match Box::pin(goes_on(gateway, tenant, &mut call)).await {
+            Ok(turn) => turn,
+            Err(reject) => return refuse(session, generation, ctx, reject).await,
+        };
         if background::is_wanted(&call.view) {
             return Box::pin(in_background(session, gateway, ctx, call, turn)).await;
         }
@@ -97,8 +103,6 @@ async fn exchange(
 /// place where it has been.
 struct Prepared {
     call: Box<exchange::Call>,
-    /// What it has to do with kept responses.
-    turn: Option<Box<Turn>>,
     /// By what other requests find it.
     key: Option<FlightKey>,
 }
@@ -106,7 +110,6 @@ struct Prepared {
 /// Reads what the request says about how it is to be made.
 fn prepare(
     session: &ServerSession,
-    gateway: &Gateway,
     generation: &Arc<Generation>,
     ctx: &mut RequestCtx,
 ) -> Result<Prepared, Rejection> {
@@ -124,11 +127,6 @@ fn prepare(
     if let (Some(key), Some(fallbacks)) = (&ctx.identity, &mut wishes.fallbacks) {
         fallbacks.retain(|name| models::may_call(generation, Some(key), name));
     }
-    let id = responses::concerns(view).then(random::unguessable);
-    let turn = match &id {
-        Some(id) => Some(Box::new(Turn::read(view, ctx, &*gateway.responses, id)?)),
-        None => None,
-    };
     // Who may not go to every deployment shares no call that may.
     let shares = wishes.are_usual() && ctx.left_out.is_empty();
     let key = ctx.coalesce.filter(|_| shares).map(|coalesce| FlightKey {
@@ -144,14 +142,23 @@ fn prepare(
     call.retries = wishes.retries;
     call.fallbacks = wishes.fallbacks;
     call.deadline = wishes.timeout.map(|timeout| ctx.arrived + timeout);
-    call.id = id;
     call.trace = ctx.span.as_deref().map(|span| span.trace().clone());
-    if let Some(turn) = &turn {
-        call.history = turn.history.clone();
-        call.expanded = turn.expanded.clone();
-        call.prefers = turn.deployment.clone();
-    }
-    Ok(Prepared { call, turn, key })
+    Ok(Prepared { call, key })
+}
+
+/// Reads what a call of the Responses API goes on from.
+async fn goes_on(
+    gateway: &Gateway,
+    tenant: Option<KeyHash>,
+    call: &mut exchange::Call,
+) -> Result<Box<Turn>, Rejection> {
+    let id = random::unguessable();
+    let turn = Turn::read(&call.view, tenant, &gateway.responses, &id).await?;
+    call.id = Some(id);
+    call.history = turn.history.clone();
+    call.expanded = turn.expanded.clone();
+    call.prefers = turn.deployment.clone();
+    Ok(Box::new(turn))
 }
 
 /// A call for one request.
@@ -184,7 +191,7 @@ async fn alone(
             if let Some(turn) = turn {
                 let knows = deployment_of(ctx).filter(|_| answer.is_native);
                 let response = answer.kept.as_ref().unwrap_or(&answer.body);
-                turn.keep(&*gateway.responses, response, knows);
+                turn.keep(&gateway.responses, response, knows);
             }
             whole(session, &call.generation, ctx, answer.headers, answer.body).await
         }
@@ -330,7 +337,7 @@ async fn relay(
                     && let Some(response) = stream.response()
                 {
                     let knows = deployment_of(ctx).filter(|_| stream.is_native());
-                    turn.keep(&*gateway.responses, response, knows);
+                    turn.keep(&gateway.responses, response, knows);
                     keep = None;
                 }
                 match generation.chain.chunk(ctx, &mut events) {

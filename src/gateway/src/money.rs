@@ -25,7 +25,7 @@ const JOURNAL: &str = "journal";
 pub(crate) const DATABASE: &str = "tollway.db";
 /// How long the last records may take to the database when the process ends. They are in the journal
 /// in any case, and come with the next start.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(10);
 /// How long the start waits until the other gateways can be asked for a part of a budget or a limit.
 /// Without them, calls with budgets are refused.
 pub(crate) const OTHERS_WAIT: Duration = Duration::from_secs(3);

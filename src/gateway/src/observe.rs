@@ -2,6 +2,7 @@
 
 use prometheus::{Encoder, TextEncoder};
 use tollway_filter_api::{Answer, AnswerBody, Reject, Rejection, RequestCtx};
+use tollway_store::responses::Lost;
 
 use crate::state::Gateway;
 
@@ -11,6 +12,7 @@ mod deployments;
 pub(crate) struct GatewayMetrics {
     in_flight: prometheus::IntGauge,
     resident: prometheus::IntGauge,
+    responses_lost: prometheus::IntCounterVec,
 }
 
 impl GatewayMetrics {
@@ -23,9 +25,17 @@ impl GatewayMetrics {
             "process_resident_memory_bytes",
             "Resident memory size in bytes.",
         )?;
+        let responses_lost = prometheus::IntCounterVec::new(
+            prometheus::Opts::new(
+                "tollway_responses_lost_total",
+                "Responses of the Responses API that were answered and are not kept",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(responses_lost.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
         registry.register(Box::new(resident.clone()))?;
-        Ok(GatewayMetrics { in_flight, resident })
+        Ok(GatewayMetrics { in_flight, resident, responses_lost })
     }
 }
 
@@ -36,6 +46,10 @@ pub(crate) fn metrics(gateway: &Gateway) -> Result<Answer, Rejection> {
     own.in_flight.set(gateway.in_flight.count() as i64);
     if let Some(bytes) = resident_bytes() {
         own.resident.set(bytes);
+    }
+    for (why, name) in Lost::ALL {
+        let counter = own.responses_lost.with_label_values(&[name]);
+        counter.inc_by(gateway.responses.lost(why).saturating_sub(counter.get()));
     }
     let mut families = gateway.metrics.registry.gather();
     families.extend(deployments::families(gateway).map_err(failed)?);

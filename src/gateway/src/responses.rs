@@ -6,15 +6,18 @@
 //! too, and the request goes to that same deployment as it is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pingora_core::protocols::http::ServerSession;
 use pingora_error::Result;
 use serde_json::Value;
-use tollway_filter_api::responses::{ResponseStore, StoredResponse};
+use tollway_filter_api::ledger::StoreError;
+use tollway_filter_api::responses::StoredResponse;
 use tollway_filter_api::{
     Answer, AnswerBody, KeyHash, Outcome, Reject, Rejection, RequestCtx, RequestView,
 };
+use tollway_store::responses::{Lost, Responses};
 use tollway_wire::openai::response::ErrorObject;
 use tollway_wire::operation::Dialect;
 use tollway_wire::responses::{record, stored};
@@ -23,6 +26,7 @@ use tollway_wire::splice::Edits;
 
 use crate::broadcast::Follower;
 use crate::early::{finish, refuse};
+use crate::model_call::gone_error;
 use crate::percent::percent_decoded;
 use crate::routes::{self, ResponseRoute};
 use crate::state::{Gateway, Generation};
@@ -32,6 +36,10 @@ use crate::{background, respond};
 pub(crate) const ID_BYTES_MAX: usize = 256;
 /// How many earlier responses one request may refer to.
 const REFERENCES_MAX: usize = 16;
+/// How often it is looked whether one that is made elsewhere has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// How long one that is given up elsewhere may take to say so.
+const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
 /// What one request has to do with kept responses.
 pub(crate) struct Turn {
@@ -49,19 +57,19 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Reads a request of the Responses API. `id` is what ids are made of.
+    /// Reads a request of the Responses API. `id` is what ids are made of. The database may be asked,
+    /// but only where the request names a response.
     ///
     /// # Errors
     /// When it goes on from a response that is not there, or is somebody else's.
-    pub(crate) fn read(
+    pub(crate) async fn read(
         view: &RequestView,
-        ctx: &RequestCtx,
-        store: &dyn ResponseStore,
+        tenant: Option<KeyHash>,
+        responses: &Responses,
         id: &str,
     ) -> Result<Turn, Rejection> {
-        let tenant = ctx.identity.as_ref().map(|key| key.hash);
         let (object, body) = (&view.object, &view.body);
-        let keeps = object.bool(body, "store") != Some(false);
+        let keeps = responses.are_kept() && object.bool(body, "store") != Some(false);
         let mut turn = Turn {
             tenant,
             history: None,
@@ -72,7 +80,8 @@ impl Turn {
         };
         let mut history = Vec::new();
         if let Some(previous) = object.str(body, "previous_response_id") {
-            let kept = find(store, &previous, tenant)
+            let kept = find(responses, &previous, tenant)
+                .await?
                 .ok_or_else(|| reject(400, stored::previous_not_found(&shown(&previous))))?;
             history = stored::join_items(&kept.items, &stored::items_of_response(&kept.response));
             turn.deployment = kept.deployment.clone();
@@ -83,7 +92,8 @@ impl Turn {
         if !references.is_empty() {
             let mut known = Vec::new();
             for id in references.iter().take(REFERENCES_MAX) {
-                if let Some(kept) = find(store, id, tenant) {
+                let kept = responses.get(id).await.map_err(unavailable)?;
+                if let Some(kept) = kept.filter(|kept| kept.tenant == tenant) {
                     let items = stored::items_of_response(&kept.response);
                     known = stored::join_items(&known, &kept.items);
                     known = stored::join_items(&known, &items);
@@ -111,7 +121,7 @@ impl Turn {
     /// Keeps an answer. `deployment` is the one that knows it by the same id, if one does.
     pub(crate) fn keep(
         &self,
-        store: &dyn ResponseStore,
+        responses: &Responses,
         response: &[u8],
         deployment: Option<Arc<str>>,
     ) {
@@ -123,15 +133,24 @@ impl Turn {
             return;
         };
         let made = Made { deployment, ..Made::default() };
-        self.keep_as(store, &id, Bytes::copy_from_slice(response), made);
+        // What is lost is counted; the answer goes on.
+        let _ = responses.keep(&id, self.stored(stored::without_credentials(response), made));
     }
 
-    /// Keeps an answer under an id that it need not have.
-    pub(crate) fn keep_as(&self, store: &dyn ResponseStore, id: &str, response: Bytes, made: Made) {
+    /// What is kept of an answer.
+    pub(crate) fn stored(&self, response: Bytes, made: Made) -> StoredResponse {
         let (tenant, items) = (self.tenant, self.items.clone());
-        let Made { deployment, original, events } = made;
-        let kept = StoredResponse { tenant, deployment, original, response, items, events };
-        store.put(id, kept);
+        let Made { deployment, original, events, is_open } = made;
+        StoredResponse {
+            tenant,
+            deployment,
+            original,
+            response,
+            items,
+            events,
+            is_open,
+            expires_ms: 0,
+        }
     }
 }
 
@@ -144,6 +163,8 @@ pub(crate) struct Made {
     pub(crate) original: Option<(Arc<str>, Arc<str>)>,
     /// Its events, where a client may come back for them.
     pub(crate) events: Option<Bytes>,
+    /// It is still being made.
+    pub(crate) is_open: bool,
 }
 
 /// The body with what came before written out. Reasoning is left out: it is signed for the model
@@ -169,16 +190,32 @@ fn expand(body: &Bytes, history: &[u8]) -> Result<(Bytes, Object), Rejection> {
     Ok((body, object))
 }
 
-/// A kept response of this caller's.
-fn find(
-    store: &dyn ResponseStore,
+/// A kept response of this caller's, which may have been made elsewhere a moment ago.
+async fn find(
+    responses: &Responses,
     id: &str,
     tenant: Option<KeyHash>,
-) -> Option<Arc<StoredResponse>> {
+) -> Result<Option<Arc<StoredResponse>>, Rejection> {
     if id.len() > ID_BYTES_MAX {
-        return None;
+        return Ok(None);
     }
-    store.get(id).filter(|kept| kept.tenant == tenant)
+    let kept = responses.get_named(id).await.map_err(unavailable)?;
+    Ok(kept.filter(|kept| kept.tenant == tenant))
+}
+
+fn unavailable(error: StoreError) -> Rejection {
+    let message = "Kept responses cannot be reached at the moment.";
+    let mut reject = Reject::new(503, "internal_server_error", message);
+    reject.source = Some(error.into());
+    reject
+}
+
+/// The refusal of a response that would be made in the background, and cannot be kept.
+pub(crate) fn not_kept(lost: Lost) -> Rejection {
+    match lost {
+        Lost::TooLarge => Reject::invalid_request("The request is too large to be kept."),
+        Lost::Full | Lost::Refused => unavailable(StoreError::Unavailable(lost.to_string())),
+    }
 }
 
 /// What a route gives.
@@ -188,6 +225,8 @@ enum Served {
     Events(Bytes),
     /// Events that are still to come.
     Follow(Follower),
+    /// Another process makes it.
+    Elsewhere,
 }
 
 /// Serves the routes below `/v1/responses/{id}`.
@@ -206,14 +245,17 @@ pub(crate) async fn serve(
     let served = match route {
         ResponseRoute::One if is_delete => wanted.delete(gateway, generation).await,
         ResponseRoute::One if wanted.query.get("stream").as_deref() == Some("true") => {
-            wanted.stream(gateway)
+            wanted.stream(gateway).await
         }
-        ResponseRoute::One => wanted.find(gateway).map(|kept| Served::Json(wanted.shown(&kept))),
+        ResponseRoute::One => {
+            wanted.find(gateway).await.map(|kept| Served::Json(wanted.shown(&kept)))
+        }
         ResponseRoute::Cancel => wanted.cancel(gateway).await,
-        ResponseRoute::InputItems => wanted.input_items(gateway),
+        ResponseRoute::InputItems => wanted.input_items(gateway).await,
     };
     let follower = match served {
-        Ok(Served::Follow(follower)) => follower,
+        Ok(Served::Follow(follower)) => Some(follower),
+        Ok(Served::Elsewhere) => None,
         Ok(Served::Json(bytes)) => {
             let body = AnswerBody::Full { content_type: "application/json", bytes };
             let answer = Answer { status: 200, headers: Vec::new(), body };
@@ -227,9 +269,19 @@ pub(crate) async fn serve(
         Err(reject) => return refuse(session, generation, ctx, reject).await,
     };
     respond::begin_stream(session, &generation.chain, ctx, Vec::new(), None).await?;
-    if !background::pass_on(session, follower).await? {
-        // It was made whole: now it is there, or gone.
-        let events = match wanted.stream(gateway) {
+    let is_told = match follower {
+        Some(follower) => background::pass_on(session, follower).await?,
+        None => {
+            tokio::select! {
+                () = wanted.ended(gateway) => {}
+                gone = session.read_body_or_idle(true) => return Err(gone_error(gone)),
+            }
+            false
+        }
+    };
+    if !is_told {
+        // It was made whole, or elsewhere: now it is there, or gone.
+        let events = match wanted.stream(gateway).await {
             Ok(Served::Events(events)) => events,
             _ => Bytes::new(),
         };
@@ -246,8 +298,9 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn find(&self, gateway: &Gateway) -> Result<Arc<StoredResponse>, Rejection> {
-        find(&*gateway.responses, &self.id, self.tenant)
+    async fn find(&self, gateway: &Gateway) -> Result<Arc<StoredResponse>, Rejection> {
+        find(&gateway.responses, &self.id, self.tenant)
+            .await?
             .ok_or_else(|| reject(404, stored::not_found(&shown(&self.id))))
     }
 
@@ -256,8 +309,8 @@ impl Wanted {
         gateway: &Arc<Gateway>,
         generation: &Generation,
     ) -> Result<Served, Rejection> {
-        let kept = self.find(gateway)?;
-        gateway.responses.remove(&self.id);
+        let kept = self.find(gateway).await?;
+        gateway.responses.remove(&self.id).await.map_err(unavailable)?;
         gateway.background.cancel(&self.id).await;
         let same = kept.deployment.as_ref().map(|deployment| (deployment, self.id.as_str()));
         let original = kept.original.as_ref().map(|(deployment, id)| (deployment, &**id));
@@ -268,10 +321,15 @@ impl Wanted {
     }
 
     async fn cancel(&self, gateway: &Gateway) -> Result<Served, Rejection> {
-        self.find(gateway)?;
+        let kept = self.find(gateway).await?;
         let was_running = gateway.background.cancel(&self.id).await;
+        if !was_running && kept.is_open {
+            gateway.responses.cancel_elsewhere(&self.id).await.map_err(unavailable)?;
+            // Where its maker does not hear of it, it is told as it is.
+            let _ = tokio::time::timeout(CANCEL_WAIT, self.ended(gateway)).await;
+        }
         // As it is now: it may have ended in the very moment.
-        let now = self.find(gateway)?;
+        let now = self.find(gateway).await?;
         if !was_running && !is_of_background(&now.response) {
             let message = "Only responses created with background=true can be cancelled.";
             return Err(Reject::invalid_request(message));
@@ -279,14 +337,24 @@ impl Wanted {
         Ok(Served::Json(self.shown(&now)))
     }
 
-    fn input_items(&self, gateway: &Gateway) -> Result<Served, Rejection> {
+    /// Waits until one that is made elsewhere has ended, or is gone.
+    async fn ended(&self, gateway: &Gateway) {
+        while let Ok(Some(kept)) = gateway.responses.get(&self.id).await
+            && kept.is_open
+        {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn input_items(&self, gateway: &Gateway) -> Result<Served, Rejection> {
         let after = self.query.get("after");
         let page = stored::Page {
             after: after.as_deref(),
             limit: self.query.get("limit").map(|limit| limit.parse().unwrap_or(0)),
             ascending: self.query.get("order").as_deref() == Some("asc"),
         };
-        let page = stored::input_items(&self.find(gateway)?.items, &page).map_err(|invalid| {
+        let items = self.find(gateway).await?.items.clone();
+        let page = stored::input_items(&items, &page).map_err(|invalid| {
             let reject = Reject::invalid_request(invalid.message);
             match invalid.param {
                 Some(param) => reject.with_param(param),
@@ -297,8 +365,8 @@ impl Wanted {
     }
 
     /// The events of a response, or the rest of them.
-    fn stream(&self, gateway: &Gateway) -> Result<Served, Rejection> {
-        self.find(gateway)?;
+    async fn stream(&self, gateway: &Gateway) -> Result<Served, Rejection> {
+        self.find(gateway).await?;
         let after = match self.query.get("starting_after") {
             None => None,
             Some(number) => Some(number.parse::<u64>().map_err(|_| {
@@ -311,13 +379,15 @@ impl Wanted {
             return Ok(Served::Follow(follower));
         }
         // Not before it is known that nobody is at it: it may have ended in the very moment.
-        let kept = self.find(gateway)?;
-        let events = match &kept.events {
+        let kept = self.find(gateway).await?;
+        if kept.is_open {
+            return Ok(Served::Elsewhere);
+        }
+        Ok(Served::Events(match &kept.events {
             Some(events) if events.is_empty() => return Err(reject(400, stored::events_lost())),
-            Some(events) => events.clone(),
-            None => record::of_response(&self.shown(&kept)).into(),
-        };
-        Ok(Served::Events(record::after(&events, after)))
+            Some(events) => record::after(events, after),
+            None => record::rest_of_response(&self.shown(&kept), after),
+        }))
     }
 
     /// A kept response as its client gets it.

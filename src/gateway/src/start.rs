@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use secrecy::SecretString;
@@ -19,6 +20,7 @@ use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::documents::Documents;
 use tollway_filter_api::identity::KeyStore;
 use tollway_filter_api::limits::LimitStore;
+use tollway_filter_api::responses::{Maker, ResponseStore};
 use tollway_filter_api::treasury::Treasury;
 use tollway_filter_api::{Clock, Deps, KeyHash, LogSink, ModelDirectory, Slot};
 use tollway_filters::BUILTIN;
@@ -29,7 +31,7 @@ use tollway_store::cache_redis::RedisCache;
 use tollway_store::limits::MemoryLimits;
 use tollway_store::limits_redis::{RedisLimits, RedisLimitsSettings};
 use tollway_store::redis_link::{RedisLink, RedisServer};
-use tollway_store::responses_memory::MemoryResponses;
+use tollway_store::responses::{Responses, ResponsesConfig};
 
 use crate::admin::Admin;
 use crate::agents::calls::ModelCalls;
@@ -40,25 +42,29 @@ use crate::body::BodyMemory;
 use crate::chain::Chain;
 use crate::cli::{CheckArgs, ServeArgs, say};
 use crate::config::{
-    CacheStoreSettings, Config, DataFolder, Environment, FileConfig, Mistake, TraceSettings,
-    Warning,
+    CacheStoreSettings, Config, DataFolder, Environment, FileConfig, FileResponses, Keeping,
+    Mistake, TraceSettings, Warning,
 };
 use crate::directory::{Directory, Joined};
 use crate::exchange::{Endpoint, Exchange, Pool, Tallies};
 use crate::health::{self, Health};
 use crate::log::{self, StdoutLog};
-use crate::money::{Money, OTHERS_WAIT};
+use crate::money::{LAST_WORDS, Money, OTHERS_WAIT};
 use crate::oidc::Oidc;
 use crate::pass_through::PassThrough;
 use crate::random;
+use crate::responses_upkeep;
 use crate::server;
 use crate::state::{Gateway, Generation, InFlight};
 use crate::traces::{self, Traces};
 
 /// How many connections to upstreams are kept for the next request.
 const POOL: usize = 4096;
-/// How much memory the state of the Responses API may take.
-const RESPONSE_BYTES_MAX: u64 = 64 << 20;
+/// How long a response is kept unless the config says so: as long as OpenAI keeps it
+/// (platform.openai.com/docs/guides/conversation-state, 2026-11).
+const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How large it may be.
+const RESPONSE_BYTES_MAX: u64 = 16 << 20;
 /// Where `tollway check` supposes the simulated provider; nothing is called there.
 const NO_SIMULATOR: &str = "http://127.0.0.1:1";
 
@@ -173,6 +179,7 @@ async fn serve_on(
     let live = loader.agents(&generation.config).await?;
     let outgoing = Outgoing::new().map_err(|error| StartError::new(error.to_string()))?;
     let servers = Servers::new(outgoing);
+    let responses = responses(&generation.config, &money, clock.clone());
     let gateway = Arc::new_cyclic(|gateway| Gateway {
         agents: Agents::new(
             Parts {
@@ -191,7 +198,7 @@ async fn serve_on(
         exchange: Exchange::new(Arc::clone(&pool), limits, clock.clone()),
         pool,
         flights: Arc::default(),
-        responses: Arc::new(MemoryResponses::new(RESPONSE_BYTES_MAX)),
+        responses: responses.clone(),
         background: Background::default(),
         batches: Batches::default(),
         admin: Admin::new(
@@ -213,6 +220,7 @@ async fn serve_on(
     let alerting = tokio::spawn(alerts::watch(Arc::clone(&gateway)));
     let billing = tokio::spawn(batches::watch(Arc::clone(&gateway)));
     let following = tokio::spawn(directory.follow(money.store().changes()));
+    let keeping = tokio::spawn(responses_upkeep::watch(Arc::clone(&gateway)));
     let agents = gateway.agents.clone();
     let of_servers = agents.clone();
     let of_servers = tokio::spawn(async move { of_servers.watch_servers().await });
@@ -224,6 +232,7 @@ async fn serve_on(
     billing.abort();
     following.abort();
     runs.abort();
+    keeping.abort();
     of_servers.abort();
     agents.close().await;
     let traces = gateway.live.load().traces.clone();
@@ -235,6 +244,7 @@ async fn serve_on(
         // What is left of its leases is for the others at once.
         shared.leave().await;
     }
+    responses.close(LAST_WORDS).await;
     money.close().await;
     log.flush();
     drop(simulator);
@@ -625,6 +635,23 @@ fn threads(environment: &Environment) -> Result<usize, StartError> {
         },
         None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
     }
+}
+
+/// What keeps responses.
+fn responses(config: &Config, money: &Money, clock: Clock) -> Responses {
+    let FileResponses { store, retention, response_bytes_max } = config.responses;
+    let store = store.unwrap_or(Keeping::Database);
+    let database = || Arc::new(money.store().clone()) as Arc<dyn ResponseStore>;
+    let bytes_max = response_bytes_max.unwrap_or(RESPONSE_BYTES_MAX);
+    let config = ResponsesConfig {
+        is_on: store != Keeping::Nowhere,
+        database: (store == Keeping::Database).then(database),
+        is_shared: config.database_url.is_some(),
+        maker: Maker { node: money.books.status().node, process: random::unguessable().into() },
+        retention: retention.unwrap_or(RETENTION),
+        bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX),
+    };
+    Responses::new(config, clock)
 }
 
 /// What carries calls to providers.

@@ -9,8 +9,7 @@ use tollway_agent::service::Agents;
 use tollway_filter_api::cache::CacheStore;
 use tollway_filter_api::deps::Metrics;
 use tollway_filter_api::{Clock, ModelDirectory, Plan, Reject, Rejection, RequestCtx, RequestView};
-
-use tollway_filter_api::responses::ResponseStore;
+use tollway_store::responses::Responses;
 
 use crate::admin::Admin;
 use crate::background::Background;
@@ -67,7 +66,7 @@ pub(crate) struct Gateway {
     /// Calls that several requests share.
     pub(crate) flights: Arc<Flights>,
     /// The state of the Responses API.
-    pub(crate) responses: Arc<dyn ResponseStore>,
+    pub(crate) responses: Responses,
     /// Responses that are being made in the background.
     pub(crate) background: Background,
     /// Batches at providers that wait to be looked at.

@@ -1,4 +1,4 @@
-//! Accounts, the ledger and documents in a database: SQLite in a file of the data folder, or Postgres, which
+//! Accounts, the ledger, documents and responses in a database: SQLite in a file of the data folder, or Postgres, which
 //! several nodes can share.
 //!
 //! Both have the same tables, named `tollway_…`, and understand the same statements but for a few
@@ -18,6 +18,7 @@ mod fit;
 mod ledger;
 pub mod litellm;
 mod migrations;
+mod responses;
 mod sums;
 mod watch;
 

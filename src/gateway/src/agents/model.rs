@@ -97,12 +97,13 @@ async fn begin(gateway: &Gateway, who: Caller, ctx: &RequestCtx) -> Result<Run, 
     };
     let model = view.object.str(&view.body, "model").unwrap_or_default().into_owned();
     let id = random::unguessable();
+    let tenant = ctx.identity.as_ref().map(|key| key.hash);
     let turn = match view.dialect {
-        Dialect::Responses => Some(Turn::read(&view, ctx, &*gateway.responses, &id)?),
+        Dialect::Responses => Some(Turn::read(&view, tenant, &gateway.responses, &id).await?),
         _ => None,
     };
     if background::is_wanted(&view) && !turn.as_ref().is_some_and(Turn::keeps) {
-        return Err(background::needs_store());
+        return Err(background::needs_store(gateway));
     }
     let history = turn.as_ref().and_then(|turn| turn.history.clone());
     let body = client::to_openai(view.dialect, view.operation, &view.body, history.as_deref());
@@ -417,7 +418,7 @@ impl Telling {
     fn keep(&self, gateway: &Gateway, whole: Option<&[u8]>) {
         let response = whole.or_else(|| self.encoder.as_ref()?.response());
         if let (Some(turn), Some(response)) = (&self.turn, response) {
-            turn.keep(&*gateway.responses, response, None);
+            turn.keep(&gateway.responses, response, None);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! What was written: the config file, typed, with references to the environment followed.
 //!
 //! The sections `model_list`, `router_settings`, `litellm_settings`, `general_settings`, `mcp_servers`
-//! and `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `alerts`, `filters`,
-//! `keys`, `teams`, `users`, `agents`, `agent_settings`, `tools` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
+//! and `environment_variables` are LiteLLM's; `listen`, `data`, `server`, `journal`, `responses`, `alerts`,
+//! `filters`, `keys`, `teams`, `users`, `agents`, `agent_settings`, `tools` and `compat` are ours. The fields' docs are the reference manual; `conf/full.yaml` shows them all.
 
 use std::fs::File;
 use std::io::Read;
@@ -30,6 +30,7 @@ mod mcp;
 mod model;
 mod money;
 mod people;
+mod responses;
 mod router;
 mod server;
 
@@ -53,6 +54,8 @@ use money::Words;
 pub(crate) use money::{FileBudget, NamedBudget};
 pub(crate) use people::{FileAccount, FileKey, FileLimits};
 use people::{read_key, read_team, read_user};
+use responses::read_responses;
+pub(crate) use responses::{FileResponses, Keeping};
 pub(crate) use router::{FileFallback, FileFallbacks, FileRouter, RetryPolicy};
 use router::{read_fallbacks, read_router};
 pub(crate) use server::{FileListen, FileServer};
@@ -84,6 +87,8 @@ pub(crate) struct FileConfig {
     pub(crate) server: FileServer,
     /// `journal`: what calls cost, before it is in the database.
     pub(crate) journal: FileJournal,
+    /// `responses`: what is kept of the Responses API.
+    pub(crate) responses: FileResponses,
     /// `filters`: the stack, in the order in which requests go through it. Without it, the usual
     /// one.
     pub(crate) filters: Option<Vec<FilterEntry>>,
@@ -264,6 +269,7 @@ fn read_top(fields: &mut Fields<'_>, file: &mut FileConfig) {
     file.data = fields.text("data").map(PathBuf::from);
     file.server = fields.section("server", &[], read_server).unwrap_or_default();
     file.journal = fields.section("journal", &[], read_journal).unwrap_or_default();
+    file.responses = fields.section("responses", &[], read_responses).unwrap_or_default();
     file.filters = read_filters(fields);
     file.keys = fields.sections("keys", &[], read_key);
     file.teams = fields.sections("teams", &[], read_team);

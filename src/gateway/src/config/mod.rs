@@ -59,7 +59,9 @@ pub(crate) use date::parse as moment;
 pub(crate) use directory::Directory;
 pub(crate) use entry::{Entry, EntryAccess};
 pub(crate) use env::Environment;
-pub(crate) use file::{FileConfig, FileJournal, FileLedger, FilterEntry, RetryPolicy};
+pub(crate) use file::{
+    FileConfig, FileJournal, FileLedger, FileResponses, FilterEntry, Keeping, RetryPolicy,
+};
 pub(crate) use jwt::{ClaimNames, JwtIssuer, JwtSettings, KeysAt, MappedRole, is_safe_beside};
 pub(crate) use keys::Keys;
 pub(crate) use listen::{Listen, TlsFiles};
@@ -106,6 +108,8 @@ pub(crate) struct Config {
     pub(crate) database_url: Option<SecretString>,
     /// How the journal is written.
     pub(crate) journal: FileJournal,
+    /// What is kept of the Responses API.
+    pub(crate) responses: FileResponses,
     /// How the ledger is kept.
     pub(crate) ledger: FileLedger,
     /// Whose tokens are taken in the place of keys, if any.

@@ -118,6 +118,7 @@ impl Config {
             pass_through,
             database_url: file.general.database_url,
             journal: file.journal,
+            responses: file.responses,
             ledger: file.general.ledger,
             jwt,
             redis,

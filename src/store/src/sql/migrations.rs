@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, include_str!("migrations/1.sqlite.sql"), include_str!("migrations/1.postgres.sql")),
     (2, include_str!("migrations/2.sqlite.sql"), include_str!("migrations/2.postgres.sql")),
     (3, include_str!("migrations/3.sqlite.sql"), include_str!("migrations/3.postgres.sql")),
+    (4, include_str!("migrations/4.sqlite.sql"), include_str!("migrations/4.postgres.sql")),
 ];
 
 const APPLIED: &str = "CREATE TABLE IF NOT EXISTS tollway_migrations (

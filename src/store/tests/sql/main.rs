@@ -1,4 +1,4 @@
-//! Accounts, the ledger and documents over a real SQLite and a real Postgres, which the test starts in a folder
+//! Accounts, the ledger, documents and responses over a real SQLite and a real Postgres, which the test starts in a folder
 //! of its own.
 //!
 //! Every store has to pass the same cases; what only one of them can have go wrong is in `faults`.
@@ -11,6 +11,7 @@ mod documents;
 mod faults;
 mod ledger;
 mod place;
+mod responses;
 
 use place::{Case, Place};
 use tollway_tests::postgres::Postgres;
@@ -70,6 +71,12 @@ cases! {
     documents::a_log_is_read_by_so_many_bytes,
     documents::large_bodies_are_kept_and_larger_ones_refused,
     documents::any_text_of_a_document_is_kept_or_refused,
+    responses::a_response_comes_back_as_it_was,
+    responses::what_was_removed_is_not_written_again,
+    responses::a_response_that_is_refused_stops_no_other,
+    responses::what_nobody_makes_any_more_is_ended_once,
+    responses::whoever_makes_a_response_hears_what_others_were_asked,
+    responses::responses_whose_time_is_over_are_removed_step_by_step,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

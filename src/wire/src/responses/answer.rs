@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
 use super::request::asks_for;
+use super::stored::forget_credentials;
 use crate::client::Asked;
 use crate::splice::json_string;
 use crate::surrogate::mend;
@@ -225,6 +226,7 @@ fn merge(default: &mut Value, said: Option<&Value>) {
 /// A tool as OpenAI repeats it: a function has its parameters and `strict`, whether told or not.
 fn tool(tool: &Value) -> Value {
     let mut tool = tool.clone();
+    forget_credentials(&mut tool);
     let Value::Object(members) = &mut tool else { return json!({}) };
     members.entry("type").or_insert_with(|| "function".into());
     if members.get("type").is_some_and(|kind| kind == "function") {

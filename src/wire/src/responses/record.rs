@@ -117,6 +117,22 @@ pub fn after(events: &Bytes, number: Option<u64>) -> Bytes {
     }
 }
 
+/// The rest of the events that a response could have been told by, behind the one of this number. A
+/// client may have had more of them than that, from a process that died: that the response has failed
+/// is told in any case.
+pub fn rest_of_response(response: &[u8], number: Option<u64>) -> Bytes {
+    let rest = after(&of_response(response).into(), number);
+    let (Some(number), true) = (number, rest.is_empty()) else { return rest };
+    let Ok(whole) = serde_json::from_slice::<Map<String, Value>>(response) else { return rest };
+    if whole.get("status").is_none_or(|status| status != "failed") {
+        return rest;
+    }
+    let mut last = Vec::new();
+    let events = Events::from(number.min(u64::MAX - 2) + 1);
+    Teller { events, out: &mut last }.tell("response.failed", &json!({"response": whole}));
+    last.into()
+}
+
 /// The events that a response could have been told by. What was written comes in one piece.
 pub fn of_response(response: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -359,6 +375,27 @@ mod tests {
     }
 
     #[test]
+    fn failure_is_told_behind_whatever_a_client_has_had() {
+        let failed = br#"{"id":"resp_p","status":"failed","output":[]}"#;
+        for (number, expect) in [
+            (None, 3),
+            (Some(0), 2),
+            (Some(1), 1),
+            (Some(2), 1),
+            (Some(57), 1),
+            (Some(u64::MAX), 1),
+        ] {
+            let rest = events(&rest_of_response(failed, number));
+            assert_eq!(rest.len(), expect, "{number:?}");
+            let last = rest.last().expect("there is one");
+            assert_eq!(last["type"], "response.failed");
+            let behind = number.map_or(2, |number| (number.min(u64::MAX - 2) + 1).max(2));
+            assert_eq!(last["sequence_number"], behind, "{number:?}");
+        }
+        assert!(rest_of_response(RESPONSE.as_bytes(), Some(1000)).is_empty());
+    }
+
+    #[test]
     fn record_ends_once() {
         let mut out = Vec::new();
         let mut record = Record::begin("r", b"{}", &mut out);
@@ -382,6 +419,7 @@ mod tests {
             let mut damaged = RESPONSE.as_bytes().to_vec();
             damaged[at] = byte;
             let stream = of_response(&damaged);
+            rest_of_response(&damaged, Some(number));
             let mut out = Vec::new();
             let mut record = Record::begin("r", &damaged, &mut out);
             record.push(&stream, &mut out);

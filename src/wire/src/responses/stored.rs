@@ -9,6 +9,7 @@
 //! response gets it [without](without_encrypted), unless it asks for `reasoning.encrypted_content`.
 
 use bytes::Bytes;
+use memchr::memmem;
 use serde_json::{Map, Value, json};
 
 use super::answer::{Frame, Outcome, Status};
@@ -18,6 +19,9 @@ use crate::openai::response::ErrorObject;
 use crate::scan;
 use crate::splice::{Edits, json_string};
 use crate::surrogate::mend;
+
+/// What tools have to show to their servers.
+const CREDENTIALS: [&str; 2] = ["authorization", "headers"];
 
 /// How many items a page has unless the client says otherwise, and at most.
 const PAGE: (usize, usize) = (20, 100);
@@ -184,6 +188,14 @@ pub fn failed(response: &[u8], status: u16, error: &ErrorObject) -> Vec<u8> {
     with(response, "failed", error)
 }
 
+/// Whether a response will not change any more.
+pub fn has_ended(response: &[u8]) -> bool {
+    let object = scan::scan(response, &scan::Limits::default());
+    let status =
+        object.ok().and_then(|object| object.str(response, "status").map(|s| s.into_owned()));
+    !matches!(status.as_deref(), Some("queued" | "in_progress"))
+}
+
 /// A response of a provider's under the id that the client knows, as one in the background.
 pub fn renamed(response: &[u8], id: &str) -> Vec<u8> {
     let Ok(object) = scan::scan(response, &scan::Limits::default()) else {
@@ -192,7 +204,38 @@ pub fn renamed(response: &[u8], id: &str) -> Vec<u8> {
     let mut edits = Edits::new();
     edits.set("id", json_string(id));
     edits.set("background", &b"true"[..]);
+    if let Some(tools) = tools_without_credentials(response, &object) {
+        edits.set("tools", tools);
+    }
     edits.apply(&Bytes::copy_from_slice(response), &object).to_vec()
+}
+
+/// A response of a provider's as it is kept: without what a client has given the provider to show to
+/// the servers of its tools, should it be repeated there.
+pub fn without_credentials(response: &[u8]) -> Bytes {
+    let whole = Bytes::copy_from_slice(response);
+    let Ok(object) = scan::scan(response, &scan::Limits::default()) else { return whole };
+    let Some(tools) = tools_without_credentials(response, &object) else { return whole };
+    let mut edits = Edits::new();
+    edits.set("tools", tools);
+    edits.apply(&whole, &object)
+}
+
+/// The tools of a response, if there are credentials among them.
+fn tools_without_credentials(response: &[u8], object: &scan::Object) -> Option<Vec<u8>> {
+    let raw = object.raw(response, "tools")?;
+    // As good as no response has any.
+    CREDENTIALS.iter().find(|name| memmem::find(raw, name.as_bytes()).is_some())?;
+    let mut tools: Vec<Value> = read(raw);
+    tools.iter_mut().for_each(forget_credentials);
+    Some(Value::Array(tools).to_string().into_bytes())
+}
+
+/// Takes from a tool what its server is to be shown.
+pub(super) fn forget_credentials(tool: &mut Value) {
+    if let Value::Object(members) = tool {
+        members.retain(|name, _| !CREDENTIALS.contains(&name.as_str()));
+    }
 }
 
 fn with(response: &[u8], status: &str, error: Value) -> Vec<u8> {
@@ -386,12 +429,26 @@ mod tests {
             (&json!("queued"), &json!(true))
         );
         assert_eq!(value(&in_progress(&queued))["status"], "in_progress");
+        assert!(!has_ended(&queued) && !has_ended(&in_progress(&queued)));
+        assert!(has_ended(&cancelled(&queued)) && has_ended(b"{}"));
         assert_eq!(value(&cancelled(&queued))["status"], "cancelled");
         let error = ErrorObject { message: "no".into(), ..ErrorObject::default() };
         assert_eq!(
             value(&failed(&queued, 500, &error))["error"],
             json!({"code": "server_error", "message": "no"})
         );
+    }
+
+    #[test]
+    fn credentials_of_tools_are_taken_out() {
+        let response = br#"{"id":"r","tools":[{"type":"mcp","authorization":"x","headers":{"a":"x"},"server_label":"s"},{"type":"function","parameters":{"headers":1}}]}"#;
+        let expect = json!([{"type": "mcp", "server_label": "s"},
+            {"type": "function", "parameters": {"headers": 1}}]);
+        assert_eq!(value(&without_credentials(response))["tools"], expect);
+        assert_eq!(value(&renamed(response, "q"))["tools"], expect);
+        for other in [&b"{\"tools\":[{}]}"[..], b"{\"tools\":\"headers\"}", b"nothing"] {
+            assert!(!without_credentials(other).is_empty());
+        }
     }
 
     #[test]
