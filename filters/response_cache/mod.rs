@@ -231,8 +231,8 @@ struct Passing {
 
 /// What has come of an answer.
 enum Body {
-    /// All of it.
-    Whole(Bytes),
+    /// All of it at once.
+    Whole,
     /// Events. Not the pieces themselves: those are parts of larger read buffers, which they would
     /// keep alive until the end.
     Events(EventLog),
@@ -278,59 +278,45 @@ impl Filter for ResponseCache {
     }
 
     fn chunk(&self, ctx: &mut RequestCtx, chunk: &mut Bytes) -> Result<(), Rejection> {
-        if let Some(passing) = ctx.slot_mut::<Passing>(self.slot)
-            && passing.good
-        {
-            let is_kept = match &mut passing.body {
-                Body::Whole(body) => {
-                    body.clone_from(chunk);
-                    chunk.len() <= self.config.entry_bytes_max
+        let Some(passing) = ctx.slot_mut::<Passing>(self.slot).filter(|passing| passing.good)
+        else {
+            return Ok(());
+        };
+        let is_kept = match &mut passing.body {
+            Body::Whole => {
+                // Before it is sent: who has an answer finds it here.
+                if let Some(passing) = ctx.take_slot::<Passing>(self.slot)
+                    && chunk.len() <= self.config.entry_bytes_max
+                {
+                    self.keep(ctx, &passing, false, chunk);
                 }
-                Body::Events(log) => {
-                    log.length() + chunk.len() <= self.config.entry_bytes_max
-                        && log.push(chunk).is_ok()
-                }
-                Body::Recorded(_) => true,
-            };
-            if !is_kept {
-                ctx.take_slot::<Passing>(self.slot);
+                return Ok(());
             }
+            Body::Events(log) => {
+                log.length() + chunk.len() <= self.config.entry_bytes_max && log.push(chunk).is_ok()
+            }
+            Body::Recorded(_) => true,
+        };
+        if !is_kept {
+            ctx.take_slot::<Passing>(self.slot);
         }
         Ok(())
     }
 
     fn end(&self, ctx: &mut RequestCtx, outcome: Outcome) {
         let Some(passing) = ctx.take_slot::<Passing>(self.slot) else { return };
-        let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else { return };
-        // Without an attempt it is not a provider's answer but, say, another filter's.
-        let ours = ctx.report.attempts > 0 && ctx.report.fallbacks == 0;
-        if !ours || outcome != Outcome::Done || !passing.good {
+        if outcome != Outcome::Done || !passing.good {
             return;
         }
-        let Passing { key, ttl, body, .. } = *passing;
-        let (streamed, body) = match body {
-            Body::Whole(body) => (false, body),
-            Body::Events(log) => (true, log.read(&mut Reader::default())),
-            Body::Recorded(recorded) => match recorded.events(self.config.entry_bytes_max) {
-                Some(events) => (true, events),
-                None => return,
-            },
+        let events = match &passing.body {
+            // It was kept as it passed, or there was none.
+            Body::Whole => return,
+            Body::Events(log) => Some(log.read(&mut Reader::default())),
+            Body::Recorded(recorded) => recorded.events(self.config.entry_bytes_max),
         };
-        if !replay::is_complete(view, streamed, &body) {
-            return;
+        if let Some(events) = events {
+            self.keep(ctx, &passing, true, &events);
         }
-        // A copy of its own size: what was read may be a part of something larger.
-        let body = if streamed { body } else { Bytes::copy_from_slice(&body) };
-        let usage = ctx.report.usage;
-        let answer = CachedAnswer {
-            streamed,
-            usage_event: streamed && view.include_usage && usage.is_some(),
-            model: Arc::clone(&plan.requested),
-            body,
-            usage,
-            stored: self.clock.unix(),
-        };
-        self.store.put(key, answer, ttl);
     }
 }
 
@@ -375,6 +361,28 @@ impl ResponseCache {
         Flow::Next
     }
 
+    /// Keeps an answer, if it is a provider's and complete.
+    fn keep(&self, ctx: &RequestCtx, passing: &Passing, streamed: bool, body: &Bytes) {
+        let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else { return };
+        // Without an attempt it is not a provider's answer but, say, another filter's.
+        let ours = ctx.report.attempts > 0 && ctx.report.fallbacks == 0;
+        if !ours || !replay::is_complete(view, streamed, body) {
+            return;
+        }
+        // A copy of its own size: what was read may be a part of something larger.
+        let body = if streamed { body.clone() } else { Bytes::copy_from_slice(body) };
+        let usage = ctx.report.usage;
+        let answer = CachedAnswer {
+            streamed,
+            usage_event: streamed && view.include_usage && usage.is_some(),
+            model: Arc::clone(&plan.requested),
+            body,
+            usage,
+            stored: self.clock.unix(),
+        };
+        self.store.put(passing.key, answer, passing.ttl);
+    }
+
     fn is_young_enough(&self, answer: &CachedAnswer, age_max: Option<Duration>) -> bool {
         age_max.is_none_or(|max| self.clock.unix().saturating_sub(answer.stored) < max)
     }
@@ -388,8 +396,7 @@ impl ResponseCache {
         let key = wanted.key;
         let each_pays = self.config.coalesce_metering == Metering::Each;
         ctx.coalesce = self.config.coalesce.then_some(Coalesce { key, each_pays });
-        let body = Body::Whole(Bytes::new());
-        let passing = Passing { key, ttl, good: false, body };
+        let passing = Passing { key, ttl, good: false, body: Body::Whole };
         ctx.set_slot(self.slot, passing);
     }
 }

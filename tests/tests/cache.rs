@@ -71,6 +71,17 @@ async fn second_answer_comes_from_the_cache_and_costs_nothing() {
 }
 
 #[tokio::test]
+async fn who_has_a_whole_answer_finds_it_in_the_cache() {
+    let setup = Setup::with(CACHE).await;
+    for n in 0..200 {
+        let question = chat("gpt-4o-mini", &format!("Question {n}?"));
+        setup.chat(&question).await;
+        // Nothing is waited for but the answer.
+        assert!(is_hit(&setup.chat(&question).await), "question {n}");
+    }
+}
+
+#[tokio::test]
 async fn other_question_is_another_answer() {
     let setup = Setup::with(CACHE).await;
     ask(&setup, &chat("gpt-4o-mini", "Hi")).await;
