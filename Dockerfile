@@ -3,7 +3,7 @@ FROM rust:1.95-bookworm AS build
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
-RUN cargo build --locked --profile dist --package tollway-gateway && strip target/dist/tollway
+RUN dist/build.sh && strip target/dist/tollway
 
 # Python is what `code.python` runs.
 FROM debian:bookworm-slim
