@@ -3,9 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tollway_simulator::Reply;
+use tollway_tests::client::send;
 use tollway_tests::gateway::{Folder, Gateway, MASTER_KEY, Options, PATIENCE};
 use tollway_tests::servers::{Call, HandMade};
 use tollway_tests::setup::{config, simulator, within};
@@ -289,6 +290,33 @@ async fn start_without_anything_serves_demo_models_and_prints_a_request_that_wor
         assert_eq!(response.events().last().map(String::as_str), Some("[DONE]"), "{model}");
     }
     assert!(!serves.contains("openai/"), "{serves}");
+}
+
+#[tokio::test]
+async fn batch_can_be_tried_without_a_providers_key() {
+    let env = vec![("TOLLWAY_MASTER_KEY".to_owned(), MASTER_KEY.to_owned())];
+    let gateway = Gateway::start_with(Options { env, ..Options::default() }).await;
+    let bearer = format!("Bearer {MASTER_KEY}");
+    let key = ("authorization", bearer.as_str());
+    let line = json!({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+        "body": chat("echo", "Hi")});
+    let form = format!(
+        "--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n\
+         --b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"in.jsonl\"\r\n\r\n\
+         {line}\n\r\n--b--\r\n"
+    );
+    let typed = ("content-type", "multipart/form-data; boundary=b");
+    let file = send(gateway.address, "POST", "/v1/files", &[key, typed], form.as_bytes()).await;
+    let body = json!({"input_file_id": file.json()["id"], "endpoint": "/v1/chat/completions",
+        "completion_window": "24h"});
+    let batch = post_with(gateway.address, "/v1/batches", &[key], &body).await;
+    let path = format!("/v1/batches/{}", batch.json()["id"].as_str().expect("an id"));
+    let batch = get(gateway.address, &path, &[key]).await.json();
+    assert_eq!(batch["status"], "completed", "{batch}");
+    let output = batch["output_file_id"].as_str().expect("a file");
+    let path = format!("/v1/files/{output}/content");
+    let output = get(gateway.address, &path, &[key]).await.json();
+    assert_eq!(output["response"]["status_code"], 200, "{output}");
 }
 
 #[tokio::test]

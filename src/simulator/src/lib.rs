@@ -170,14 +170,13 @@ impl Default for Options {
 
 impl Options {
     /// For people: as the gateway serves `demo/…`. Tokens come at a readable pace, unknown models
-    /// are refused, and no request is remembered.
+    /// are refused, and no request is remembered, but files and batches are: they are of no use else.
     pub fn demo() -> Options {
         Options {
             tokens_per_second: Some(100.0),
             first_token_delay: Duration::from_millis(100),
             strict_models: true,
             journal: 0,
-            store: 0,
             body_bytes_max: 4 << 20,
             ..Options::default()
         }
