@@ -5,8 +5,10 @@
 //! events and by how much longer they are than the shortest one, which is what an event has around
 //! its text.
 
+use std::sync::LazyLock;
+
 use bytes::{Bytes, BytesMut};
-use memchr::memmem;
+use memchr::memmem::{self, Finder};
 use tollway_wire::client;
 use tollway_wire::operation::{Dialect, Operation};
 use tollway_wire::price::{PicoDollars, Price, cost};
@@ -35,11 +37,14 @@ impl Default for Watch {
 impl Watch {
     /// Takes whole events.
     pub(super) fn take(&mut self, events: &[u8]) {
+        // Made once: to make one takes as long as to search a usual event.
+        static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\n\n"));
+        static DATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("data:"));
         let mut start = 0;
-        for end in memmem::find_iter(events, b"\n\n") {
+        for end in END.find_iter(events) {
             // Comments, and what is left of blank lines, are no events.
             let event = &events[start..end.max(start)];
-            if memmem::find(event, b"data:").is_some() {
+            if DATA.find(event).is_some() {
                 self.events += 1;
                 self.bytes += event.len() as u64;
                 self.shortest = self.shortest.min(event.len() as u64);
