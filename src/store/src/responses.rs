@@ -3,8 +3,8 @@
 //! Nobody waits for the database to keep something. What is new or has changed is *held*: it is found
 //! here until one task has written it. What is written goes into a cache, and is asked for again where
 //! that has let it go. A finished response never changes, but another node may remove it: what the
-//! cache has is served for [`FRESH`] without asking whether it is still there. Only requests that name
-//! a response come here at all.
+//! cache has is served for a second without asking whether it is still there. Only requests that
+//! name a response come here at all.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
