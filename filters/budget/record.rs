@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::{Deployment, ModelGroup, Outcome, RequestCtx};
 use tollway_wire::operation::Operation;
@@ -30,10 +31,6 @@ impl Begun {
         let since = moment.saturating_duration_since(self.at);
         millis(self.unix.saturating_add(since))
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What is known of a call before it is made.

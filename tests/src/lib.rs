@@ -18,6 +18,7 @@ pub mod mcp;
 pub mod postgres;
 pub mod proof;
 pub mod redis_cluster;
+pub mod responses;
 pub mod servers;
 pub mod setup;
 pub mod suites;

@@ -8,21 +8,9 @@ use tollway_tests::Response;
 use tollway_tests::client::{Connection, get, post_with, send};
 use tollway_tests::gateway::{Folder, Gateway, Options, PATIENCE};
 use tollway_tests::postgres::Postgres;
+use tollway_tests::responses::{CONFIG, ONE, TWO, text_of};
 use tollway_tests::setup::{config, eventually, simulator, within};
 
-/// `claude` is translated; `gpt` has the Responses API itself.
-const CONFIG: &str = "
-model_list:
-  - model_name: claude
-    litellm_params: { model: anthropic/claude-haiku-4-5, api_key: $KEY, api_base: $SIM }
-  - model_name: gpt
-    litellm_params: { model: openai/gpt-4o-mini, api_key: $KEY, api_base: $SIM/v1 }
-keys:
-  - { alias: one, key: sk-one-1234567890 }
-  - { alias: two, key: sk-two-1234567890 }
-";
-const ONE: [(&str, &str); 1] = [("authorization", "Bearer sk-one-1234567890")];
-const TWO: [(&str, &str); 1] = [("authorization", "Bearer sk-two-1234567890")];
 /// Bytes that are nowhere else.
 const SECRET: &str = "quetzalcoatlus-northropi";
 
@@ -111,12 +99,6 @@ impl Node {
 fn id_of(response: &Response) -> String {
     assert_eq!(response.status, 200, "{}", response.text());
     response.json()["id"].as_str().expect("an id").to_owned()
-}
-
-fn text_of(response: &Value) -> &str {
-    let output = response["output"].as_array().expect("items");
-    let message = output.iter().find(|item| item["type"] == "message").expect("a message");
-    message["content"][0]["text"].as_str().expect("text")
 }
 
 /// The files of SQLite in a gateway's folder, as bytes.

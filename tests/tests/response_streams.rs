@@ -6,22 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tollway_simulator::Reply;
 use tollway_tests::client::{Connection, get, post_with, send};
+use tollway_tests::responses::{CONFIG, ONE, TWO};
 use tollway_tests::setup::within;
 use tollway_tests::{Response, Setup, post};
 
-/// `claude` is translated; `gpt` has the Responses API itself.
-const CONFIG: &str = "
-model_list:
-  - model_name: claude
-    litellm_params: { model: anthropic/claude-haiku-4-5, api_key: $KEY, api_base: $SIM }
-  - model_name: gpt
-    litellm_params: { model: openai/gpt-4o-mini, api_key: $KEY, api_base: $SIM/v1 }
-keys:
-  - { alias: one, key: sk-one-1234567890 }
-  - { alias: two, key: sk-two-1234567890 }
-";
-const ONE: [(&str, &str); 1] = [("authorization", "Bearer sk-one-1234567890")];
-const TWO: [(&str, &str); 1] = [("authorization", "Bearer sk-two-1234567890")];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn followed(model: &str) -> Value {

@@ -3,21 +3,8 @@
 use serde_json::{Value, json};
 use tollway_simulator::Reply;
 use tollway_tests::client::{get, post_with, send};
+use tollway_tests::responses::{CONFIG, ONE, TWO, text_of};
 use tollway_tests::{Response, Setup, post};
-
-/// `claude` and `gemini` are translated; `gpt` has the Responses API itself.
-const CONFIG: &str = "
-model_list:
-  - model_name: claude
-    litellm_params: { model: anthropic/claude-haiku-4-5, api_key: $KEY, api_base: $SIM }
-  - model_name: gpt
-    litellm_params: { model: openai/gpt-4o-mini, api_key: $KEY, api_base: $SIM/v1 }
-keys:
-  - { alias: one, key: sk-one-1234567890 }
-  - { alias: two, key: sk-two-1234567890 }
-";
-const ONE: [(&str, &str); 1] = [("authorization", "Bearer sk-one-1234567890")];
-const TWO: [(&str, &str); 1] = [("authorization", "Bearer sk-two-1234567890")];
 
 async fn create(setup: &Setup, body: &Value) -> Response {
     post(setup.gateway.address, "/v1/responses", body).await
@@ -26,12 +13,6 @@ async fn create(setup: &Setup, body: &Value) -> Response {
 fn id_of(response: &Response) -> String {
     assert_eq!(response.status, 200, "{}", response.text());
     response.json()["id"].as_str().expect("an id").to_owned()
-}
-
-fn text_of(response: &Value) -> String {
-    let output = response["output"].as_array().expect("items");
-    let message = output.iter().find(|item| item["type"] == "message").expect("a message");
-    message["content"][0]["text"].as_str().expect("text").to_owned()
 }
 
 async fn delete(setup: &Setup, path: &str, headers: &[(&str, &str)]) -> Response {

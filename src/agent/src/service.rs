@@ -272,7 +272,7 @@ fn fail(span: &mut Option<Span>, word: &str) {
 
 impl Shared {
     pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX)
+        self.clock.unix_ms()
     }
 
     /// When a run that ends now is forgotten.

@@ -5,6 +5,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
+/// A time in whole milliseconds, the largest number where they are too many.
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Tells the time. Cloning shares it.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
@@ -46,6 +51,11 @@ impl Clock {
             Some(manual) => manual.lock().unix,
             None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         }
+    }
+
+    /// The same in milliseconds: what databases and documents have.
+    pub fn unix_ms(&self) -> u64 {
+        millis(self.unix())
     }
 
     /// Moves a manual clock forward. A system clock is left alone.

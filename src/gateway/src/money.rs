@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tollway_filter_api::Clock;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::Ledger;
 use tollway_filter_api::treasury::BudgetId;
 use tollway_store::redis_link::{RedisLink, RedisServer};
@@ -89,7 +90,7 @@ async fn forgetting(store: SqlStore, ledger: FileLedger, clock: Clock) {
     let Some(keep_for) = ledger.keep_for else { return std::future::pending().await };
     loop {
         let before = clock.unix().saturating_sub(keep_for);
-        let before_ms = u64::try_from(before.as_millis()).unwrap_or(u64::MAX);
+        let before_ms = millis(before);
         match store.forget(before_ms).await {
             Ok(0) => {}
             Ok(calls) => tracing::info!(calls, "calls of long ago are deleted from the ledger"),

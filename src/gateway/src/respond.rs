@@ -195,13 +195,20 @@ fn header_of(response: ResponseHead) -> Box<ResponseHeader> {
     // A filter that sets a status that is none has failed.
     parts.status =
         StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    parts.headers = LAST.with_borrow_mut(|last| map_of(response.headers, last));
+    parts.headers = LAST.with_borrow_mut(|last| {
+        let kind = response.headers.len() % KINDS;
+        map_of(response.headers, &mut last[kind])
+    });
     Box::new(ResponseHeader::from(parts))
 }
 
+/// How many kinds of answers take turns (whole ones, streams, hits of the cache, errors): they differ
+/// in how many headers they have.
+const KINDS: usize = 8;
+
 thread_local! {
-    /// The names of the last answer of this thread, with nothing behind them.
-    static LAST: RefCell<HeaderMap> = RefCell::default();
+    /// The names of the last answer of each kind of this thread, with nothing behind them.
+    static LAST: RefCell<[HeaderMap; KINDS]> = RefCell::default();
 }
 
 /// Makes a map of headers. Where they have the names of `last`, which is what nearly all answers have,

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use foldhash::fast::RandomState;
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::Weighter;
 use tollway_filter_api::Clock;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
+
+use crate::bounded::{Bounded, bounded};
 
 /// What an entry costs besides its body: the key, the counts, the cache's bookkeeping and what the
 /// allocator rounds up.
@@ -21,7 +21,7 @@ const PARTS_MAX: u64 = 16;
 /// Keeps answers in memory, the most useful ones when not all fit. Each has its own time, after which
 /// it is not given out any more; its room is taken back when somebody asks for it or needs it.
 pub struct MemoryCache {
-    entries: Cache<CacheKey, Entry, Weight, RandomState>,
+    entries: Bounded<CacheKey, Entry, Weight>,
     bytes_max: u64,
     clock: Clock,
 }
@@ -35,16 +35,8 @@ struct Entry {
 impl MemoryCache {
     /// A cache that holds at most `bytes_max` bytes, bookkeeping included.
     pub fn new(bytes_max: u64, clock: Clock) -> MemoryCache {
-        let entries = usize::try_from(bytes_max / ENTRY_BYTES).unwrap_or(usize::MAX);
         let parts = (bytes_max / PART_BYTES_MIN).clamp(1, PARTS_MAX);
-        let options = OptionsBuilder::new()
-            .weight_capacity(bytes_max)
-            .estimated_items_capacity(entries)
-            .shards(parts as usize)
-            .build()
-            .expect("all that must be said is said");
-        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-        let entries = Cache::with_options(options, Weight, hasher, lifecycle);
+        let entries = bounded(bytes_max, ENTRY_BYTES, parts as usize, Weight);
         MemoryCache { entries, bytes_max, clock }
     }
 }

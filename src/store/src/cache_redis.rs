@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Managing};
+use tollway_filter_api::clock::millis;
 
 use crate::redis_link::{
     BACKGROUND_MAX, Part, RedisError, RedisLink, RedisServer, RedisSettingsError,
@@ -110,7 +111,7 @@ impl CacheStore for RedisCache {
     }
 
     fn put(&self, key: CacheKey, answer: CachedAnswer, ttl: Duration) {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(TTL_MS_MAX);
+        let ttl_ms = millis(ttl).min(TTL_MS_MAX);
         if ttl_ms == 0 {
             return;
         }

@@ -11,6 +11,7 @@
 //! all that was spent in SQLite or Postgres, which no model call waits for, and what agents keep,
 //! which their steps do wait for.
 
+mod bounded;
 pub mod cache_memory;
 pub mod cache_redis;
 pub mod journal;

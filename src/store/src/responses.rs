@@ -11,22 +11,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{OptionsBuilder, Weighter};
+use quick_cache::Weighter;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tollway_filter_api::Clock;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::responses::{
     Abandoned, Maker, ResponseRow, ResponseStore, StoredResponse, Written,
 };
 
+use crate::bounded::{Bounded, bounded};
+
 /// What the cache may take.
 const CACHE_BYTES_MAX: u64 = 64 << 20;
-/// How many it is made for: of a few KiB each.
-const CACHE_ENTRIES: usize = 8192;
+/// What one takes in it, about.
+const CACHE_ENTRY_BYTES: u64 = 8 << 10;
 /// What may be held: what is not yet written, and what is still being made.
 const HELD_BYTES_MAX: usize = 64 << 20;
 /// What an entry costs besides its bytes.
@@ -102,7 +103,7 @@ struct Shared {
     config: ResponsesConfig,
     clock: Clock,
     held: Mutex<Held>,
-    cache: Cache<Arc<str>, Cached, Weight, RandomState>,
+    cache: Bounded<Arc<str>, Cached, Weight>,
     /// There is more to be written, or no more to come.
     wake: Notify,
     /// One at a time changes the database, so that nothing is written after its removal.
@@ -232,14 +233,7 @@ impl Responses {
     /// Starts to keep responses. Where there is a database, a task of this runtime writes to it.
     pub fn new(config: ResponsesConfig, clock: Clock) -> Responses {
         // In one part: the largest response must fit into it.
-        let options = OptionsBuilder::new()
-            .weight_capacity(CACHE_BYTES_MAX)
-            .estimated_items_capacity(CACHE_ENTRIES)
-            .shards(1)
-            .build()
-            .expect("all that must be said is said");
-        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
-        let cache = Cache::with_options(options, Weight, hasher, lifecycle);
+        let cache = bounded(CACHE_BYTES_MAX, CACHE_ENTRY_BYTES, 1, Weight);
         let has_database = config.database.is_some();
         let shared = Arc::new(Shared {
             config,
@@ -516,7 +510,7 @@ impl Held {
 
 impl Shared {
     fn now_ms(&self) -> u64 {
-        millis(self.clock.unix())
+        self.clock.unix_ms()
     }
 
     fn held_until_ms(&self) -> u64 {
@@ -608,10 +602,6 @@ async fn in_time<T>(
         Ok(answer) => answer,
         Err(_) => Err(StoreError::Unavailable(format!("no answer within {limit:?}"))),
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout_at;
 use tollway_filter_api::Reject;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::documents::{Append, Batch, Collection, Document};
 use tollway_filter_api::trace::{Span, SpanKind};
 use tollway_wire::price::PicoDollars;
@@ -589,7 +590,7 @@ impl Work {
             }
             _ => Err(ToolError::Arguments("they must be a JSON object".to_owned())),
         };
-        let duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let duration_ms = millis(begun.elapsed());
         result_of(id, called, duration_ms)
     }
 }

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tollway_filter_api::KeyHash;
 use tollway_filter_api::accounts::{AuditEntry, Change, Kind, Object};
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::{Entry, SpendRecord};
 use tollway_store::sql::TEXT_MAX;
 use tollway_store::sql::litellm::{LitellmTables, Row};
@@ -337,7 +338,7 @@ impl Maker<'_> {
                 self.import.entries.push(Entry { seq: seq(&object), record });
             }
             self.import.change.audit.push(AuditEntry {
-                at_ms: milliseconds(self.now),
+                at_ms: millis(self.now),
                 actor: NODE.into(),
                 action: "imported".into(),
                 kind: object.kind,
@@ -384,7 +385,7 @@ impl Shares {
     }
 
     fn record(&mut self, object: &Object, spent: PicoDollars, at: Duration) -> SpendRecord {
-        let at_ms = milliseconds(at);
+        let at_ms = millis(at);
         let mut record = SpendRecord {
             request_id: format!("{NODE}:{}:{}", object.kind.name(), object.id).into(),
             operation: NODE.into(),
@@ -497,10 +498,6 @@ fn seq(object: &Object) -> u64 {
     bytes.copy_from_slice(&digest[..8]);
     // What a signed column has as a positive number.
     u64::from_be_bytes(bytes) >> 1
-}
-
-fn milliseconds(at: Duration) -> u64 {
-    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `sk-...AbCd`, and nothing that could be more of a key than that.

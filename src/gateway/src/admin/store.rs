@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tollway_filter_api::accounts::{AuditEntry, Change, Kind, Object, Wanted};
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{Reject, Rejection};
 
@@ -121,7 +122,7 @@ impl Ask<'_> {
     ) -> Option<AuditEntry> {
         let object = after.or(before)?;
         Some(AuditEntry {
-            at_ms: u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX),
+            at_ms: millis(self.now()),
             actor: self.caller.name(),
             action: action.into(),
             kind: object.kind,

@@ -15,7 +15,7 @@ use tollway_store::treasury::BillError;
 use tollway_wire::batch::Batch;
 use tollway_wire::price::{Cost, PicoDollars};
 
-use super::kept::{BILLED, Kept, millis};
+use super::kept::{BILLED, Kept};
 use super::tally::{Part, Prices, Tally, Unknown, tally};
 use crate::directory::Joined;
 use crate::exchange::Endpoint;
@@ -56,7 +56,7 @@ pub(super) async fn bill(
         Ok(Err(Unknown::Unasked(why))) => return Billed::NotYet(why),
         Err(_) => return Billed::NotYet(format!("its output was not read within {TALLY_MAX:?}")),
     };
-    let now_ms = millis(gateway.clock.unix());
+    let now_ms = gateway.clock.unix_ms();
     let mut calls: Vec<RequestCtx> =
         parts.iter().map(|part| call(gateway, generation, &kept, endpoint, part)).collect();
     let record = |part: &Part| record(&kept, part, unread > 0, now_ms);

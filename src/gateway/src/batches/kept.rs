@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::documents::{Collection, Document};
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::{KeyHash, RequestCtx};
@@ -164,8 +165,4 @@ fn account(generation: &Generation, endpoint: &Arc<Endpoint>) -> Arc<str> {
     let mut entries = generation.config.entries.iter().zip(&generation.endpoints);
     let entry = entries.find(|(_, other)| Arc::ptr_eq(other, endpoint));
     entry.map(|(entry, _)| Arc::clone(&entry.id)).unwrap_or_default()
-}
-
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

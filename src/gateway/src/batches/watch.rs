@@ -10,12 +10,13 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::documents::{Collection, Document, Documents, Wanted};
 use tollway_filter_api::ledger::StoreError;
 use tollway_wire::batch::Batch;
 
 use super::bill::{Billed, bill};
-use super::kept::{CLOSED, Kept, OPEN, document_id, millis};
+use super::kept::{CLOSED, Kept, OPEN, document_id};
 use super::{Event, LOOKED_AT, ask, put};
 use crate::exchange::Endpoint;
 use crate::state::{Gateway, Generation};
@@ -99,7 +100,7 @@ async fn rounds(gateway: &Arc<Gateway>) {
 async fn round(gateway: &Arc<Gateway>, is_first: bool) -> Result<(), StoreError> {
     let mut after = None;
     loop {
-        let now_ms = millis(gateway.clock.unix());
+        let now_ms = gateway.clock.unix_ms();
         let wanted = Wanted {
             states: vec![OPEN.into()],
             free_at_ms: (!is_first).then_some(now_ms),
@@ -139,7 +140,7 @@ async fn look(
     mut document: Document,
     told: Option<(Arc<Endpoint>, Batch)>,
 ) {
-    let now_ms = millis(gateway.clock.unix());
+    let now_ms = gateway.clock.unix_ms();
     let holder = gateway.batches.holder(gateway);
     let is_held = document.holder.as_ref().is_some_and(|other| !is_dead(other, &holder));
     if is_held && document.held_until_ms > now_ms {
@@ -155,7 +156,7 @@ async fn look(
     let generation = gateway.live.load_full();
     let looked = Box::pin(looked(gateway, &generation, &kept, &document, told)).await;
     let (id, interval) = (&kept.batch.clone(), generation.config.batch_polling_interval);
-    let now_ms = millis(gateway.clock.unix());
+    let now_ms = gateway.clock.unix_ms();
     let mut next = interval;
     match looked {
         Looked::Done => return,

@@ -71,7 +71,7 @@ async fn work(place: &Place, node: Option<&str>) -> Result<(), StartError> {
     // First where it is written down: nothing is let go of that nobody could find out about.
     let store = SqlStore::postgres(database.clone()).await.map_err(|error| refused(&error))?;
     let released = release(&link, node).await.map_err(|error| refused(&error))?;
-    let at_ms = u64::try_from(Clock::system().unix().as_millis()).unwrap_or(u64::MAX);
+    let at_ms = Clock::system().unix_ms();
     let audit = AuditEntry {
         at_ms,
         actor: ACTOR.into(),

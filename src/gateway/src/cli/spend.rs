@@ -12,6 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tollway_filter_api::Clock;
 use tollway_filter_api::accounts::{Accounts, Kind};
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::{Dimension, Ledger, Span, SpendFilter, StoreError, Sum};
 use tollway_store::sql::SqlStore;
 use tollway_wire::price::PicoDollars;
@@ -174,8 +175,7 @@ async fn read(
     since: Duration,
     until: Duration,
 ) -> Result<Report, StoreError> {
-    let ms = |at: Duration| u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
-    let (from, to) = (ms(since), ms(until));
+    let (from, to) = (millis(since), millis(until));
     let span = match args.per {
         None => Span::All,
         Some(Per::Day) => Span::Day,

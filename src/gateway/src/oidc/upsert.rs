@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tollway_filter_api::Clock;
 use tollway_filter_api::accounts::{Accounts, AuditEntry, Change, Kind, Object};
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::identity::Role;
 use tollway_filter_api::ledger::StoreError;
 
@@ -123,7 +124,7 @@ async fn write(
 
 fn created(object: &Object, now: Duration) -> Change {
     let audit = AuditEntry {
-        at_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        at_ms: millis(now),
         actor: ACTOR.into(),
         action: "created".into(),
         kind: object.kind,

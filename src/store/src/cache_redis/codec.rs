@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tollway_filter_api::cache::CachedAnswer;
+use tollway_filter_api::clock::millis;
 use tollway_wire::usage::Usage;
 use tollway_wire::varint;
 
@@ -31,7 +32,7 @@ pub(super) fn encode(answer: &CachedAnswer) -> Vec<u8> {
             | flag(answer.usage_event, USAGE_EVENT)
             | flag(answer.usage.is_some(), HAS_USAGE),
     );
-    varint::put(&mut out, u64::try_from(answer.stored.as_millis()).unwrap_or(u64::MAX));
+    varint::put(&mut out, millis(answer.stored));
     for count in answer.usage.map(Usage::counts).into_iter().flatten() {
         varint::put(&mut out, count);
     }

@@ -39,6 +39,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tollway_filter_api::Clock;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::limits::{
     Exceeded, LimitKey, LimitStore, LimitUnit, Refill, Remaining, Ticket,
 };
@@ -226,7 +227,7 @@ impl Core {
     }
 
     fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX)
+        millis(at.saturating_duration_since(self.origin))
     }
 
     fn tick(&self, at: Instant) -> u32 {

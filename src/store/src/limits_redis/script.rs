@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use redis::Cmd;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::limits::LimitUnit;
 
 use super::counter::Sent;
@@ -122,7 +123,7 @@ impl Call<'_> {
             command.arg(if *unit == LimitUnit::Parallel { "places" } else { "rate" });
             command.arg(*limit).arg(sent.need).arg(sent.least);
             command.arg(sent.plenty).arg(sent.soon).arg(sent.keep);
-            command.arg(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+            command.arg(millis(*life));
             let mut report = String::with_capacity(sent.ticks.len() * 12);
             for (tick, used) in &sent.ticks {
                 report.push_str(&format!("{tick} {used} "));

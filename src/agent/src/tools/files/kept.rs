@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, Semaphore};
 use tollway_filter_api::Clock;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::documents::{Batch, Collection, Document, Documents, Wanted};
 use tollway_filter_api::ledger::StoreError;
 use tollway_filter_api::{Reject, Rejection};
@@ -427,7 +428,7 @@ impl Files {
 
 impl Inner {
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX)
+        self.clock.unix_ms()
     }
 
     async fn find(&self, owner: &str, id: &str) -> Result<(Document, FileInfo), FilesError> {
@@ -486,7 +487,7 @@ impl Inner {
             parent: Some(about.sha256.as_str().into()),
             state: ARRIVING.into(),
             created_ms: now,
-            expires_ms: Some(now + u64::try_from(ARRIVES_WITHIN.as_millis()).unwrap_or(u64::MAX)),
+            expires_ms: Some(now + millis(ARRIVES_WITHIN)),
             holder: None,
             held_until_ms: 0,
             size,

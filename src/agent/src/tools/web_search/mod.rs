@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use quick_cache::sync::{Cache, DefaultLifecycle};
-use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use tollway_filter_api::Clock;
 use tollway_wire::price::PicoDollars;
@@ -102,16 +102,9 @@ impl WebSearch {
             }
             endpoints.push(endpoint);
         }
-        let options = OptionsBuilder::new()
-            .weight_capacity(settings.cache_bytes_max)
-            .estimated_items_capacity(
-                usize::try_from(settings.cache_bytes_max / FOUND_BYTES).unwrap_or(usize::MAX),
-            )
-            .shards(1)
-            .build()
-            .expect("all that must be said is said");
-        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
-        let remembered = Cache::with_options(options, Weight, hasher, lifecycle);
+        let bytes_max = settings.cache_bytes_max;
+        let about = usize::try_from(bytes_max / FOUND_BYTES).unwrap_or(usize::MAX);
+        let remembered = Cache::with_weighter(about, bytes_max, Weight);
         Ok(Some(WebSearch {
             endpoints,
             owners: PerMinute::new(settings.searches_per_minute, &clock),
