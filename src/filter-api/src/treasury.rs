@@ -351,11 +351,11 @@ pub enum Unpaid {
 /// What a call gets: its hold, or why not.
 pub type Paid = Result<Box<dyn Hold>, Unpaid>;
 
-/// What opening gives: at once, or after asking a server.
+/// What opening gives.
 pub enum Opened {
     /// The answer is here.
     Ready(Paid),
-    /// Other nodes share the budget and have to be asked.
+    /// It has to be written down first, or other nodes that share the budget have to be asked.
     Wait(Pin<Box<dyn Future<Output = Paid> + Send>>),
 }
 

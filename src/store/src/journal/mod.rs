@@ -144,8 +144,7 @@ impl Journal {
         self.queue.refusal()
     }
 
-    /// Opens a call: its number, and where the record is. It is to be written with
-    /// [`Journal::write_at_once`], or else waited for.
+    /// Opens a call: its number, and where the record is. It is to be waited for.
     pub(crate) fn reserve(
         &self,
         amount: PicoDollars,
@@ -189,10 +188,18 @@ impl Journal {
         self.queue.append(true, |out, salt, _| codec::copy(out, salt, payload));
     }
 
+    /// Whether a record is written already.
+    pub(crate) fn has_written(&self, at: u64) -> bool {
+        self.queue.has_written(at)
+    }
+
     /// Writes all that waits, if nobody does so already and it takes no time.
-    pub(crate) fn write_at_once(&self) -> bool {
-        !self.queue.is_ill()
-            && self.writer.try_lock().is_some_and(|mut writer| writer.write_at_once())
+    pub(crate) fn write_at_once(&self) {
+        if !self.queue.is_ill()
+            && let Some(mut writer) = self.writer.try_lock()
+        {
+            writer.write_at_once();
+        }
     }
 
     /// Waits until a record is written, and on the disk where the policy says so.

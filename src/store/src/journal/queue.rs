@@ -213,6 +213,10 @@ impl Queue {
         (state.next, state.appended)
     }
 
+    pub(super) fn has_written(&self, at: u64) -> bool {
+        self.state.lock().written >= at
+    }
+
     pub(crate) fn written(&self, at: u64, durable: bool) -> Written<'_> {
         Written { queue: self, at, durable }
     }

@@ -77,7 +77,7 @@ impl Writer {
 
     /// Writes what waits, if that is a mere copy into the kernel's memory: the segment is begun and
     /// has room, nobody waits for the disk, and the disk was not slow of late.
-    pub(super) fn write_at_once(&mut self) -> bool {
+    pub(super) fn write_at_once(&mut self) {
         let is_ready =
             |present: &Present| present.is_reserve || present.bytes < self.config.segment_bytes;
         if self.config.fsync == Fsync::Always
@@ -85,25 +85,23 @@ impl Writer {
             || !self.present.as_ref().is_some_and(is_ready)
             || self.queue.must_rotate()
         {
-            return false;
+            return;
         }
         let since = Instant::now();
         if self.slow_until.is_some_and(|until| since < until) {
-            return false;
+            return;
         }
         self.slow_until = None;
         self.unwritten = self.queue.take(&mut self.bytes);
-        let Some(batch) = self.unwritten else { return true };
+        let Some(batch) = self.unwritten else { return };
         // What went wrong is for the thread to find out again, and to deal with.
-        let is_written = self.try_write().is_ok();
-        if is_written {
+        if self.try_write().is_ok() {
             self.wrote(batch);
         }
         let now = Instant::now();
         if now.duration_since(since) > SLOW {
             self.slow_until = Some(now + REST);
         }
-        is_written
     }
 
     /// Writes what waits, however long it takes. False if the process ends before.

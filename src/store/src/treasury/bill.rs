@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{Budget, Unpaid};
 
-use super::{Books, LEDGER_PATIENCE, ms};
+use super::{Books, LEDGER_PATIENCE};
 
 /// Why a bill was not counted.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ impl Books {
             let _feeding = feeding.map_err(unready).map_err(BillError::Unready)?;
             write.await.map_err(BillError::Unwritten)?;
             // Not by when they began: no window goes back to a period that has ended meanwhile.
-            let now_ms = ms(inner.clock.unix());
+            let now_ms = inner.clock.unix_ms();
             let mut state = inner.state.lock();
             for record in records {
                 inner.charge(&mut state, &[], record, now_ms);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::yield_now;
 use tollway_filter_api::ledger::SpendRecord;
 use tollway_filter_api::treasury::{Budget, Hold, OverBudget, Paid, Unpaid};
 use tollway_wire::price::PicoDollars;
@@ -61,6 +62,11 @@ impl LocalHold {
     pub(super) async fn journaled(self: Box<Self>, at: u64) -> Paid {
         // If this future is dropped, so is the hold, which then takes everything back.
         let inner = Arc::clone(&self.inner);
+        // Whoever else is ready on this thread opens its call first: one write does for them all.
+        yield_now().await;
+        if !inner.journal.has_written(at) {
+            inner.journal.write_at_once();
+        }
         match inner.journal.written(at).await {
             Ok(()) => Ok(self.opened()),
             Err(why) => Err(Unpaid::Unavailable(why)),
@@ -178,7 +184,7 @@ impl Drop for LocalHold {
                 let mut record = std::mem::take(&mut self.draft);
                 record.cost = self.granted;
                 record.usage_estimated = true;
-                record.ended_ms = super::ms(self.inner.clock.unix());
+                record.ended_ms = self.inner.clock.unix_ms();
                 self.inner.dropped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.end(Some(record));
             }

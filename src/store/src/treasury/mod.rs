@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tollway_filter_api::Clock;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::{Ledger, SpendFilter, SpendRecord};
 use tollway_filter_api::treasury::{
     Budget, BudgetId, Opened, Opening, OverBudget, Paid, Treasury, Unpaid,
@@ -271,7 +272,7 @@ impl Books {
         report.backlog = found.backlog;
         let open = std::mem::take(&mut found.open);
         let journal = Journal::start(config, identity, &found)?;
-        let now_ms = ms(clock.unix());
+        let now_ms = clock.unix_ms();
         for call in open {
             let has_gaps =
                 fsync == Fsync::None || !report.damaged.is_empty() || !report.torn.is_empty();
@@ -323,11 +324,11 @@ impl Books {
             let now = self.inner.clock.unix();
             let missing = {
                 let mut state = self.inner.state.lock();
-                let window = state.windows.of(budget, ms(now));
+                let window = state.windows.of(budget, millis(now));
                 (!state.windows.list[window].ready).then_some(Missing { window })
             };
             if let Some(missing) = missing {
-                self.inner.load(missing, ms(now)).await?;
+                self.inner.load(missing, millis(now)).await?;
             }
         }
         Ok(())
@@ -363,7 +364,7 @@ impl Books {
         let inner = &*self.inner;
         let (backlog_records, disk_bytes, trouble) = inner.journal.queue().status();
         let (oldest, feeding) = inner.feed.status();
-        let now_ms = ms(inner.clock.unix());
+        let now_ms = inner.clock.unix_ms();
         let state = inner.state.lock();
         Status {
             node: Arc::clone(inner.journal.node()),
@@ -423,11 +424,6 @@ async fn in_time<T>(
     }
 }
 
-/// Milliseconds since the Unix epoch.
-fn ms(at: Duration) -> u64 {
-    u64::try_from(at.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Why a call was not opened at once.
 enum Unopened {
     Unpaid(Unpaid),
@@ -440,10 +436,7 @@ enum Unopened {
 impl Treasury for Books {
     fn open(&self, opening: Opening<'_>) -> Opened {
         match self.inner.try_open(&opening, false) {
-            Ok((hold, at)) => match self.inner.journal.write_at_once() {
-                true => Opened::Ready(Ok(hold.opened())),
-                false => Opened::Wait(Box::pin(hold.journaled(at))),
-            },
+            Ok((hold, at)) => Opened::Wait(Box::pin(hold.journaled(at))),
             Err(Unopened::Unpaid(why)) => Opened::Ready(Err(why)),
             Err(why) => {
                 let inner = Arc::clone(&self.inner);
@@ -463,7 +456,7 @@ impl Treasury for Books {
     fn spent(&self, budget: &BudgetId, now: Duration) -> (PicoDollars, PicoDollars) {
         let state = self.inner.state.lock();
         let Some(window) = state.windows.find(budget) else { return Default::default() };
-        if ms(now) >= window.end_ms {
+        if millis(now) >= window.end_ms {
             return Default::default();
         }
         let counter = window.get(SubjectRef::of(budget));
@@ -491,7 +484,7 @@ impl Inner {
         if let Some(why) = self.journal.refusal() {
             return Err(Unopened::Unpaid(Unpaid::Unavailable(why)));
         }
-        let now_ms = ms(opening.now);
+        let now_ms = millis(opening.now);
         // Before the lock is taken.
         let mut draft = opening.draft.clone();
         if draft.request_id.is_empty() {
@@ -591,7 +584,7 @@ impl Inner {
                     if loads > opening.budgets.len() + 1 {
                         return Err(Unpaid::Unavailable("what was spent is not known"));
                     }
-                    self.load(missing, ms(opening.now)).await?;
+                    self.load(missing, millis(opening.now)).await?;
                     false
                 }
                 Unopened::Short(shorts) => {
@@ -638,7 +631,7 @@ impl Inner {
     }
 
     fn over(&self, held: &Held, counter: &Counter, window: &Window) -> OverBudget {
-        self.over_at(held, counter, window, ms(self.clock.unix()))
+        self.over_at(held, counter, window, self.clock.unix_ms())
     }
 
     fn over_at(&self, held: &Held, counter: &Counter, window: &Window, now_ms: u64) -> OverBudget {

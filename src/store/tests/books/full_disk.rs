@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use crate::support::{DAY, MemoryLedger, START, budget, must_open, open, record};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::Ledger;
-use tollway_filter_api::treasury::{BudgetScope, Opened, Opening, Treasury, Unpaid};
+use tollway_filter_api::treasury::{BudgetScope, Unpaid};
 use tollway_store::journal::files::{Disk, Files, Writing};
 use tollway_store::treasury::{Books, BooksConfig, Fsync};
 use tollway_tests::gateway::{Folder, PATIENCE};
 use tollway_tests::setup::eventually;
-use tollway_wire::price::PicoDollars;
 
 const RESERVE: u64 = 64 * 1024;
 /// The machine's disk with room for so many bytes.
@@ -23,6 +22,14 @@ struct Small {
     room: Arc<AtomicU64>,
     sync_fails: Arc<AtomicBool>,
     is_slow: Arc<AtomicBool>,
+    writes: Arc<Writes>,
+}
+
+/// How often was written by whom.
+#[derive(Default)]
+struct Writes {
+    by_calls: AtomicU64,
+    by_the_thread: AtomicU64,
 }
 
 struct SmallFile {
@@ -32,6 +39,7 @@ struct SmallFile {
     room: Arc<AtomicU64>,
     sync_fails: Arc<AtomicBool>,
     is_slow: Arc<AtomicBool>,
+    writes: Arc<Writes>,
 }
 
 fn used(folder: &Path) -> u64 {
@@ -42,6 +50,9 @@ fn used(folder: &Path) -> u64 {
 impl Writing for SmallFile {
     /// Writes what fits and then fails, as disks do.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let is_thread = std::thread::current().name() == Some("journal");
+        let writes = if is_thread { &self.writes.by_the_thread } else { &self.writes.by_calls };
+        writes.fetch_add(1, Ordering::SeqCst);
         if self.is_slow.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(30));
         }
@@ -74,6 +85,7 @@ impl Files for Small {
             room: Arc::clone(&self.room),
             sync_fails: Arc::clone(&self.sync_fails),
             is_slow: Arc::clone(&self.is_slow),
+            writes: Arc::clone(&self.writes),
         }))
     }
 
@@ -95,6 +107,7 @@ struct Setup {
     room: Arc<AtomicU64>,
     sync_fails: Arc<AtomicBool>,
     is_slow: Arc<AtomicBool>,
+    writes: Arc<Writes>,
     ledger: Arc<MemoryLedger>,
     _folder: Folder,
 }
@@ -108,14 +121,16 @@ fn setup(room: u64, fsync: Fsync) -> Setup {
         room: Arc::clone(&room),
         sync_fails: Arc::clone(&sync_fails),
         is_slow: Arc::clone(&is_slow),
+        writes: Arc::default(),
     };
+    let writes = Arc::clone(&files.writes);
     let config = BooksConfig {
         reserve_bytes: RESERVE,
         fsync,
         files: Arc::new(files),
         ..BooksConfig::new(&folder.0)
     };
-    Setup { config, room, sync_fails, is_slow, ledger: Arc::default(), _folder: folder }
+    Setup { config, room, sync_fails, is_slow, writes, ledger: Arc::default(), _folder: folder }
 }
 
 impl Setup {
@@ -242,44 +257,51 @@ async fn a_disk_that_cannot_sync_stops_new_calls() {
     }
 }
 
-/// Opens so many calls; how many of them had to wait.
-async fn waits(books: &Books, calls: usize) -> usize {
-    let mut waits = 0;
+/// Makes one call after the other; how many of them wrote to the journal by themselves.
+async fn writes(setup: &Setup, books: &Books, calls: u64) -> u64 {
+    let before = setup.writes.by_calls.load(Ordering::SeqCst);
     for call in 0..calls {
         let name = format!("call-{call}");
-        let draft = crate::support::draft(&name, START);
-        let amount = PicoDollars(1);
-        let opening = Opening {
-            budgets: &[],
-            most: amount,
-            least: amount,
-            request_id: &draft.request_id,
-            draft: &draft,
-            now: START,
-        };
-        let hold = match books.open(opening) {
-            Opened::Ready(paid) => paid,
-            Opened::Wait(wait) => {
-                waits += 1;
-                wait.await
-            }
-        };
-        hold.unwrap_or_else(|why| panic!("{why}")).close(record(&name, START, 1));
+        must_open(books, &[], &name, START, 1).await.close(record(&name, START, 1));
     }
-    waits
+    setup.writes.by_calls.load(Ordering::SeqCst) - before
+}
+
+/// The journal is begun, and leaves it to calls to write. Any of them may meet the thread at work, or a
+/// processor that has no time.
+async fn until_one_writes(setup: &Setup, books: &Books) {
+    let since = Instant::now();
+    while writes(setup, books, 1).await == 0 {
+        assert!(since.elapsed() < PATIENCE, "all calls wait for the thread");
+    }
 }
 
 #[tokio::test]
 async fn calls_write_by_themselves_unless_the_disk_is_slow() {
     let setup = setup(10 * 1024 * 1024, Fsync::None);
     let books = setup.books().await;
-    // Any call may meet the thread at work, or a processor that has no time.
-    let since = Instant::now();
-    while waits(&books, 1).await == 1 {
-        assert!(since.elapsed() < PATIENCE, "all calls wait for the thread");
-    }
+    until_one_writes(&setup, &books).await;
     // One finds out; the others leave it to the thread and do not hold anybody up.
     setup.is_slow.store(true, Ordering::SeqCst);
-    let slow = waits(&books, 10).await;
-    assert!(slow >= 5, "{slow} of 10 wait");
+    let slow = writes(&setup, &books, 10).await;
+    assert!(slow <= 5, "{slow} of 10 write");
+}
+
+/// What each of them would pay for by itself is most of what the journal costs.
+#[tokio::test]
+async fn calls_that_begin_together_are_written_at_once() {
+    let setup = setup(10 * 1024 * 1024, Fsync::None);
+    let books = setup.books().await;
+    until_one_writes(&setup, &books).await;
+    let written = || {
+        let Writes { by_calls, by_the_thread } = &*setup.writes;
+        by_calls.load(Ordering::SeqCst) + by_the_thread.load(Ordering::SeqCst)
+    };
+    let before = written();
+    let names: Vec<_> = (0..32).map(|call| format!("call-{call}")).collect();
+    let calls = names.iter().map(|name| must_open(&books, &[], name, START, 1));
+    let holds = futures_util::future::join_all(calls).await;
+    // The thread may come between them.
+    let writes = written() - before;
+    assert!((1..=4).contains(&writes), "{writes} writes for {} calls", holds.len());
 }

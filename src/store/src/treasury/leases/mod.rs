@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
+use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::Dimension;
 use tollway_filter_api::treasury::{BudgetId, Unpaid};
 use tollway_wire::price::PicoDollars;
@@ -564,10 +565,10 @@ impl Inner {
 
     /// How long Redis is to keep a budget: a day longer than its period.
     fn ttl_ms(&self, lease: &Lease) -> u64 {
-        let now_ms = super::ms(self.clock.unix());
+        let now_ms = self.clock.unix_ms();
         match lease.id.period {
             Some(_) => lease.end_ms.saturating_sub(now_ms).saturating_add(86_400_000),
-            None => super::ms(KEPT),
+            None => millis(KEPT),
         }
     }
 
@@ -649,8 +650,8 @@ impl Leases {
                 self.node.as_bytes().to_vec(),
                 number(view.epoch),
                 number(view.joined),
-                number(super::ms(timings.freeze)),
-                number(super::ms(timings.grace)),
+                number(millis(timings.freeze)),
+                number(millis(timings.grace)),
                 number(leaves.into()),
                 number(view.members.len() as u64),
             ];

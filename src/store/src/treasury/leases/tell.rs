@@ -7,14 +7,13 @@ use tollway_filter_api::treasury::{Budget, Unpaid};
 
 use super::{AWAY, Inner, Lease, Wish};
 use crate::redis_link::BACKGROUND_MAX;
-use crate::treasury::ms;
 use crate::treasury::windows::SubjectRef;
 
 impl Inner {
     /// What this node has of those budgets that it shares with others.
     pub(in crate::treasury) fn leases_of(&self, budgets: &[Arc<Budget>]) -> Vec<Arc<Lease>> {
         let Some(leases) = &self.leases else { return Vec::new() };
-        let now_ms = ms(self.clock.unix());
+        let now_ms = self.clock.unix_ms();
         let mut state = self.state.lock();
         let mut found = Vec::new();
         for budget in budgets {
