@@ -47,13 +47,8 @@ case $profile in dev) folder=debug ;; *) folder=$profile ;; esac
 
 command -v valgrind >/dev/null || fail "valgrind is missing (Debian: apt-get install valgrind)"
 if [ "$build" = yes ]; then
-    lines=()
-    [ "$profile" != dist-lines ] || lines=(
-        --config 'profile.dist-lines.inherits="dist"'
-        --config 'profile.dist-lines.debug="line-tables-only"'
-        --config 'profile.dist-lines.strip="none"'
-    )
-    cargo build --profile "$profile" -p tollway-gateway -p tollway-bench "${lines[@]}"
+    dist/build.sh "$profile"
+    cargo build --locked --profile "$profile" -p tollway-bench
 fi
 version=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || version+=" with changes"

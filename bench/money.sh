@@ -15,9 +15,7 @@ if [ "${1:-}" = --profile ]; then
 fi
 # Cargo's own names for where a profile's binaries are.
 case $profile in dev) folder=debug ;; *) folder=$profile ;; esac
-case $profile in
-dist) dist/build.sh -p tollway-bench ;;
-*) cargo build --profile "$profile" -p tollway-gateway -p tollway-bench ;;
-esac
+dist/build.sh "$profile"
+cargo build --locked --profile "$profile" -p tollway-bench
 [ $# -gt 0 ] || set -- ledger 100000 kill 50 keys 100000
 exec "${CARGO_TARGET_DIR:-target}/$folder/money" "$@"

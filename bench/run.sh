@@ -49,10 +49,8 @@ taskset -c "$PROXY_CORE" true 2>/dev/null || fail "there is no core $PROXY_CORE:
     fail "10,000 open files are needed: raise the hard limit"
 
 if [ "$build" = yes ]; then
-    case $profile in
-    dist) dist/build.sh -p tollway-bench ;;
-    *) cargo build --profile "$profile" -p tollway-gateway -p tollway-bench ;;
-    esac
+    dist/build.sh "$profile"
+    cargo build --locked --profile "$profile" -p tollway-bench
 fi
 version=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || version+=" with changes"

@@ -1,27 +1,66 @@
 #!/usr/bin/env bash
-# Builds what is shipped and measured: profile `dist`, its functions in the order of functions.order.
+# Builds what is shipped and measured: profile `dist`, by what is known of how the program runs.
 #
 #   dist/build.sh             target/dist/tollway
-#   dist/build.sh -p NAME …   and other packages beside it
-#   dist/build.sh --order     makes functions.order anew, by callgrind: after hot code, the compiler or
-#                             the dependencies have changed much. Two builds and a few minutes.
+#   dist/build.sh dist-lines  target/dist-lines/tollway, the same with line tables; other profiles, such
+#                             as dev, are built as by cargo itself
+#   dist/build.sh --train     learns it anew, after hot code, the compiler or the dependencies have
+#                             changed much: four builds, a training and a count, about an hour
 #
-# What a start and a request execute is a tenth of the program, and scattered over all of it; the system
-# brings 64 KiB around each piece into memory. Put together it takes less of it, and the processor finds
-# it sooner. A name that is not there any more does nothing.
+# tollway.profdata says how often each piece of the code ran while an instrumented gateway was asked
+# for what the bench asks (LLVM's profile-guided optimisation): what is called often is inlined and lies
+# in one piece, what is rare lies apart. functions.order says which functions a start and a request
+# execute, a tenth of the program: put together they take less memory, because the system brings
+# 64 KiB around each piece. Code that has changed since, or has another name, is built as without them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-target=${CARGO_TARGET_DIR:-target}
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+profile=$PWD/dist/tollway.profdata
+# What wrote the profile: an earlier one cannot read it.
+llvm=22
+
+fail() {
+    echo "dist/build.sh: $*" >&2
+    exit 1
+}
 
 build() {
+    local flags=${RUSTFLAGS:-}
     # Only LLD knows how, which is what rustc takes on this platform.
     case $(rustc -vV) in
     *"host: x86_64-unknown-linux-gnu"*) export TOLLWAY_FUNCTION_ORDER=$PWD/dist/functions.order ;;
     esac
-    cargo build --locked --profile dist -p tollway-gateway "$@"
+    if [ "$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')" -ge $llvm ]; then
+        # Cargo does not see a change of what is in the file, but of its name.
+        local copy=$target/profiles/$(sha256sum "$profile" | cut -c1-16).profdata
+        mkdir -p "${copy%/*}"
+        cp "$profile" "$copy"
+        flags+=" -Cprofile-use=$copy"
+    else
+        echo "dist/build.sh: without the profile, which needs LLVM $llvm in rustc" >&2
+    fi
+    RUSTFLAGS=$flags cargo build --locked -p tollway-gateway "$@"
 }
 
-# Those that are called most come first; of as many calls, by name.
+# From an instrumented gateway, what ran how often.
+train() {
+    local tool data=$target/training/profiles
+    tool=$(command -v "$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata) ||
+        tool=$(command -v "llvm-profdata-$llvm") ||
+        fail "llvm-profdata is missing (rustup: llvm-tools; Debian: llvm-$llvm)"
+    command -v valgrind >/dev/null || fail "valgrind is missing (Debian: valgrind)"
+    cargo build --locked --profile dist -p tollway-bench
+    RUSTFLAGS="${RUSTFLAGS:-} -Cprofile-generate=$data" CARGO_TARGET_DIR=$target/training \
+        cargo build --locked --profile dist -p tollway-gateway
+    # The build's own programs were instrumented as well.
+    rm -rf "$data"
+    # It asks the gateway beside it.
+    cp "$target/dist/load" "$target/training/dist/"
+    "$target/training/dist/load" training >/dev/null
+    "$tool" merge --sparse -o "$profile" "$data"
+}
+
+# By callgrind, which functions run; those that are called most come first; of as many calls, by name.
 order() {
     rm -f "$target"/dist/callgrind/tollway-*.out
     VALGRIND_OPTS=--demangle=no bench/callgrind.sh --no-build --profile dist \
@@ -41,10 +80,13 @@ order() {
     mv dist/functions.new dist/functions.order
 }
 
-if [ "${1:-}" = --order ]; then
-    build -p tollway-bench
+case ${1:-dist} in
+--train)
+    train
+    build --profile dist
     order
-    build -p tollway-bench
-else
-    build "$@"
-fi
+    build --profile dist
+    ;;
+dist*) build --profile "${1:-dist}" ;;
+*) cargo build --locked --profile "$1" -p tollway-gateway ;;
+esac

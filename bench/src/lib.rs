@@ -16,6 +16,7 @@ pub mod measure;
 pub mod process;
 pub mod report;
 pub mod request;
+pub mod training;
 pub mod upstream;
 
 /// Whatever went wrong. A bench has nobody to handle it but its reader.

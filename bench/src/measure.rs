@@ -9,6 +9,7 @@ use crate::load::{Awake, Load, Target, streams_at_once};
 use crate::process::{Cpu, Launch, Proxy, Side, Spent};
 use crate::report::Target as Goal;
 use crate::report::{COUNT, KILOBYTES, MEGABYTES, MICROS, MILLIS, Row, percentile};
+use crate::training::train;
 use crate::upstream::{Pace, Upstream};
 use crate::{Failure, instructions};
 
@@ -26,7 +27,7 @@ pub const CORE: [&str; 9] = [
 ];
 
 /// The groups of measurements: what each is called, and all that are in it.
-pub fn groups() -> [(&'static str, Vec<String>); 4] {
+pub fn groups() -> [(&'static str, Vec<String>); 5] {
     let families = |prefix| FAMILIES.iter().map(move |family| format!("{prefix}{}", family.name));
     let core = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let counts = instructions::CORE.map(str::to_owned).into_iter();
@@ -35,6 +36,7 @@ pub fn groups() -> [(&'static str, Vec<String>); 4] {
         ("families", families(FAMILY).collect()),
         ("instructions", counts.chain(families(INSTRUCTIONS_FAMILY)).collect()),
         ("instructions-families", families(INSTRUCTIONS_FAMILY).collect()),
+        (TRAINING, core(&[TRAINING])),
     ]
 }
 
@@ -46,6 +48,8 @@ pub fn is_of_family(name: &str) -> bool {
 /// In front of a family's name, the name of its measurement.
 const FAMILY: &str = "family-";
 const INSTRUCTIONS_FAMILY: &str = "instructions-family-";
+/// Measures nothing: an instrumented gateway does.
+const TRAINING: &str = "training";
 
 /// How to measure.
 #[derive(Clone, Debug)]
@@ -102,6 +106,7 @@ pub async fn run(name: &str, bench: &Bench) -> Result<Vec<Row>, Failure> {
         "instructions-1m" => requests(bench, "1 MB", OPENAI, KB * KB, [20, 120]).await,
         "instructions-openai" => chunks(bench, "OpenAI passthrough", OPENAI).await,
         "instructions-anthropic" => chunks(bench, "Anthropic translated", ANTHROPIC).await,
+        TRAINING => train(bench).await.map(|()| Vec::new()),
         _ => {
             let family = |prefix| name.strip_prefix(prefix).and_then(Family::named);
             if let Some(family) = family(FAMILY) {
@@ -436,7 +441,7 @@ mod tests {
 
     #[test]
     fn names_are_told_apart_and_lead_to_their_family() {
-        let [(_, core), (_, families), (_, instructions), (_, of_families)] = groups();
+        let [(_, core), (_, families), (_, instructions), (_, of_families), _] = groups();
         assert!(!core.iter().any(|name| is_of_family(name)));
         assert_eq!(families.len(), FAMILIES.len());
         assert!(instructions.ends_with(&of_families));

@@ -142,7 +142,8 @@ impl Proxy {
                 let filters = fs::read_to_string(&launch.config)?;
                 fs::write(&config, format!("{filters}\n{}", upstream.model_list()))?;
                 start.arg("-c").arg(&config);
-                start.arg("--data").arg(launch.folder.join("data"));
+                // One of its own: what another has in its journal would be part of its memory.
+                start.arg("--data").arg(launch.folder.join(format!("{}-data", address.port())));
                 start.env("TOLLWAY_THREADS", "1");
             }
         }

@@ -16,6 +16,7 @@ use tollway_bench::{Failure, machine};
 const USAGE: &str = "\
 usage: load [OPTION VALUE ...] [MEASUREMENT or GROUP ...]
   Groups are core and families, which are a full run, instructions and instructions-families.
+  training is what dist/build.sh --train asks of an instrumented gateway.
   --rounds N      how often each proxy takes its turn (5)
   --seconds S     how long a turn is (2)
   --core N        the core the proxies run on; start this program on another one (1)
@@ -146,7 +147,7 @@ fn read_args(folder: &Path) -> Result<Args, Failure> {
         save: None,
     };
     let groups = groups();
-    let [(_, core), (_, families), (_, instructions), _] = &groups;
+    let [(_, core), (_, families), (_, instructions), ..] = &groups;
     let names = || [core, families, instructions].into_iter().flatten();
     let full = [core.as_slice(), families].concat();
     let mut given = std::env::args().skip(1);
