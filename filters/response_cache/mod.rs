@@ -26,14 +26,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
-use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup, Recorded};
+use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, CachedBody, Lookup, Recorded};
 use tollway_filter_api::ctx::Coalesce;
 use tollway_filter_api::duration;
 use tollway_filter_api::{
     Answer, BuildFilter, Clock, ConfigError, Deps, Filter, Flow, Outcome, Phases, Rejection,
     RequestCtx, RequestHead, RequestView, ResponseHead, Slot, Step,
 };
-use tollway_wire::event_log::{Budget, EventLog, Reader};
+use tollway_wire::event_log::{Budget, EventLog};
 use tollway_wire::operation::{Dialect, Operation};
 
 mod control;
@@ -287,8 +287,11 @@ impl Filter for ResponseCache {
                 // Before it is sent: who has an answer finds it here.
                 if let Some(passing) = ctx.take_slot::<Passing>(self.slot)
                     && chunk.len() <= self.config.entry_bytes_max
+                    && is_kept(ctx, false, chunk)
                 {
-                    self.keep(ctx, &passing, false, chunk);
+                    // A copy of its own size: what was read may be a part of something larger.
+                    let body = CachedBody::Whole(Bytes::copy_from_slice(chunk));
+                    self.keep(ctx, &passing, body);
                 }
                 return Ok(());
             }
@@ -311,11 +314,13 @@ impl Filter for ResponseCache {
         let events = match &passing.body {
             // It was kept as it passed, or there was none.
             Body::Whole => return,
-            Body::Events(log) => Some(log.read(&mut Reader::default())),
+            Body::Events(log) => Some(log.packed()),
             Body::Recorded(recorded) => recorded.events(self.config.entry_bytes_max),
         };
-        if let Some(events) = events {
-            self.keep(ctx, &passing, true, &events);
+        if let Some(events) = events
+            && events.unpack().is_some_and(|text| is_kept(ctx, true, &text))
+        {
+            self.keep(ctx, &passing, CachedBody::Events(events));
         }
     }
 }
@@ -343,7 +348,12 @@ impl ResponseCache {
         Ok(Some(Wanted { key, control }))
     }
 
-    fn decide(&self, ctx: &mut RequestCtx, wanted: &Wanted, found: Option<CachedAnswer>) -> Flow {
+    fn decide(
+        &self,
+        ctx: &mut RequestCtx,
+        wanted: &Wanted,
+        found: Option<Arc<CachedAnswer>>,
+    ) -> Flow {
         if let Some(answer) = found
             && self.is_young_enough(&answer, wanted.control.age_max)
             && let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan)
@@ -361,20 +371,12 @@ impl ResponseCache {
         Flow::Next
     }
 
-    /// Keeps an answer, if it is a provider's and complete.
-    fn keep(&self, ctx: &RequestCtx, passing: &Passing, streamed: bool, body: &Bytes) {
+    fn keep(&self, ctx: &RequestCtx, passing: &Passing, body: CachedBody) {
         let (Some(view), Some(plan)) = (&ctx.view, &ctx.plan) else { return };
-        // Without an attempt it is not a provider's answer but, say, another filter's.
-        let ours = ctx.report.attempts > 0 && ctx.report.fallbacks == 0;
-        if !ours || !replay::is_complete(view, streamed, body) {
-            return;
-        }
-        // A copy of its own size: what was read may be a part of something larger.
-        let body = if streamed { body.clone() } else { Bytes::copy_from_slice(body) };
         let usage = ctx.report.usage;
+        let is_streamed = matches!(body, CachedBody::Events(_));
         let answer = CachedAnswer {
-            streamed,
-            usage_event: streamed && view.include_usage && usage.is_some(),
+            usage_event: is_streamed && view.include_usage && usage.is_some(),
             model: Arc::clone(&plan.requested),
             body,
             usage,
@@ -399,4 +401,11 @@ impl ResponseCache {
         let passing = Passing { key, ttl, good: false, body: Body::Whole };
         ctx.set_slot(self.slot, passing);
     }
+}
+
+/// Whether an answer is worth keeping: a provider's, and complete.
+fn is_kept(ctx: &RequestCtx, streamed: bool, text: &[u8]) -> bool {
+    // Without an attempt it is not a provider's answer but, say, another filter's.
+    let ours = ctx.report.attempts > 0 && ctx.report.fallbacks == 0;
+    ours && ctx.view.as_ref().is_some_and(|view| replay::is_complete(view, streamed, text))
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use memchr::memmem::{self, Finder};
-use tollway_filter_api::cache::CachedAnswer;
+use tollway_filter_api::cache::{CachedAnswer, CachedBody};
 use tollway_filter_api::{AnswerBody, RequestView};
 use tollway_wire::openai::{
     StreamTap, add_usage_event, completion_from_events, events_from_completion,
@@ -68,60 +68,58 @@ pub(super) fn replay(
     requested: &str,
 ) -> Option<AnswerBody> {
     if key::is_kept_as_it_is(view) {
-        return Some(match answer.streamed {
-            false => {
-                AnswerBody::Full { content_type: "application/json", bytes: answer.body.clone() }
-            }
-            true => {
-                let mut pieces = Vec::new();
-                cut(answer.body.clone(), &mut pieces);
-                AnswerBody::Events(pieces)
-            }
+        return Some(match &answer.body {
+            CachedBody::Whole(json) => whole(json.clone()),
+            CachedBody::Events(events) => AnswerBody::Events(cut(events.unpack()?)),
         });
     }
     let wants_stream = view.stream && view.operation != Operation::Embeddings;
     let rename = (*answer.model != *requested).then_some(requested);
-    if !wants_stream {
-        let json = if answer.streamed {
-            completion_from_events(&with_usage(answer)?)?.into()
-        } else {
-            answer.body.clone()
-        };
-        let bytes = match rename {
-            Some(name) => rename_json(&json, name)?,
-            None => json,
-        };
-        return Some(AnswerBody::Full { content_type: "application/json", bytes });
-    }
-    let mut pieces = Vec::new();
-    if answer.streamed {
-        let strip = answer.usage_event && !view.include_usage;
-        let stream = if view.include_usage { with_usage(answer)? } else { answer.body.clone() };
-        if strip || rename.is_some() {
-            StreamTap::new(strip, rename).push(&stream, |run| cut(run, &mut pieces)).ok()?;
-        } else {
-            cut(stream, &mut pieces);
+    let renamed = |json: &Bytes| match rename {
+        Some(name) => rename_json(json, name),
+        None => Some(json.clone()),
+    };
+    Some(match (&answer.body, wants_stream) {
+        (CachedBody::Whole(json), false) => whole(renamed(json)?),
+        (CachedBody::Events(events), false) => {
+            let json = completion_from_events(&with_usage(events.unpack()?, answer)?)?;
+            whole(renamed(&json.into())?)
         }
-    } else {
-        let renamed = match rename {
-            Some(name) => rename_json(&answer.body, name)?,
-            None => answer.body.clone(),
-        };
-        if view.include_usage {
-            answer.usage?;
+        (CachedBody::Whole(json), true) => {
+            if view.include_usage {
+                answer.usage?;
+            }
+            let events = events_from_completion(&renamed(json)?, view.include_usage)?;
+            AnswerBody::Events(cut(events.into()))
         }
-        cut(events_from_completion(&renamed, view.include_usage)?.into(), &mut pieces);
-    }
-    Some(AnswerBody::Events(pieces))
+        (CachedBody::Events(events), true) => {
+            let strip = answer.usage_event && !view.include_usage;
+            let mut events = events.unpack()?;
+            if view.include_usage {
+                events = with_usage(events, answer)?;
+            }
+            if !strip && rename.is_none() {
+                return Some(AnswerBody::Events(cut(events)));
+            }
+            let mut pieces = Vec::new();
+            let mut tap = StreamTap::new(strip, rename);
+            tap.push(&events, |run| pieces.extend(cut(run))).ok()?;
+            AnswerBody::Events(pieces)
+        }
+    })
+}
+
+fn whole(json: Bytes) -> AnswerBody {
+    AnswerBody::Full { content_type: "application/json", bytes: json }
 }
 
 /// A kept stream with its usage. A stream of which no usage is known cannot serve a caller who
 /// wants it.
-fn with_usage(answer: &CachedAnswer) -> Option<Bytes> {
+fn with_usage(events: Bytes, answer: &CachedAnswer) -> Option<Bytes> {
     if answer.usage_event {
-        return Some(answer.body.clone());
+        return Some(events);
     }
-    Some(add_usage_event(&answer.body, answer.usage.as_ref()?))
+    Some(add_usage_event(&events, answer.usage.as_ref()?))
 }
 
 fn rename_json(json: &Bytes, name: &str) -> Option<Bytes> {
@@ -133,7 +131,8 @@ fn rename_json(json: &Bytes, name: &str) -> Option<Bytes> {
 
 /// Cuts whole events into pieces of at most [`PIECE_BYTES_MAX`] that hold whole events. Of events
 /// that do not end in two line feeds, which is rare and allowed, there may be more in a piece.
-fn cut(events: Bytes, pieces: &mut Vec<Bytes>) {
+fn cut(events: Bytes) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
     let mut rest = events;
     while rest.len() > PIECE_BYTES_MAX {
         let end = match memmem::rfind(&rest[..PIECE_BYTES_MAX], b"\n\n") {
@@ -149,6 +148,7 @@ fn cut(events: Bytes, pieces: &mut Vec<Bytes>) {
     if !rest.is_empty() {
         pieces.push(rest);
     }
+    pieces
 }
 
 #[cfg(test)]
@@ -159,8 +159,7 @@ mod tests {
     fn long_streams_are_cut_between_events() {
         let event = |len: usize| format!("data: {}\n\n", "x".repeat(len - 8));
         let events = [event(40), event(20_000), event(9_000), event(9_000), event(30)].concat();
-        let mut pieces = Vec::new();
-        cut(Bytes::from(events.clone()), &mut pieces);
+        let pieces = cut(Bytes::from(events.clone()));
         assert_eq!(pieces.concat(), events.as_bytes());
         let lengths: Vec<_> = pieces.iter().map(Bytes::len).collect();
         assert_eq!(lengths, [40, 20_000, 9_000, 9_030]);
@@ -169,8 +168,6 @@ mod tests {
     #[test]
     fn events_that_end_otherwise_stay_in_one_piece() {
         let events = Bytes::from("data: x\r\n\r\n".repeat(4_000));
-        let mut pieces = Vec::new();
-        cut(events.clone(), &mut pieces);
-        assert_eq!(pieces, [events]);
+        assert_eq!(cut(events.clone()), [events]);
     }
 }

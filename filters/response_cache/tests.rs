@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use tollway_filter_api::{AnswerBody, KeyHash, ModelGroup, Plan, RequestView, VirtualKey};
+use tollway_wire::event_log::Packed;
 use tollway_wire::scan::{self, Limits};
 use tollway_wire::usage::{Served, Usage};
 
@@ -53,7 +54,7 @@ impl CacheStore for TestStore {
     fn get(&self, key: CacheKey) -> Lookup<'_> {
         let entries = self.entries.lock().unwrap();
         let found = entries.get(&key).filter(|(_, until)| *until > self.clock.unix());
-        let found = found.map(|(answer, _)| answer.clone());
+        let found = found.map(|(answer, _)| Arc::new(answer.clone()));
         if self.is_remote {
             Lookup::Wait(Box::pin(std::future::ready(found)))
         } else {
@@ -610,7 +611,23 @@ fn what_is_kept_takes_no_more_memory_than_it_has_bytes() {
     drop(upstream);
     let mut entries = gateway.store.entries.lock().unwrap();
     let (answer, _) = entries.drain().next().unwrap().1;
-    assert_eq!(Vec::from(answer.body).capacity(), JSON.len());
+    let CachedBody::Whole(json) = answer.body else { panic!("it was no stream") };
+    assert_eq!(Vec::from(json).capacity(), JSON.len());
+}
+
+#[test]
+fn kept_stream_takes_a_fraction_of_its_bytes() {
+    let gateway = gateway(json!({}));
+    let words = (0..200).map(|number| EVENTS[1].replace(" there", &format!("word {number} ")));
+    let ends = EVENTS[EVENTS.len() - 2..].iter().map(|event| (*event).to_owned());
+    let said: Vec<String> = words.chain(ends).collect();
+    let pieces: Vec<Bytes> = said.iter().map(|event| Bytes::from(event.clone())).collect();
+    gateway.misses(&chat(streamed()), &Upstream { pieces, ..events() });
+    assert_eq!(text_of(gateway.hits(&chat(streamed()))), said.concat());
+    let entries = gateway.store.entries.lock().unwrap();
+    let (answer, _) = entries.values().next().unwrap();
+    let held = answer.body.held();
+    assert!(held * 8 < said.concat().len(), "{held} of {}", said.concat().len());
 }
 
 #[test]
@@ -754,7 +771,8 @@ fn an_entry_that_cannot_be_replayed_is_a_miss() {
     let gateway = gateway(json!({}));
     gateway.misses(&chat(json!({})), &whole());
     for (answer, _) in gateway.store.entries.lock().unwrap().values_mut() {
-        answer.streamed = true;
+        let CachedBody::Whole(json) = &answer.body else { panic!("it was no stream") };
+        answer.body = CachedBody::Events(Packed::new(json.clone(), json.len()));
     }
     gateway.misses(&chat(json!({})), &whole());
     gateway.hits(&chat(json!({})));

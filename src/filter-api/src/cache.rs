@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tollway_wire::event_log::Packed;
 use tollway_wire::usage::Usage;
 
 /// The name of an entry: a BLAKE3 hash over tenant, group and canonical request.
@@ -23,8 +24,6 @@ impl Hash for CacheKey {
 /// One stored answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CachedAnswer {
-    /// Whether `body` holds server-sent events or one JSON document.
-    pub streamed: bool,
     /// Whether a streamed `body` has the event that carries nothing but usage: its first caller had
     /// asked for `stream_options.include_usage`.
     pub usage_event: bool,
@@ -32,19 +31,38 @@ pub struct CachedAnswer {
     /// group may be what the next one asks for.
     pub model: Arc<str>,
     /// The answer as the client got it.
-    pub body: Bytes,
+    pub body: CachedBody,
     /// What the provider counted for it.
     pub usage: Option<Usage>,
     /// When it was stored, since the Unix epoch: for `s-maxage`.
     pub stored: Duration,
 }
 
+/// What was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CachedBody {
+    /// One JSON document.
+    Whole(Bytes),
+    /// Server-sent events.
+    Events(Packed),
+}
+
+impl CachedBody {
+    /// How many bytes are kept of it.
+    pub fn held(&self) -> usize {
+        match self {
+            CachedBody::Whole(json) => json.len(),
+            CachedBody::Events(events) => events.pieces().len(),
+        }
+    }
+}
+
 /// What a look-up gives: at once from memory, or after asking a server.
 pub enum Lookup<'a> {
     /// The answer is here.
-    Ready(Option<CachedAnswer>),
+    Ready(Option<Arc<CachedAnswer>>),
     /// A server has to be asked. An unreachable server is a miss.
-    Wait(Pin<Box<dyn Future<Output = Option<CachedAnswer>> + Send + 'a>>),
+    Wait(Pin<Box<dyn Future<Output = Option<Arc<CachedAnswer>>> + Send + 'a>>),
 }
 
 /// What managing a cache comes to: why it could not be done, in words for operators.
@@ -85,5 +103,5 @@ pub trait CacheStore: Send + Sync {
 pub trait Recorded: Send + Sync {
     /// All of them, once the last one has come; `None` where some are missing or they are more than
     /// `bytes_max`.
-    fn events(&self, bytes_max: usize) -> Option<Bytes>;
+    fn events(&self, bytes_max: usize) -> Option<Packed>;
 }

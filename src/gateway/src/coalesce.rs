@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 use tollway_filter_api::cache::{CacheKey, Recorded};
 use tollway_filter_api::ctx::Report;
 use tollway_filter_api::{Deployment, Reject, Rejection};
-use tollway_wire::event_log::{Budget, EventLog, Reader};
+use tollway_wire::event_log::{Budget, EventLog, Packed, Reader};
 use tollway_wire::usage::Usage;
 
 use crate::exchange::{AnswerStream, Opened};
@@ -157,11 +157,11 @@ impl Flight {
 }
 
 impl Recorded for Flight {
-    fn events(&self, bytes_max: usize) -> Option<Bytes> {
+    fn events(&self, bytes_max: usize) -> Option<Packed> {
         let state = self.state.lock();
         let is_good = state.end.as_ref().is_some_and(|end| end.broken.is_none());
         let fits = state.log.is_whole() && state.log.length() <= bytes_max;
-        (is_good && fits).then(|| state.log.read(&mut Reader::default()))
+        (is_good && fits).then(|| state.log.packed())
     }
 }
 

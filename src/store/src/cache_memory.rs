@@ -1,5 +1,6 @@
 //! Answers kept in this process, bounded by bytes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::Weighter;
@@ -28,7 +29,7 @@ pub struct MemoryCache {
 
 #[derive(Clone)]
 struct Entry {
-    answer: CachedAnswer,
+    answer: Arc<CachedAnswer>,
     until: Instant,
 }
 
@@ -56,7 +57,7 @@ impl CacheStore for MemoryCache {
     fn put(&self, key: CacheKey, answer: CachedAnswer, ttl: Duration) {
         // A time beyond what the clock can tell is no time at all.
         if let Some(until) = self.clock.now().checked_add(ttl).filter(|_| !ttl.is_zero()) {
-            self.entries.insert(key, Entry { answer, until });
+            self.entries.insert(key, Entry { answer: Arc::new(answer), until });
         }
     }
 
@@ -83,15 +84,14 @@ struct Weight;
 impl Weighter<CacheKey, Entry> for Weight {
     fn weight(&self, _: &CacheKey, entry: &Entry) -> u64 {
         let answer = &entry.answer;
-        (ENTRY_OVERHEAD_BYTES + answer.body.len() + answer.model.len()) as u64
+        (ENTRY_OVERHEAD_BYTES + answer.body.held() + answer.model.len()) as u64
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use bytes::Bytes;
+    use tollway_filter_api::cache::CachedBody;
 
     use super::*;
 
@@ -103,10 +103,9 @@ mod tests {
 
     fn answer(body: impl Into<Bytes>) -> CachedAnswer {
         CachedAnswer {
-            streamed: false,
             usage_event: false,
             model: Arc::from("gpt-4o"),
-            body: body.into(),
+            body: CachedBody::Whole(body.into()),
             usage: None,
             stored: Duration::ZERO,
         }
@@ -120,7 +119,7 @@ mod tests {
 
     fn get(cache: &MemoryCache, key: CacheKey) -> Option<CachedAnswer> {
         match cache.get(key) {
-            Lookup::Ready(found) => found,
+            Lookup::Ready(found) => found.map(Arc::unwrap_or_clone),
             Lookup::Wait(_) => panic!("memory does not have to wait"),
         }
     }

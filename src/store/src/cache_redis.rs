@@ -85,13 +85,13 @@ impl RedisCache {
         self.waiting.dropped.load(Ordering::Relaxed)
     }
 
-    async fn find(&self, key: CacheKey) -> Option<CachedAnswer> {
+    async fn find(&self, key: CacheKey) -> Option<Arc<CachedAnswer>> {
         let mut command = redis::cmd("GET");
         command.arg(redis_key(&self.namespace, key));
         match self.link.ask(&command, LOOKUP_MAX).await {
             Ok(value) => {
                 let value: Option<Vec<u8>> = redis::from_redis_value(value).ok()?;
-                codec::decode(Bytes::from(value?))
+                codec::decode(Bytes::from(value?)).map(Arc::new)
             }
             Err(RedisError::Refused(error)) => {
                 tracing::debug!(%error, "Redis refused a look-up");
@@ -115,7 +115,7 @@ impl CacheStore for RedisCache {
         if ttl_ms == 0 {
             return;
         }
-        let bytes = answer.body.len();
+        let bytes = answer.body.held();
         let before = self.waiting.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let fits = self.is_up() && before + bytes <= QUEUE_BYTES_MAX;
         if !fits || self.queue.try_send(Put { key, answer, ttl_ms }).is_err() {
@@ -243,7 +243,7 @@ async fn write(
         let (mut entries, mut bytes) = (0, 0);
         let mut next = Some(first);
         while let Some(put) = next {
-            bytes += put.answer.body.len();
+            bytes += put.answer.body.held();
             entries += 1;
             pipe.cmd("SET")
                 .arg(redis_key(&namespace, put.key))
@@ -280,6 +280,7 @@ fn redis_key(namespace: &str, key: CacheKey) -> String {
 #[cfg(test)]
 mod tests {
     use secrecy::SecretString;
+    use tollway_filter_api::cache::CachedBody;
 
     use super::*;
 
@@ -303,10 +304,9 @@ mod tests {
         let cache = RedisCache::connect(settings, &Handle::current()).expect("the URL is right");
         assert!(matches!(cache.get(CacheKey([0; 32])), Lookup::Ready(None)));
         let answer = CachedAnswer {
-            streamed: false,
             usage_event: false,
             model: Arc::from("m"),
-            body: Bytes::from_static(b"{}"),
+            body: CachedBody::Whole(Bytes::from_static(b"{}")),
             usage: None,
             stored: Duration::ZERO,
         };

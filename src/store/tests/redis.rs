@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use secrecy::SecretString;
 use tokio::runtime::Handle;
-use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, Lookup};
+use tollway_filter_api::cache::{CacheKey, CacheStore, CachedAnswer, CachedBody, Lookup};
 use tollway_store::cache_redis::{LOOKUP_MAX, RedisCache, RedisSettings};
 use tollway_store::redis_link::RedisServer;
 use tollway_tests::servers::Redis;
 use tollway_tests::setup::eventually;
+use tollway_wire::event_log::{Budget, EventLog};
 use tollway_wire::usage::Usage;
 
 /// What a look-up may take: room for a busy machine, and far below what redis by itself waits.
@@ -49,10 +50,11 @@ async fn is_up(cache: &RedisCache) {
 }
 
 async fn get(cache: &RedisCache, key: CacheKey) -> Option<CachedAnswer> {
-    match cache.get(key) {
+    let found = match cache.get(key) {
         Lookup::Ready(found) => found,
         Lookup::Wait(lookup) => lookup.await,
-    }
+    };
+    found.map(Arc::unwrap_or_clone)
 }
 
 /// What is kept, once it is there. A single look-up may miss on a busy machine: it waits 50 ms only.
@@ -66,12 +68,13 @@ async fn find(cache: &RedisCache, key: CacheKey) -> CachedAnswer {
     found.expect("it is there by now")
 }
 
-fn answer(body: impl Into<Bytes>) -> CachedAnswer {
+fn answer(body: impl AsRef<[u8]>) -> CachedAnswer {
+    let mut log = EventLog::new(&Budget::new(usize::MAX));
+    log.push(body.as_ref()).expect("there is room");
     CachedAnswer {
-        streamed: true,
         usage_event: true,
         model: Arc::from("gpt-4o"),
-        body: body.into(),
+        body: CachedBody::Events(log.packed()),
         usage: Some(Usage { prompt_tokens: 11, completion_tokens: 5, ..Usage::default() }),
         stored: Duration::from_millis(1_767_225_600_123),
     }
@@ -134,7 +137,7 @@ async fn values_of_somebody_else_are_misses() {
     let cache = cache(&redis).await;
     let mut connection = connection(&redis).await;
     for value in
-        [&b""[..], b"{\"response\": 1}", b"TWA\x01", b"TWA\x02\x00", b"TWA\x03\x00\x00\x00\x00"]
+        [&b""[..], b"{\"response\": 1}", b"TWA\x01", b"TWA\x03\x00", b"TWA\x02\x00\x00\x00\x00"]
     {
         let mut set = redis::cmd("SET");
         set.arg(redis_key(1)).arg(value).exec_async(&mut connection).await.expect("it is set");

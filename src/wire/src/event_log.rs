@@ -7,6 +7,7 @@
 //! same at the start:varint  same at the end:varint  length of what differs:varint  what differs
 //! ```
 //! A tenth of the bytes is left of a usual stream, and the copy costs no more than the bytes it saves.
+//! That is also the form in which a finished stream is kept, as [`Packed`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -139,6 +140,11 @@ impl EventLog {
         self.blocks.last_mut().ok_or(Full)
     }
 
+    /// All that has come, to be kept.
+    pub fn packed(&self) -> Packed {
+        Packed { pieces: Bytes::from(self.blocks.concat()), length: self.length }
+    }
+
     /// All that has come since `reader` was here last. Empty if there is nothing new.
     pub fn read(&self, reader: &mut Reader) -> Bytes {
         let mut out = Vec::with_capacity(self.length - reader.length);
@@ -167,6 +173,46 @@ impl EventLog {
 impl Drop for EventLog {
     fn drop(&mut self) {
         self.budget.give_back(self.held);
+    }
+}
+
+/// What a stream has said, as little of it as tells all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    pieces: Bytes,
+    length: usize,
+}
+
+impl Packed {
+    /// Of what [`Packed::pieces`] and [`Packed::length`] were. Whether the two fit is seen when they are
+    /// unpacked.
+    pub fn new(pieces: Bytes, length: usize) -> Packed {
+        Packed { pieces, length }
+    }
+
+    /// The differences between its pieces.
+    pub fn pieces(&self) -> &Bytes {
+        &self.pieces
+    }
+
+    /// How many bytes it stands for.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// What the stream has said. `None` if that is damaged.
+    pub fn unpack(&self) -> Option<Bytes> {
+        // No more is believed than what a usual stream has.
+        let mut out = Vec::with_capacity(self.length.min(64 * self.pieces.len()));
+        let mut reader = Reader::default();
+        let mut rest = &self.pieces[..];
+        while !rest.is_empty() {
+            rest = &rest[reader.piece(rest, &mut out)?..];
+            if out.len() > self.length {
+                return None;
+            }
+        }
+        (out.len() == self.length).then(|| Bytes::from(out))
     }
 }
 
@@ -304,8 +350,33 @@ mod tests {
             }
             had.extend_from_slice(&log.read(&mut early));
             prop_assert_eq!(&had, &pieces.concat());
+            prop_assert_eq!(log.packed().length(), had.len());
+            prop_assert_eq!(log.packed().unpack(), Some(Bytes::from(had.clone())));
             prop_assert_eq!(log.read(&mut Reader::default()), had);
             prop_assert!(log.read(&mut early).is_empty());
+        }
+
+        #[test]
+        fn damaged_pieces_are_no_stream(
+            pieces in prop::collection::vec(any_piece(), 1..20),
+            (at, byte) in (any::<prop::sample::Index>(), any::<u8>()),
+            off in prop::sample::select(vec![-1, 1]),
+        ) {
+            let mut log = EventLog::new(&Budget::new(1 << 20));
+            for piece in &pieces {
+                prop_assert_eq!(log.push(piece), Ok(()));
+            }
+            let packed = log.packed();
+            prop_assume!(packed.length() > 0);
+            let cut = packed.pieces().slice(..at.index(packed.pieces().len()));
+            prop_assert_eq!(Packed::new(cut, packed.length()).unpack(), None);
+            let other = packed.length().wrapping_add_signed(off);
+            prop_assert_eq!(Packed::new(packed.pieces().clone(), other).unpack(), None);
+            let mut damaged = packed.pieces().to_vec();
+            damaged[at.index(packed.pieces().len())] = byte;
+            if let Some(text) = Packed::new(damaged.into(), packed.length()).unpack() {
+                prop_assert_eq!(text.len(), packed.length());
+            }
         }
     }
 }

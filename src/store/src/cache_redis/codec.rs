@@ -1,8 +1,10 @@
 //! How an answer is written into Redis.
 //!
 //! ```text
-//! "TWA" version:u8(2) flags:u8 stored_ms:varint [17 counts:varint] len:varint model len:varint body
+//! "TWA" version:u8(3) flags:u8 stored_ms:varint [17 counts:varint] [events_len:varint]
+//!     len:varint model len:varint body
 //! ```
+//! The body of a stream is what is packed of its events, which are `events_len` bytes.
 //! A new count changes the version. What does not match to the last byte, be it cut off, of another version or
 //! somebody else's, is no answer.
 
@@ -10,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tollway_filter_api::cache::CachedAnswer;
+use tollway_filter_api::cache::{CachedAnswer, CachedBody};
 use tollway_filter_api::clock::millis;
+use tollway_wire::event_log::Packed;
 use tollway_wire::usage::Usage;
 use tollway_wire::varint;
 
 /// What every value starts with: who wrote it, and the version of the form.
-const MAGIC: &[u8; 4] = b"TWA\x02";
+const MAGIC: &[u8; 4] = b"TWA\x03";
 
 const STREAMED: u8 = 1;
 const USAGE_EVENT: u8 = 2;
@@ -24,11 +27,15 @@ const HAS_USAGE: u8 = 4;
 
 /// Writes an answer.
 pub(super) fn encode(answer: &CachedAnswer) -> Vec<u8> {
-    let mut out = Vec::with_capacity(answer.body.len() + answer.model.len() + 64);
+    let (body, events_len) = match &answer.body {
+        CachedBody::Whole(json) => (json, None),
+        CachedBody::Events(events) => (events.pieces(), Some(events.length())),
+    };
+    let mut out = Vec::with_capacity(body.len() + answer.model.len() + 64);
     out.extend_from_slice(MAGIC);
     let flag = |is_set, flag| if is_set { flag } else { 0 };
     out.push(
-        flag(answer.streamed, STREAMED)
+        flag(events_len.is_some(), STREAMED)
             | flag(answer.usage_event, USAGE_EVENT)
             | flag(answer.usage.is_some(), HAS_USAGE),
     );
@@ -36,7 +43,10 @@ pub(super) fn encode(answer: &CachedAnswer) -> Vec<u8> {
     for count in answer.usage.map(Usage::counts).into_iter().flatten() {
         varint::put(&mut out, count);
     }
-    for bytes in [answer.model.as_bytes(), &answer.body] {
+    if let Some(len) = events_len {
+        varint::put(&mut out, len as u64);
+    }
+    for bytes in [answer.model.as_bytes(), body] {
         varint::put(&mut out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
@@ -53,13 +63,19 @@ pub(super) fn decode(value: Bytes) -> Option<CachedAnswer> {
     }
     let stored = Duration::from_millis(varint::take(&mut rest)?);
     let usage = if flags & HAS_USAGE != 0 { Some(take_usage(&mut rest)?) } else { None };
+    let events_len = match flags & STREAMED {
+        0 => None,
+        _ => Some(usize::try_from(varint::take(&mut rest)?).ok()?),
+    };
     let model = Arc::from(std::str::from_utf8(take_bytes(&mut rest)?).ok()?);
     let body = value.slice_ref(take_bytes(&mut rest)?);
     rest.is_empty().then_some(CachedAnswer {
-        streamed: flags & STREAMED != 0,
         usage_event: flags & USAGE_EVENT != 0,
         model,
-        body,
+        body: match events_len {
+            None => CachedBody::Whole(body),
+            Some(len) => CachedBody::Events(Packed::new(body, len)),
+        },
         usage,
         stored,
     })
@@ -89,8 +105,9 @@ mod tests {
 
     fn answers() -> impl Strategy<Value = CachedAnswer> {
         let counts = proptest::option::of(proptest::array::uniform17(any::<u64>()));
-        let form = (any::<bool>(), any::<bool>(), ".{0,20}", vec(any::<u8>(), 0..300));
-        (form, counts, any::<u64>()).prop_map(|((streamed, usage_event, model, body), n, ms)| {
+        let events_len = proptest::option::of(any::<usize>());
+        let form = (events_len, any::<bool>(), ".{0,20}", vec(any::<u8>(), 0..300));
+        (form, counts, any::<u64>()).prop_map(|((events_len, usage_event, model, body), n, ms)| {
             let usage = n.map(|n| Usage {
                 prompt_tokens: n[0],
                 completion_tokens: n[1],
@@ -112,10 +129,12 @@ mod tests {
                 ..Usage::default()
             });
             CachedAnswer {
-                streamed,
                 usage_event,
                 model: model.into(),
-                body: body.into(),
+                body: match events_len {
+                    None => CachedBody::Whole(body.into()),
+                    Some(len) => CachedBody::Events(Packed::new(body.into(), len)),
+                },
                 usage,
                 stored: Duration::from_millis(ms),
             }
@@ -154,30 +173,28 @@ mod tests {
     #[test]
     fn the_form_stays_as_it_is() {
         let answer = CachedAnswer {
-            streamed: true,
             usage_event: true,
             model: Arc::from("gpt"),
-            body: Bytes::from_static(b"data: x\n\n"),
+            body: CachedBody::Events(Packed::new(Bytes::from_static(b"\0\0\x09data: x\n\n"), 9)),
             usage: Some(Usage { prompt_tokens: 300, completion_tokens: 5, ..Usage::default() }),
             stored: Duration::from_millis(128),
         };
         let expect =
-            b"TWA\x02\x07\x80\x01\xAC\x02\x05\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03gpt\x09data: x\n\n";
+            b"TWA\x03\x07\x80\x01\xAC\x02\x05\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x09\x03gpt\x0c\0\0\x09data: x\n\n";
         assert_eq!(encode(&answer), expect);
     }
 
     #[test]
     fn what_an_entry_of_another_version_says_is_not_guessed() {
         let answer = CachedAnswer {
-            streamed: false,
             usage_event: false,
             model: Arc::from("m"),
-            body: Bytes::from_static(b"{}"),
+            body: CachedBody::Whole(Bytes::from_static(b"{}")),
             usage: None,
             stored: Duration::ZERO,
         };
         let mut value = encode(&answer);
-        value[3] = 1;
+        value[3] = 2;
         assert_eq!(decode(value.into()), None);
         let mut value = encode(&answer);
         value[4] |= 8;
