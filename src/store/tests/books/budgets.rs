@@ -247,15 +247,22 @@ async fn open_calls_are_charged_by_policy_after_a_crash_and_only_once() {
     }
 }
 
+/// Copies what a folder holds, also while a journal in it renames its files.
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).expect("a copy");
+    let mut has_all = false;
+    while !has_all {
+        has_all = true;
+        for entry in std::fs::read_dir(from).expect("a folder") {
+            let entry = entry.expect("an entry");
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_folder(&entry.path(), &target);
+            } else if let Err(error) = std::fs::copy(entry.path(), target) {
+                // It has another name by now, under which it is listed the next time.
+                assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+                has_all = false;
+            }
         }
     }
 }
@@ -263,13 +270,15 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
 #[tokio::test]
 async fn a_folder_belongs_to_one_process_and_a_copy_of_it_is_refused() {
     let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
+    drop(books(&folder, &ledger).await);
+    let copy = Folder::fresh();
+    // While nobody makes and renames files in it.
+    copy_folder(&folder.0, &copy.0);
     let (first, _) = books(&folder, &ledger).await;
     let second = Books::open(config(&folder), Arc::clone(&ledger) as _, Clock::manual()).await;
     let error = second.err().expect("the folder is taken").to_string();
     assert!(error.contains("in use by another process"), "{error}");
 
-    let copy = Folder::fresh();
-    copy_folder(&folder.0, &copy.0);
     must_open(&first, &[], "a", START, 1).await.close(record("a", START, 1));
     feed(&first).await;
     drop(first);
