@@ -10,9 +10,8 @@
 //! included, the dearest counts.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use aho_corasick::packed::Searcher;
 use memchr::memmem;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -103,7 +102,7 @@ impl Bound {
         served: Served,
         input: Input,
     ) -> Bound {
-        let has_files = input != Input::Guessed && may_have_files(&view.body);
+        let has_files = input != Input::Guessed && view.object.names_files();
         let input = match input {
             Input::Bounded if has_files => Input::Counted,
             input => input,
@@ -378,27 +377,6 @@ impl Servers {
         };
         group.deployments.iter().filter_map(of).max().unwrap_or_default()
     }
-}
-
-/// What images, documents, recordings and references to such begin with, in any dialect.
-const FILES: &[&str] = &[
-    "\"image",
-    "\"input_image",
-    "\"inlineData",
-    "\"inline_data",
-    "\"input_audio",
-    "\"document",
-    "\"video",
-    "\"file",
-    "\"input_file",
-    "\"item_reference",
-];
-
-/// Whether there may be more in a body than its text. One look at each byte, and no false no.
-fn may_have_files(body: &[u8]) -> bool {
-    static FOUND: LazyLock<Option<Searcher>> = LazyLock::new(|| Searcher::new(FILES));
-    // Where the processor cannot search for all at once, tokens are counted.
-    FOUND.as_ref().is_none_or(|searcher| searcher.find(body).is_some())
 }
 
 /// Whether the request refers to what is not in it.

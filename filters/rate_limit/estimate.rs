@@ -5,9 +5,9 @@
 //! in them by the piece. Output: the maximum the request sets, times `n`, or a default. Neither
 //! passes what the model can read or write, where that is known.
 
-use memchr::{memchr, memmem};
 use tollway_filter_api::{Deployment, ModelGroup, RequestView};
 use tollway_wire::operation::{Dialect, Operation};
+use tollway_wire::scan::Member;
 
 /// What four bytes of text are taken for: one token. English is a little less, code a little more.
 const BYTES_PER_TOKEN: u64 = 4;
@@ -45,7 +45,7 @@ pub(super) fn input(view: &RequestView, group: Option<&ModelGroup>) -> u64 {
     };
     members
         .iter()
-        .filter_map(|name| view.object.raw(&view.body, name))
+        .filter_map(|name| view.object.get(&view.body, name))
         .map(part)
         .fold(0, u64::saturating_add)
         .min(most(group, |model| model.max_input_tokens))
@@ -59,17 +59,7 @@ fn most(group: Option<&ModelGroup>, of: fn(&Deployment) -> Option<u64>) -> u64 {
 }
 
 /// The tokens of one member of the request.
-fn part(mut json: &[u8]) -> u64 {
-    // A file that is smaller than what files are taken for needs no exception.
-    if json.len() as u64 <= TOKENS_PER_FILE * BYTES_PER_TOKEN {
-        return json.len() as u64 / BYTES_PER_TOKEN;
-    }
-    let (mut bytes, mut files) = (0, 0);
-    while let Some(start) = memmem::find(json, b";base64,") {
-        bytes += start;
-        files += 1;
-        json = &json[start..];
-        json = &json[memchr(b'"', json).unwrap_or(json.len())..];
-    }
-    (bytes + json.len()) as u64 / BYTES_PER_TOKEN + files * TOKENS_PER_FILE
+fn part(member: &Member) -> u64 {
+    let text = (member.value.len() as u64).saturating_sub(member.inline.bytes.into());
+    text / BYTES_PER_TOKEN + u64::from(member.inline.files) * TOKENS_PER_FILE
 }

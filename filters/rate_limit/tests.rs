@@ -490,8 +490,10 @@ fn tokens_are_guessed_from_body_and_maximum() {
     check(Operation::Embeddings, &format!(r#"{{"input":["{text}"],"max_tokens":7}}"#), 100);
     let photo = format!(r#"{{"url":"data:image/png;base64,{}"}}"#, "A".repeat(1 << 20));
     let body = format!(r#"{{"messages":[{photo},{photo}],"max_tokens":1}}"#);
-    // The 51 bytes around the two files are text.
-    check(chat, &body, 2 * 1_024 + 51 / 4 + 1);
+    // The 21 bytes around the two files are text.
+    check(chat, &body, 2 * 1_024 + 21 / 4 + 1);
+    let scan = format!(r#"{{"type":"base64","data":"{}"}}"#, "A".repeat(1 << 20));
+    check(chat, &format!(r#"{{"messages":[{scan}],"max_tokens":1}}"#), 1_024 + 29 / 4 + 1);
 }
 
 #[test]

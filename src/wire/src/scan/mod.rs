@@ -25,11 +25,13 @@ use smallvec::SmallVec;
 
 mod block;
 mod error;
+mod files;
 #[cfg(test)]
 mod tests;
 mod walk;
 
 pub use error::ScanError;
+pub use files::Inline;
 use walk::Walker;
 
 /// How many members an [`Object`] holds without allocating.
@@ -124,6 +126,8 @@ pub struct Member {
     pub value: Span,
     /// What the value is.
     pub kind: Kind,
+    /// Files that are written into the value.
+    pub inline: Inline,
 }
 
 impl Member {
@@ -151,6 +155,7 @@ impl Member {
 pub struct Object {
     members: SmallVec<[Member; MEMBERS_INLINE]>,
     span: Span,
+    names_files: bool,
 }
 
 impl Object {
@@ -167,6 +172,12 @@ impl Object {
     /// Whether there are no members.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Whether a string anywhere in it names files: images, documents, recordings, or references to
+    /// such, in any dialect. Of some texts this is true as well; of a body with files it is never false.
+    pub fn names_files(&self) -> bool {
+        self.names_files
     }
 
     /// The members in the order of the body.
@@ -310,9 +321,11 @@ fn scan_from(body: &[u8], start: usize, limits: &Limits) -> Result<Object, ScanE
             let (key, key_escaped) = walker.key()?;
             walker.peek();
             let from = walker.at();
+            let inline = walker.inline();
             let kind = walker.value()?;
             let value = Span::new(from, walker.at());
-            members.push(Member { key, key_escaped, value, kind });
+            let inline = walker.inline().since(inline);
+            members.push(Member { key, key_escaped, value, kind, inline });
             if walker.take(b'}') {
                 break;
             }
@@ -326,7 +339,7 @@ fn scan_from(body: &[u8], start: usize, limits: &Limits) -> Result<Object, ScanE
         return Err(walker.expected("nothing after the object"));
     }
     walker.check_utf8()?;
-    let object = Object { members, span };
+    let object = Object { members, span, names_files: walker.names_files() };
     object.check_names(body)?;
     Ok(object)
 }

@@ -2,8 +2,8 @@
 
 use smallvec::SmallVec;
 
-use super::block;
-use super::{Kind, ScanError, Span};
+use super::files::{self, Inline};
+use super::{Kind, ScanError, Span, block};
 
 /// More digits than any number needs, and few enough that whoever parses it later need not worry.
 const NUMBER_BYTES_MAX: usize = 1024;
@@ -21,15 +21,28 @@ pub(super) struct Walker<'a> {
     depth: u16,
     /// Not zero once a byte of 0x80 or above was passed, which is allowed in strings only.
     non_ascii: u64,
+    names_files: bool,
+    inline: Inline,
 }
 
 impl<'a> Walker<'a> {
     pub(super) fn new(body: &'a [u8], at: usize, depth: u16) -> Self {
-        Walker { body, at: at.min(body.len()), depth, non_ascii: 0 }
+        let (at, inline) = (at.min(body.len()), Inline::default());
+        Walker { body, at, depth, non_ascii: 0, names_files: false, inline }
     }
 
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    /// Whether a string so far names files.
+    pub(super) fn names_files(&self) -> bool {
+        self.names_files
+    }
+
+    /// Files so far.
+    pub(super) fn inline(&self) -> Inline {
+        self.inline
     }
 
     /// Skips whitespace and tells the byte after it, `None` at the end of the body.
@@ -270,6 +283,10 @@ impl<'a> Walker<'a> {
     /// Walks over the rest of a string, closing quote included. Says whether it has escapes.
     #[inline(always)]
     fn string(&mut self) -> Result<bool, ScanError> {
+        let start = self.at;
+        if files::may_be_name(self.chunk(start)) {
+            self.names_files |= files::is_name(&self.body[start..]);
+        }
         // Keys and roles fit in one small block, where setting up for a long text would be a waste.
         if let Some(block) = self.chunk::<16>(self.at) {
             let end = block::plain_run(block);
@@ -278,9 +295,17 @@ impl<'a> Walker<'a> {
                 return Ok(false);
             }
         }
-        let text = text(self.body, self.at)?;
+        let text = text(self.body, start)?;
         self.at = text.end;
         self.non_ascii |= text.non_ascii;
+        let inside = Span::new(start, text.end - 1);
+        if text.escaped {
+            self.names_files |= files::is_escaped_name(self.body, inside);
+        }
+        if inside.len() >= files::INLINE_BYTES_MIN && files::is_inline(self.body, inside) {
+            self.inline.files += 1;
+            self.inline.bytes += inside.len() as u32;
+        }
         Ok(text.escaped)
     }
 
