@@ -4,14 +4,15 @@
 #   dist/build.sh             target/dist/tollway
 #   dist/build.sh dist-lines  target/dist-lines/tollway, the same with line tables; other profiles, such
 #                             as dev, are built as by cargo itself
-#   dist/build.sh --train     learns it anew, after hot code, the compiler or the dependencies have
-#                             changed much: four builds, a training and a count, about an hour
+#   dist/build.sh --train     learns it anew, after hot code or the compiler have changed much: four
+#                             builds, a training and a count, about an hour
 #
 # tollway.profdata says how often each piece of the code ran while an instrumented gateway was asked
 # for what the bench asks (LLVM's profile-guided optimisation): what is called often is inlined and lies
 # in one piece, what is rare lies apart. functions.order says which functions a start and a request
 # execute, a tenth of the program: put together they take less memory, because the system brings
-# 64 KiB around each piece. Code that has changed since, or has another name, is built as without them.
+# 64 KiB around each piece. Code that has changed since, or has another name, is built as without them;
+# rustc.sh sees to it that a name changes only with its code.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
@@ -39,7 +40,7 @@ build() {
     else
         echo "dist/build.sh: without the profile, which needs LLVM $llvm in rustc" >&2
     fi
-    RUSTFLAGS=$flags cargo build --locked -p tollway-gateway "$@"
+    RUSTFLAGS=$flags RUSTC_WRAPPER=$PWD/dist/rustc.sh cargo build --locked -p tollway-gateway "$@"
 }
 
 # From an instrumented gateway, what ran how often.
@@ -51,7 +52,7 @@ train() {
     command -v valgrind >/dev/null || fail "valgrind is missing (Debian: valgrind)"
     cargo build --locked --profile dist -p tollway-bench
     RUSTFLAGS="${RUSTFLAGS:-} -Cprofile-generate=$data" CARGO_TARGET_DIR=$target/training \
-        cargo build --locked --profile dist -p tollway-gateway
+        RUSTC_WRAPPER=$PWD/dist/rustc.sh cargo build --locked --profile dist -p tollway-gateway
     # The build's own programs were instrumented as well.
     rm -rf "$data"
     # It asks the gateway beside it.
