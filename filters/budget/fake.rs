@@ -1,6 +1,7 @@
 //! A small treasury for tests: budgets without periods, in memory, and every record.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,12 @@ pub(super) struct Books {
     pub(super) waits: bool,
     /// How often a call has been opened.
     pub(super) opened: u64,
-    /// Nothing can be written.
+    /// How many of them were written down.
+    pub(super) written: u64,
+    /// There is no journal.
     pub(super) is_broken: bool,
+    /// Nothing can be written any more.
+    pub(super) is_full: bool,
     /// What the last call has asked for: most and least.
     pub(super) asked: Option<(PicoDollars, PicoDollars)>,
 }
@@ -98,7 +103,29 @@ impl Treasury for Fake {
     }
 }
 
+impl Held {
+    fn give_back(&self, books: &mut Books) {
+        for budget in &self.budgets {
+            books.accounts.entry(budget.id.clone()).or_default().1 -= self.granted;
+        }
+    }
+}
+
 impl Hold for Held {
+    fn written(self: Box<Self>) -> Pin<Box<dyn Future<Output = Paid> + Send>> {
+        Box::pin(async move {
+            {
+                let mut books = self.books.lock();
+                if books.is_full {
+                    self.give_back(&mut books);
+                    return Err(Unpaid::Unavailable("the disk is full"));
+                }
+                books.written += 1;
+            }
+            Ok(self as Box<dyn Hold>)
+        })
+    }
+
     fn granted(&self) -> PicoDollars {
         PicoDollars(self.granted)
     }
@@ -128,9 +155,9 @@ impl Hold for Held {
 
     fn close(self: Box<Self>, record: SpendRecord) {
         let mut books = self.books.lock();
+        self.give_back(&mut books);
         for budget in &self.budgets {
             let account = books.accounts.entry(budget.id.clone()).or_default();
-            account.1 -= self.granted;
             if pays_for(budget, &record) {
                 account.0 += record.cost.0;
             }

@@ -176,7 +176,7 @@ impl Allowance {
 
 impl Filter for Budgets {
     fn phases(&self) -> Phases {
-        Phases::HEAD | Phases::BODY | Phases::RESPONSE | Phases::CHUNK | Phases::END
+        Phases::HEAD | Phases::BODY | Phases::CALL | Phases::RESPONSE | Phases::CHUNK | Phases::END
     }
 
     fn head<'a>(&'a self, ctx: &'a mut RequestCtx, _head: &'a RequestHead) -> Step<'a> {
@@ -225,6 +225,26 @@ impl Filter for Budgets {
                 }
             }));
         }
+    }
+
+    fn call<'a>(&'a self, ctx: &'a mut RequestCtx) -> Step<'a> {
+        let open = ctx.slot_mut::<Open>(self.slot);
+        let Some(hold) = open.and_then(|open| open.hold.take()) else { return Step::next() };
+        Step::Wait(Box::pin(async move {
+            match hold.written().await {
+                Ok(hold) => {
+                    if let Some(open) = ctx.slot_mut::<Open>(self.slot) {
+                        open.hold = Some(hold);
+                    }
+                    Flow::Next
+                }
+                Err(unpaid) => {
+                    let open = ctx.take_slot::<Open>(self.slot);
+                    let most = open.map_or(PicoDollars::ZERO, |open| open.account.most);
+                    Flow::Reject(self.refused(&unpaid, most))
+                }
+            }
+        }))
     }
 
     fn response(&self, ctx: &mut RequestCtx, _head: &RequestHead, response: &mut ResponseHead) {

@@ -53,12 +53,17 @@ impl Budgets {
             draft: &draft,
             now: begun.unix,
         });
-        match opened {
-            Opened::Ready(paid) => Step::Ready(self.keep(ctx, begun, cost, paid)),
-            Opened::Wait(wait) => {
-                Step::Wait(Box::pin(async move { self.keep(ctx, begun, cost, wait.await) }))
-            }
-        }
+        Step::Wait(Box::pin(async move {
+            let paid = match opened {
+                Opened::Ready(paid) => paid,
+                Opened::Wait(wait) => wait.await,
+            };
+            let written = match paid {
+                Ok(hold) => hold.written().await,
+                Err(unpaid) => Err(unpaid),
+            };
+            self.keep(ctx, begun, cost, written)
+        }))
     }
 
     fn keep(&self, ctx: &mut RequestCtx, begun: Begun, cost: PicoDollars, paid: Paid) -> Flow {

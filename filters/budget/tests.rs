@@ -18,7 +18,7 @@ use tollway_wire::price::Price;
 use tollway_wire::scan::{Limits, scan};
 use tollway_wire::usage::Usage;
 
-use super::fake::Fake;
+use super::fake::{Books, Fake};
 use super::*;
 
 /// Prices of one pico-dollar an input token and ten an output token: costs can be read.
@@ -200,6 +200,15 @@ impl Setup {
     ) -> Result<(), Rejection> {
         ctx.identity = Some(Arc::new(key));
         match at_once(self.filter.body(ctx, &head(headers))) {
+            Flow::Next => self.call(ctx),
+            Flow::Reject(why) => Err(why),
+            Flow::Answer(_) => panic!("it never answers"),
+        }
+    }
+
+    /// No other filter has answered.
+    fn call(&self, ctx: &mut RequestCtx) -> Result<(), Rejection> {
+        match at_once(self.filter.call(ctx)) {
             Flow::Next => Ok(()),
             Flow::Reject(why) => Err(why),
             Flow::Answer(_) => panic!("it never answers"),
@@ -503,6 +512,24 @@ fn nothing_is_charged_for_what_cost_nothing() {
 }
 
 #[test]
+fn reservation_is_written_before_a_call_and_not_where_none_is_made() {
+    let setup = setup(json!({}));
+    let mut hit = chat("plain", json!({}));
+    hit.identity = Some(Arc::new(key(1_000_000)));
+    assert!(matches!(at_once(setup.filter.body(&mut hit, &head(&[]))), Flow::Next));
+    assert!(setup.state(BudgetScope::Key).1 > 0, "it counts at once");
+    // Another filter has the answer.
+    hit.report.cache_hit = true;
+    setup.close(hit, 10, 10);
+    assert_eq!(setup.treasury.0.lock().written, 0);
+    let mut miss = chat("plain", json!({}));
+    setup.open(&mut miss, key(1_000_000)).expect("it fits");
+    assert_eq!(setup.treasury.0.lock().written, 1);
+    setup.close(miss, 10, 10);
+    assert_eq!(setup.treasury.0.lock().records.len(), 2);
+}
+
+#[test]
 fn answers_that_nobody_has_counted_are_not_free() {
     let setup = setup(json!({}));
     let mut silent = chat("plain", json!({}));
@@ -642,6 +669,15 @@ fn nothing_is_spent_that_cannot_be_written_down() {
     setup.treasury.0.lock().is_broken = true;
     let why = setup.open(&mut chat("plain", json!({})), key(1_000_000)).expect_err("no journal");
     assert_eq!((why.status, why.code.as_deref()), (503, Some("spend_not_recorded")));
+    // The disk is full when the call is about to be made.
+    *setup.treasury.0.lock() = Books { is_full: true, ..Books::default() };
+    let mut ctx = chat("plain", json!({}));
+    let why = setup.open(&mut ctx, key(1_000_000)).expect_err("it cannot be written");
+    assert_eq!((why.status, why.code.as_deref()), (503, Some("spend_not_recorded")));
+    assert_eq!(setup.state(BudgetScope::Key), (0, 0));
+    ctx.report.status = Some(503);
+    setup.filter.end(&mut ctx, Outcome::Done);
+    assert!(setup.treasury.0.lock().records.is_empty());
     let deps = Deps { treasury: None, ..setup.deps.clone() };
     let filter = Budgets::build(BudgetConfig::default(), &deps, Slot(0)).expect("it can be built");
     let mut ctx = chat("plain", json!({}));

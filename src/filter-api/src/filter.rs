@@ -31,6 +31,8 @@ impl Phases {
     pub const CHUNK: Phases = Phases(8);
     /// The request is over.
     pub const END: Phases = Phases(16);
+    /// Every filter has let the request pass: it is about to be sent. Model calls only.
+    pub const CALL: Phases = Phases(32);
 
     /// Whether all of `other` is in it.
     pub fn contains(self, other: Phases) -> bool {
@@ -150,6 +152,12 @@ pub trait Filter: Send + Sync {
 
     /// The body is read and scanned: `ctx.view` is there.
     fn body<'a>(&'a self, ctx: &'a mut RequestCtx, head: &'a RequestHead) -> Step<'a> {
+        Step::next()
+    }
+
+    /// No filter has answered or refused: the call is about to be made. What must be certain before is
+    /// waited for here.
+    fn call<'a>(&'a self, ctx: &'a mut RequestCtx) -> Step<'a> {
         Step::next()
     }
 

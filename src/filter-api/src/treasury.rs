@@ -299,8 +299,16 @@ pub struct Opening<'a> {
     pub now: Duration,
 }
 
-/// What is reserved for one call. It must be closed; one that is dropped is charged whole.
+/// What is reserved for one call. Once it is written it must be closed: one that is dropped is charged
+/// whole, and one that was not written is given back, because nobody can have made the call.
 pub trait Hold: Send + Sync {
+    /// Waits until it is where a crash leaves it. To be done before anything is spent, and only then: what
+    /// needs no call, because the cache has the answer, waits for no disk.
+    ///
+    /// # Errors
+    /// When it cannot be written: nothing may be spent, and what was reserved is given back.
+    fn written(self: Box<Self>) -> Pin<Box<dyn Future<Output = Paid> + Send>>;
+
     /// How much is reserved now.
     fn granted(&self) -> PicoDollars;
 
@@ -355,7 +363,7 @@ pub type Paid = Result<Box<dyn Hold>, Unpaid>;
 pub enum Opened {
     /// The answer is here.
     Ready(Paid),
-    /// It has to be written down first, or other nodes that share the budget have to be asked.
+    /// The ledger, or other nodes that share the budget, have to be asked.
     Wait(Pin<Box<dyn Future<Output = Paid> + Send>>),
 }
 
@@ -364,7 +372,7 @@ pub enum Opened {
 /// The promise: what all calls together are granted of a budget in one period never exceeds its
 /// limit, under any concurrency and on any number of nodes.
 pub trait Treasury: Send + Sync {
-    /// Reserves for a call.
+    /// Reserves for a call. It counts at once, and has to be [`Hold::written`] before the call.
     fn open(&self, opening: Opening<'_>) -> Opened;
 
     /// What was spent of a budget in its present period, and what is reserved.

@@ -11,6 +11,7 @@ use tollway_filter_api::{
 pub(crate) struct Chain {
     head: Vec<Arc<dyn Filter>>,
     body: Vec<Arc<dyn Filter>>,
+    call: Vec<Arc<dyn Filter>>,
     // The way out runs backwards, so these are stored backwards.
     response: Vec<Arc<dyn Filter>>,
     chunk: Vec<Arc<dyn Filter>>,
@@ -26,6 +27,7 @@ impl Chain {
         Chain {
             head: wanting(Phases::HEAD).collect(),
             body: wanting(Phases::BODY).collect(),
+            call: wanting(Phases::CALL).collect(),
             response: backwards(Phases::RESPONSE),
             chunk: backwards(Phases::CHUNK),
             end: backwards(Phases::END),
@@ -46,10 +48,19 @@ impl Chain {
         Flow::Next
     }
 
-    /// Runs the body phase until a filter decides.
+    /// Runs the body phase until a filter decides; where none does, what comes before the call.
     pub(crate) async fn body(&self, ctx: &mut RequestCtx, head: &RequestHead) -> Flow {
         for filter in &self.body {
             let flow = match filter.body(ctx, head) {
+                Step::Ready(flow) => flow,
+                Step::Wait(wait) => wait.await,
+            };
+            if !matches!(flow, Flow::Next) {
+                return flow;
+            }
+        }
+        for filter in &self.call {
+            let flow = match filter.call(ctx) {
                 Step::Ready(flow) => flow,
                 Step::Wait(wait) => wait.await,
             };
@@ -87,5 +98,70 @@ impl Chain {
         for filter in &self.end {
             filter.end(ctx, outcome);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use std::time::Instant;
+
+    use tollway_filter_api::{Answer, AnswerBody};
+
+    use super::*;
+
+    /// Says what it is told to before a call, and counts how often it was asked.
+    struct Last {
+        refuses: bool,
+        asked: AtomicU32,
+    }
+
+    impl Filter for Last {
+        fn phases(&self) -> Phases {
+            Phases::CALL
+        }
+
+        fn call<'a>(&'a self, _: &'a mut RequestCtx) -> Step<'a> {
+            self.asked.fetch_add(1, Relaxed);
+            match self.refuses {
+                true => Step::reject(tollway_filter_api::Reject::internal("no", "no")),
+                false => Step::Wait(Box::pin(std::future::ready(Flow::Next))),
+            }
+        }
+    }
+
+    struct Answers(bool);
+
+    impl Filter for Answers {
+        fn phases(&self) -> Phases {
+            Phases::BODY
+        }
+
+        fn body<'a>(&'a self, _: &'a mut RequestCtx, _: &'a RequestHead) -> Step<'a> {
+            match self.0 {
+                true => {
+                    let (headers, body) = (Vec::new(), AnswerBody::Empty);
+                    Step::answer(Answer { status: 200, headers, body })
+                }
+                false => Step::next(),
+            }
+        }
+    }
+
+    async fn run(answers: bool, refuses: bool) -> (Flow, u32) {
+        let last = Arc::new(Last { refuses, asked: AtomicU32::new(0) });
+        // Its place among the filters says nothing: all others come before.
+        let chain = Chain::new(&[Arc::clone(&last) as _, Arc::new(Answers(answers))]);
+        let mut ctx = RequestCtx::new("id".into(), Instant::now(), "/");
+        let (head, ()) = http::Request::new(()).into_parts();
+        let flow = chain.body(&mut ctx, &head).await;
+        (flow, last.asked.load(Relaxed))
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_a_call_comes_after_all_who_could_answer() {
+        assert!(matches!(run(false, false).await, (Flow::Next, 1)));
+        assert!(matches!(run(false, true).await, (Flow::Reject(_), 1)));
+        assert!(matches!(run(true, true).await, (Flow::Answer(_), 0)));
     }
 }

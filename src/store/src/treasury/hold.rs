@@ -1,5 +1,6 @@
 //! What one call has reserved.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub(super) struct LocalHold {
     /// before.
     pub(super) floor_ms: u64,
     pub(super) progress_at: Option<Instant>,
+    /// Where the journal is to have it.
+    pub(super) at: u64,
     pub(super) state: HoldState,
 }
 
@@ -52,25 +55,17 @@ pub(super) enum HoldState {
 }
 
 impl LocalHold {
-    /// The journal has it.
-    pub(super) fn opened(mut self: Box<Self>) -> Box<Self> {
-        self.state = HoldState::Open;
-        self
-    }
-
-    /// Waits until the journal has it.
-    pub(super) async fn journaled(self: Box<Self>, at: u64) -> Paid {
+    async fn journaled(mut self: Box<Self>) -> Paid {
         // If this future is dropped, so is the hold, which then takes everything back.
         let inner = Arc::clone(&self.inner);
         // Whoever else is ready on this thread opens its call first: one write does for them all.
         yield_now().await;
-        if !inner.journal.has_written(at) {
+        if !inner.journal.has_written(self.at) {
             inner.journal.write_at_once();
         }
-        match inner.journal.written(at).await {
-            Ok(()) => Ok(self.opened()),
-            Err(why) => Err(Unpaid::Unavailable(why)),
-        }
+        inner.journal.written(self.at).await.map_err(Unpaid::Unavailable)?;
+        self.state = HoldState::Open;
+        Ok(self)
     }
 
     /// Gives back what is reserved, and charges what the record says, or nothing.
@@ -108,6 +103,10 @@ impl LocalHold {
 }
 
 impl Hold for LocalHold {
+    fn written(self: Box<Self>) -> Pin<Box<dyn Future<Output = Paid> + Send>> {
+        Box::pin(self.journaled())
+    }
+
     fn granted(&self) -> PicoDollars {
         self.granted
     }

@@ -436,7 +436,7 @@ enum Unopened {
 impl Treasury for Books {
     fn open(&self, opening: Opening<'_>) -> Opened {
         match self.inner.try_open(&opening, false) {
-            Ok((hold, at)) => Opened::Wait(Box::pin(hold.journaled(at))),
+            Ok(hold) => Opened::Ready(Ok(hold)),
             Err(Unopened::Unpaid(why)) => Opened::Ready(Err(why)),
             Err(why) => {
                 let inner = Arc::clone(&self.inner);
@@ -475,12 +475,12 @@ fn amount(sum: u128) -> PicoDollars {
 }
 
 impl Inner {
-    /// Reserves, if what was spent is known: the hold, and where the journal has it.
+    /// Reserves, if what was spent is known.
     fn try_open(
         self: &Arc<Self>,
         opening: &Opening<'_>,
         asked: bool,
-    ) -> Result<(Box<LocalHold>, u64), Unopened> {
+    ) -> Result<Box<LocalHold>, Unopened> {
         if let Some(why) = self.journal.refusal() {
             return Err(Unopened::Unpaid(Unpaid::Unavailable(why)));
         }
@@ -566,9 +566,10 @@ impl Inner {
             opened_ms: now_ms.max(floor_ms),
             floor_ms,
             progress_at: None,
+            at,
             state: HoldState::Opening,
         };
-        Ok((Box::new(hold), at))
+        Ok(Box::new(hold))
     }
 
     /// Waits for what is missing, and opens.
@@ -596,7 +597,7 @@ impl Inner {
                 }
             };
             match self.try_open(&opening, asked) {
-                Ok((hold, at)) => return hold.journaled(at).await,
+                Ok(hold) => return Ok(hold),
                 Err(next) => why = next,
             }
         }

@@ -237,7 +237,7 @@ pub(crate) fn record(request: &str, at: Duration, cost: u64) -> SpendRecord {
     SpendRecord { cost: PicoDollars(cost), ended_ms: draft.started_ms + 5, ..draft }
 }
 
-/// Opens a call.
+/// Opens a call, and waits until it may be made.
 pub(crate) async fn open(
     treasury: &dyn Treasury,
     budgets: &[Arc<Budget>],
@@ -255,10 +255,11 @@ pub(crate) async fn open(
         draft: &draft,
         now,
     };
-    match treasury.open(opening) {
+    let paid = match treasury.open(opening) {
         Opened::Ready(paid) => paid,
         Opened::Wait(waiting) => waiting.await,
-    }
+    };
+    paid?.written().await
 }
 
 /// Opens a call that there is room for.
