@@ -7,7 +7,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use pingora_core::protocols::http::ServerSession;
+use tokio::time::{Instant, timeout_at};
 use tollway_filter_api::{Reject, Rejection};
+
+/// As long as anybody waits for a body, where the config says longer than there are times.
+const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Bytes of request bodies that may be held at once, by all requests together.
 pub(crate) struct BodyMemory {
@@ -132,13 +136,12 @@ async fn pieces(
         session.write_continue_response().await.map_err(BodyError::Gone)?;
     }
 
-    let started = std::time::Instant::now();
+    let now = Instant::now();
+    let until = now.checked_add(patience).unwrap_or(now + PATIENCE_MAX);
     let mut whole = Whole::default();
     loop {
         // Pingora's own limit is 60 s for each read of HTTP/1.1, and none for HTTP/2.
-        let left = patience.saturating_sub(started.elapsed());
-        let read = session.read_request_body();
-        let read = match tokio::time::timeout(left, read).await {
+        let read = match timeout_at(until, session.read_request_body()).await {
             Ok(read) => read.map_err(BodyError::Gone)?,
             Err(_) => {
                 let message = "Request body did not arrive in time.";
