@@ -43,6 +43,8 @@ pub(super) struct LocalHold {
     pub(super) progress_at: Option<Instant>,
     /// Where the journal is to have it.
     pub(super) at: u64,
+    /// There was no other call when it was opened.
+    pub(super) is_alone: bool,
     pub(super) state: HoldState,
 }
 
@@ -58,8 +60,11 @@ impl LocalHold {
     async fn journaled(mut self: Box<Self>) -> Paid {
         // If this future is dropped, so is the hold, which then takes everything back.
         let inner = Arc::clone(&self.inner);
-        // Whoever else is ready on this thread opens its call first: one write does for them all.
-        yield_now().await;
+        // Whoever else is ready on this thread opens its call first: one write does for them all. Where
+        // nobody else is about, that would only be a turn of the scheduler.
+        if !self.is_alone {
+            yield_now().await;
+        }
         if !inner.journal.has_written(self.at) {
             inner.journal.write_at_once();
         }

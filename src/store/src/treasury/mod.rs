@@ -555,6 +555,7 @@ impl Inner {
         // The record of a call says when it began, and its period pays for it.
         draft.started_ms = draft.started_ms.min(now_ms).max(floor_ms);
         let (call, at) = self.journal.reserve(granted, now_ms, &draft);
+        let is_alone = state.open.is_empty();
         state.open.insert(call);
         drop(guard);
         let hold = LocalHold {
@@ -567,6 +568,7 @@ impl Inner {
             floor_ms,
             progress_at: None,
             at,
+            is_alone,
             state: HoldState::Opening,
         };
         Ok(Box::new(hold))
