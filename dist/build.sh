@@ -35,7 +35,8 @@ build() {
         # Cargo does not see a change of what is in the file, but of its name.
         local copy=$target/profiles/$(sha256sum "$profile" | cut -c1-16).profdata
         mkdir -p "${copy%/*}"
-        cp "$profile" "$copy"
+        # A file that is newer would have everything built again.
+        [ -e "$copy" ] || cp "$profile" "$copy"
         flags+=" -Cprofile-use=$copy"
     else
         echo "dist/build.sh: without the profile, which needs LLVM $llvm in rustc" >&2
