@@ -66,4 +66,12 @@ impl Clock {
             manual.unix += by;
         }
     }
+
+    /// Sets a manual clock's wall time, as somebody does who sets the machine's date. A system
+    /// clock is left alone.
+    pub fn set(&self, unix: Duration) {
+        if let Some(manual) = &self.manual {
+            manual.lock().unix = unix;
+        }
+    }
 }

@@ -209,7 +209,7 @@ impl Inner {
             let era = match held.iter().find(|held| held.window == at) {
                 Some(held) => held.era,
                 None => {
-                    window.turn(opened_ms);
+                    window.turn(opened_ms, &self.clock);
                     if record.started_ms < window.start_ms {
                         continue;
                     }

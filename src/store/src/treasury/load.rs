@@ -43,7 +43,7 @@ impl Inner {
         let (dimension, mut scratch, era, before, end) = {
             let mut state = self.state.lock();
             let window = &mut state.windows.list[missing.window];
-            window.turn(now_ms);
+            window.turn(now_ms, &self.clock);
             let Some(dimension) = window.dimension.filter(|_| !window.ready) else {
                 return Ok(());
             };

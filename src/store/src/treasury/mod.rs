@@ -324,7 +324,7 @@ impl Books {
             let now = self.inner.clock.unix();
             let missing = {
                 let mut state = self.inner.state.lock();
-                let window = state.windows.of(budget, millis(now));
+                let window = state.windows.of(budget, millis(now), &self.inner.clock);
                 (!state.windows.list[window].ready).then_some(Missing { window })
             };
             if let Some(missing) = missing {
@@ -499,7 +499,7 @@ impl Inner {
         let state = &mut *guard;
         let mut shorts = Vec::new();
         for budget in opening.budgets {
-            let at = state.windows.of(&budget.id, now_ms);
+            let at = state.windows.of(&budget.id, now_ms, &self.clock);
             let window = &mut state.windows.list[at];
             if !window.ready {
                 return Err(Unopened::Missing(Missing { window: at }));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::{Equivalent, HashMap};
+use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::{Dimension, SpendRecord};
 use tollway_filter_api::treasury::{BudgetId, BudgetScope, Period};
 use tollway_wire::price::PicoDollars;
@@ -141,15 +142,15 @@ impl Window {
         }
     }
 
-    /// Goes to the period of `now`.
+    /// Goes to the period of a call's time.
     ///
-    /// A caller who is a little late (the call began before midnight and comes now) pays in the
+    /// A caller who is late (the call began before midnight and comes now, or ends now) pays in the
     /// period that runs. A clock that was set back by more than a period is believed, but what was
     /// counted stays counted: setting a clock is no way to a fresh budget, and a clock that was
     /// wrong for a while locks nobody out for longer than a period.
-    pub(super) fn turn(&mut self, now_ms: u64) {
-        if now_ms >= self.end_ms {
-            (self.start_ms, self.end_ms) = bounds(self.period, now_ms);
+    pub(super) fn turn(&mut self, at_ms: u64, clock: &Clock) {
+        if at_ms >= self.end_ms {
+            (self.start_ms, self.end_ms) = bounds(self.period, at_ms);
             self.era = self.era.wrapping_add(1);
             self.before = std::mem::take(&mut self.table);
             // Calls of the period before have theirs.
@@ -158,8 +159,9 @@ impl Window {
             self.before.shrink_to_fit();
             // From its beginning on, everything has been seen.
             self.ready = true;
-        } else if now_ms < self.start_ms {
-            let (start, end) = bounds(self.period, now_ms);
+        } else if at_ms < self.start_ms {
+            // Going back for one who is only late would make the next one begin the period anew.
+            let (start, end) = bounds(self.period, clock.unix_ms());
             if end < self.start_ms {
                 (self.start_ms, self.end_ms) = (start, end);
             }
@@ -391,18 +393,18 @@ pub(super) struct Windows {
 }
 
 impl Windows {
-    /// The window of a budget, in the period of `now`.
-    pub(super) fn of(&mut self, budget: &BudgetId, now_ms: u64) -> usize {
+    /// The window of a budget, in the period of a call's time.
+    pub(super) fn of(&mut self, budget: &BudgetId, at_ms: u64, clock: &Clock) -> usize {
         let kind = (dimension(budget.scope), budget.period);
         let at = match self.by_kind.get(&kind) {
             Some(at) => *at,
             None => {
-                self.list.push(Window::new(kind.0, kind.1, now_ms));
+                self.list.push(Window::new(kind.0, kind.1, at_ms));
                 self.by_kind.insert(kind, self.list.len() - 1);
                 self.list.len() - 1
             }
         };
-        self.list[at].turn(now_ms);
+        self.list[at].turn(at_ms, clock);
         at
     }
 

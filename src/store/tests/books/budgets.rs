@@ -22,8 +22,16 @@ async fn books(folder: &Folder, ledger: &Arc<MemoryLedger>) -> (Books, RecoveryR
 }
 
 async fn books_with(config: BooksConfig, ledger: &Arc<MemoryLedger>) -> (Books, RecoveryReport) {
+    books_at(config, ledger, &Clock::manual()).await
+}
+
+async fn books_at(
+    config: BooksConfig,
+    ledger: &Arc<MemoryLedger>,
+    clock: &Clock,
+) -> (Books, RecoveryReport) {
     let ledger = Arc::clone(ledger) as Arc<dyn Ledger>;
-    Books::open(config, ledger, Clock::manual()).await.expect("the books open")
+    Books::open(config, ledger, clock.clone()).await.expect("the books open")
 }
 
 /// Brings everything to the ledger.
@@ -387,19 +395,24 @@ async fn a_call_that_lasts_does_not_keep_the_journal_from_shrinking() {
 #[tokio::test]
 async fn clocks_that_jump_refund_nothing_and_lock_nobody_out() {
     let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
-    let (books, _) = books(&folder, &ledger).await;
+    let clock = Clock::manual();
+    let (books, _) = books_at(config(&folder), &ledger, &clock).await;
     let hour = Some(Period { count: 1, unit: PeriodUnit::Hour });
     let team = [budget(BudgetScope::Team, "dev", hour, Some(100))];
     let at = |minutes: u64| START + Duration::from_secs(60 * 60 * 24 + minutes * 60);
+    clock.set(at(30));
     must_open(&books, &team, "a", at(30), 60).await.close(record("a", at(30), 60));
     // Back by a little and by a lot: what was spent stays spent.
     for now in [at(29), at(0), START] {
+        clock.set(now);
         assert!(open(&books, &team, "b", now, 50, 50).await.is_err(), "{now:?}");
     }
     // The next hour, by the clock that was set back.
     let later = START + Duration::from_secs(60 * 60);
+    clock.set(later);
     must_open(&books, &team, "c", later, 80).await.close(record("c", later, 80));
     // Forward: an hour like any other; and one who is late by a minute pays in it.
+    clock.set(at(60));
     must_open(&books, &team, "d", at(60), 70).await.close(record("d", at(60), 70));
     assert!(open(&books, &team, "e", at(59), 50, 50).await.is_err());
     let late = must_open(&books, &team, "f", at(59), 30).await;
@@ -410,6 +423,31 @@ async fn clocks_that_jump_refund_nothing_and_lock_nobody_out() {
     let of_hour = ledger.all().into_iter();
     let of_hour = of_hour.filter(|record| record.started_ms >= at(60).as_millis() as u64);
     assert_eq!(of_hour.map(|record| record.cost.0).sum::<u64>(), 100);
+}
+
+#[tokio::test]
+async fn who_comes_late_or_ends_late_makes_no_period_begin_anew() {
+    let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
+    let clock = Clock::manual();
+    let (books, _) = books_at(config(&folder), &ledger, &clock).await;
+    let ten = Some(Period { count: 10, unit: PeriodUnit::Second });
+    let short = [budget(BudgetScope::Team, "dev", ten, Some(100))];
+    let other = [budget(BudgetScope::Team, "ops", ten, Some(100))];
+    let daily = [budget(BudgetScope::Team, "dev", DAY, Some(1_000))];
+    must_open(&books, &short, "a", START, 100).await.close(record("a", START, 100));
+    let long = must_open(&books, &daily, "b", START, 10).await;
+    // Six periods later.
+    clock.advance(Duration::from_secs(60));
+    let now = clock.unix();
+    must_open(&books, &short, "c", now, 100).await.close(record("c", now, 100));
+    open(&books, &short, "d", now, 1, 1).await.err().expect("the period is spent");
+    // One that began before them ends.
+    long.close(record("b", START, 10));
+    open(&books, &short, "e", now, 1, 1).await.err().expect("it stays spent");
+    // And one that has waited for long opens, and pays in the period that runs.
+    must_open(&books, &other, "f", START, 100).await.close(record("f", START, 100));
+    open(&books, &short, "g", now, 1, 1).await.err().expect("it stays spent");
+    open(&books, &other, "h", now, 1, 1).await.err().expect("and so is theirs");
 }
 
 #[tokio::test]

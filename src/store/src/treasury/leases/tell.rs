@@ -18,7 +18,7 @@ impl Inner {
         let mut found = Vec::new();
         for budget in budgets {
             let Some(limit) = budget.limit else { continue };
-            let at = state.windows.of(&budget.id, now_ms);
+            let at = state.windows.of(&budget.id, now_ms, &self.clock);
             let window = &mut state.windows.list[at];
             if let Some(lease) = window.lease(at, &budget.id) {
                 let counter = window.get(SubjectRef::of(&budget.id));
