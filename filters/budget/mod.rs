@@ -218,10 +218,7 @@ impl Filter for Budgets {
                         Ok(false) => return self.concluded(ctx, account, paid),
                         Err(refused) => return Flow::Reject(refused),
                     }
-                    paid = match treasury.open(account.opening(&ctx.id)) {
-                        Opened::Ready(paid) => paid,
-                        Opened::Wait(wait) => wait.await,
-                    };
+                    paid = treasury.open(account.opening(&ctx.id)).paid().await;
                 }
             }));
         }

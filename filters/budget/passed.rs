@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tollway_filter_api::ledger::SpendRecord;
-use tollway_filter_api::treasury::{Hold, Opened, Opening, Paid, Unpaid};
+use tollway_filter_api::treasury::{Hold, Opening, Paid, Unpaid};
 use tollway_filter_api::{Flow, Outcome, RequestCtx, Step};
 use tollway_wire::price::{Cost, PicoDollars};
 
@@ -54,11 +54,7 @@ impl Budgets {
             now: begun.unix,
         });
         Step::Wait(Box::pin(async move {
-            let paid = match opened {
-                Opened::Ready(paid) => paid,
-                Opened::Wait(wait) => wait.await,
-            };
-            let written = match paid {
+            let written = match opened.paid().await {
                 Ok(hold) => hold.written().await,
                 Err(unpaid) => Err(unpaid),
             };

@@ -25,14 +25,14 @@ impl Phases {
     pub const HEAD: Phases = Phases(1);
     /// The body has been read and scanned. Model calls only.
     pub const BODY: Phases = Phases(2);
+    /// Every filter has let the request pass: it is about to be sent. Model calls only.
+    pub const CALL: Phases = Phases(32);
     /// The answer's head is about to be sent.
     pub const RESPONSE: Phases = Phases(4);
     /// A piece of the answer's body is about to be sent.
     pub const CHUNK: Phases = Phases(8);
     /// The request is over.
     pub const END: Phases = Phases(16);
-    /// Every filter has let the request pass: it is about to be sent. Model calls only.
-    pub const CALL: Phases = Phases(32);
 
     /// Whether all of `other` is in it.
     pub fn contains(self, other: Phases) -> bool {
@@ -56,6 +56,14 @@ pub enum Step<'a> {
 }
 
 impl Step<'_> {
+    /// What is decided, once it is.
+    pub async fn decided(self) -> Flow {
+        match self {
+            Step::Ready(flow) => flow,
+            Step::Wait(wait) => wait.await,
+        }
+    }
+
     /// The request goes on.
     pub fn next() -> Self {
         Step::Ready(Flow::Next)

@@ -367,6 +367,16 @@ pub enum Opened {
     Wait(Pin<Box<dyn Future<Output = Paid> + Send>>),
 }
 
+impl Opened {
+    /// The answer, once it is here.
+    pub async fn paid(self) -> Paid {
+        match self {
+            Opened::Ready(paid) => paid,
+            Opened::Wait(wait) => wait.await,
+        }
+    }
+}
+
 /// Keeps the budgets. Lives as long as the process.
 ///
 /// The promise: what all calls together are granted of a budget in one period never exceeds its

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tollway_filter_api::{
-    Filter, Flow, Outcome, Phases, Rejection, RequestCtx, RequestHead, ResponseHead, Step,
+    Filter, Flow, Outcome, Phases, Rejection, RequestCtx, RequestHead, ResponseHead,
 };
 
 /// Filters in their configured order. A request keeps the chain it began with.
@@ -37,10 +37,7 @@ impl Chain {
     /// Runs the head phase until a filter decides.
     pub(crate) async fn head(&self, ctx: &mut RequestCtx, head: &RequestHead) -> Flow {
         for filter in &self.head {
-            let flow = match filter.head(ctx, head) {
-                Step::Ready(flow) => flow,
-                Step::Wait(wait) => wait.await,
-            };
+            let flow = filter.head(ctx, head).decided().await;
             if !matches!(flow, Flow::Next) {
                 return flow;
             }
@@ -51,19 +48,13 @@ impl Chain {
     /// Runs the body phase until a filter decides; where none does, what comes before the call.
     pub(crate) async fn body(&self, ctx: &mut RequestCtx, head: &RequestHead) -> Flow {
         for filter in &self.body {
-            let flow = match filter.body(ctx, head) {
-                Step::Ready(flow) => flow,
-                Step::Wait(wait) => wait.await,
-            };
+            let flow = filter.body(ctx, head).decided().await;
             if !matches!(flow, Flow::Next) {
                 return flow;
             }
         }
         for filter in &self.call {
-            let flow = match filter.call(ctx) {
-                Step::Ready(flow) => flow,
-                Step::Wait(wait) => wait.await,
-            };
+            let flow = filter.call(ctx).decided().await;
             if !matches!(flow, Flow::Next) {
                 return flow;
             }
@@ -106,7 +97,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use std::time::Instant;
 
-    use tollway_filter_api::{Answer, AnswerBody};
+    use tollway_filter_api::{Answer, AnswerBody, Step};
 
     use super::*;
 

@@ -21,6 +21,9 @@ use tollway_wire::varint;
 /// What every value starts with: who wrote it, and the version of the form.
 const MAGIC: &[u8; 4] = b"TWA\x03";
 
+/// No stream is longer: what is said of its length is somebody else's word.
+const EVENTS_BYTES_MAX: usize = 64 << 20;
+
 const STREAMED: u8 = 1;
 const USAGE_EVENT: u8 = 2;
 const HAS_USAGE: u8 = 4;
@@ -65,7 +68,11 @@ pub(super) fn decode(value: Bytes) -> Option<CachedAnswer> {
     let usage = if flags & HAS_USAGE != 0 { Some(take_usage(&mut rest)?) } else { None };
     let events_len = match flags & STREAMED {
         0 => None,
-        _ => Some(usize::try_from(varint::take(&mut rest)?).ok()?),
+        _ => Some(
+            usize::try_from(varint::take(&mut rest)?)
+                .ok()
+                .filter(|len| *len <= EVENTS_BYTES_MAX)?,
+        ),
     };
     let model = Arc::from(std::str::from_utf8(take_bytes(&mut rest)?).ok()?);
     let body = value.slice_ref(take_bytes(&mut rest)?);
@@ -105,7 +112,7 @@ mod tests {
 
     fn answers() -> impl Strategy<Value = CachedAnswer> {
         let counts = proptest::option::of(proptest::array::uniform17(any::<u64>()));
-        let events_len = proptest::option::of(any::<usize>());
+        let events_len = proptest::option::of(0..=EVENTS_BYTES_MAX);
         let form = (events_len, any::<bool>(), ".{0,20}", vec(any::<u8>(), 0..300));
         (form, counts, any::<u64>()).prop_map(|((events_len, usage_event, model, body), n, ms)| {
             let usage = n.map(|n| Usage {
@@ -168,6 +175,19 @@ mod tests {
         fn whatever_follows_the_magic_does_no_harm(value in vec(any::<u8>(), 0..200)) {
             let _ = decode([MAGIC.as_slice(), &value].concat().into());
         }
+    }
+
+    #[test]
+    fn stream_that_claims_to_be_endless_is_no_answer() {
+        let answer = |len| CachedAnswer {
+            usage_event: false,
+            model: Arc::from("m"),
+            body: CachedBody::Events(Packed::new(Bytes::from_static(b"\0\0\x01x"), len)),
+            usage: None,
+            stored: Duration::ZERO,
+        };
+        assert!(decode(encode(&answer(EVENTS_BYTES_MAX)).into()).is_some());
+        assert_eq!(decode(encode(&answer(EVENTS_BYTES_MAX + 1)).into()), None);
     }
 
     #[test]

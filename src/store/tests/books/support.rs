@@ -11,7 +11,7 @@ use tollway_filter_api::ledger::{
     Asking, Dimension, Entry, Ledger, Span, SpendFilter, SpendRecord, StoreError, Sum,
 };
 use tollway_filter_api::treasury::{
-    Budget, BudgetId, BudgetScope, Hold, Opened, Opening, Paid, Period, PeriodUnit, Treasury,
+    Budget, BudgetId, BudgetScope, Hold, Opening, Paid, Period, PeriodUnit, Treasury,
 };
 use tollway_wire::price::PicoDollars;
 
@@ -255,11 +255,7 @@ pub(crate) async fn open(
         draft: &draft,
         now,
     };
-    let paid = match treasury.open(opening) {
-        Opened::Ready(paid) => paid,
-        Opened::Wait(waiting) => waiting.await,
-    };
-    paid?.written().await
+    treasury.open(opening).paid().await?.written().await
 }
 
 /// Opens a call that there is room for.
