@@ -44,7 +44,7 @@ mod replay;
 mod tests;
 
 use control::{Control, Malformed};
-use key::KeyRules;
+use key::{KeyRules, KeyedHash};
 use meters::Meters;
 
 /// How much the copies of answers that are passing may take together, at most.
@@ -205,7 +205,8 @@ impl BuildFilter for ResponseCache {
         }
         let meters = Meters::new(&deps.metrics)
             .map_err(|error| ConfigError::new("", format!("metrics: {error}")))?;
-        let rules = KeyRules { scope: config.scope, per_end_user: config.per_end_user };
+        let hash = KeyedHash::new(&deps.secret);
+        let rules = KeyRules { scope: config.scope, per_end_user: config.per_end_user, hash };
         // More than that would push one another out as soon as they are kept.
         let half = store.bytes_max().map_or(usize::MAX, |max| (max / 2) as usize);
         let recordings = Budget::new(half.min(RECORDINGS_BYTES_MAX));
@@ -362,8 +363,7 @@ impl ResponseCache {
             self.meters.hit(ctx, answer.usage.as_ref());
             ctx.report.cache_hit = true;
             ctx.report.usage = answer.usage;
-            let hex = blake3::Hash::from_bytes(wanted.key.0).to_hex();
-            let name = HeaderValue::from_str(&hex).ok().map(|hex| (CACHE_KEY, hex));
+            let name = HeaderValue::try_from(wanted.key.hex()).ok().map(|hex| (CACHE_KEY, hex));
             return Flow::Answer(Answer { status: 200, headers: name.into_iter().collect(), body });
         }
         self.meters.miss(ctx);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use secrecy::SecretBox;
 use serde_json::{Value, json};
 use tollway_filter_api::{AnswerBody, KeyHash, ModelGroup, Plan, RequestView, VirtualKey};
 use tollway_wire::event_log::Packed;
@@ -433,6 +434,22 @@ fn scopes_say_who_shares() {
             assert_eq!(gateway.shares(first, second), expect, "{what} under {scope}");
         }
     }
+}
+
+#[test]
+fn gateways_of_one_store_share_what_they_have_a_master_key_in_common_for() {
+    let first = gateway(json!({}));
+    let other = |secret| {
+        let secret = Arc::new(SecretBox::new(Box::new([secret; 32])));
+        let deps = Deps { secret, ..first.deps.clone() };
+        let filter = ResponseCache::build(Default::default(), &deps, Slot(3)).unwrap();
+        Gateway { filter, deps, store: Arc::clone(&first.store) }
+    };
+    first.misses(&chat(json!({})), &whole());
+    other(0).hits(&chat(json!({})));
+    other(1).misses(&chat(json!({})), &whole());
+    other(1).hits(&chat(json!({})));
+    assert_eq!(first.store.entries.lock().unwrap().len(), 2);
 }
 
 #[test]

@@ -10,9 +10,18 @@ use bytes::Bytes;
 use tollway_wire::event_log::Packed;
 use tollway_wire::usage::Usage;
 
-/// The name of an entry: a BLAKE3 hash over tenant, group and canonical request.
+use crate::hex::hex;
+
+/// The name of an entry: a keyed hash over tenant, group and canonical request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheKey(pub [u8; 32]);
+
+impl CacheKey {
+    /// 64 lower-case hexadecimal digits: what `x-litellm-cache-key` says.
+    pub fn hex(&self) -> String {
+        hex(&self.0)
+    }
+}
 
 impl Hash for CacheKey {
     /// Of a hash, any part is one.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use secrecy::SecretBox;
+
 use crate::cache::CacheStore;
 use crate::clock::Clock;
 use crate::identity::{KeyStore, TokenVerifier};
@@ -31,6 +33,9 @@ pub struct Deps {
     pub metrics: Arc<Metrics>,
     /// Where the request log goes.
     pub log: Arc<dyn LogSink>,
+    /// What callers do not know, and all gateways with the same master key do. It does not tell that
+    /// key. To be hashed with the name of what it is used for.
+    pub secret: Arc<SecretBox<[u8; 32]>>,
 }
 
 /// The metrics of the process. Instruments are made once and shared by all generations of the
@@ -100,6 +105,7 @@ impl Deps {
             treasury: None,
             metrics: Arc::new(Metrics::default()),
             log: Arc::new(Nothing),
+            secret: Arc::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tollway_wire::price::PicoDollars;
 
 use crate::accounts::Kind;
+use crate::hex::hex;
 use crate::limits::RateLimits;
 use crate::reject::Rejection;
 use crate::treasury::{Budget, BudgetId, BudgetScope, Period};
@@ -23,11 +24,7 @@ pub struct KeyHash(pub [u8; 32]);
 impl KeyHash {
     /// The hash as 64 lower-case hexadecimal digits: `hashed_api_key` in metrics.
     pub fn hex(&self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex(&self.0)
     }
 
     /// Reads 64 hexadecimal digits.

@@ -495,6 +495,7 @@ impl Loader {
             treasury: self.stores.treasury.clone(),
             metrics: Arc::clone(&self.stores.metrics),
             log: Arc::clone(&self.stores.log),
+            secret: config.keys.secret(),
         };
         let mut filters = Vec::with_capacity(config.filters.len());
         let mut mistakes = Vec::new();

@@ -264,16 +264,12 @@ async fn write(
 /// `<namespace>:<64 hexadecimal digits>`; the digits alone where there is no namespace, as LiteLLM
 /// does it.
 fn redis_key(namespace: &str, key: CacheKey) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut name = String::with_capacity(namespace.len() + 1 + 2 * key.0.len());
     if !namespace.is_empty() {
         name.push_str(namespace);
         name.push(':');
     }
-    for byte in key.0 {
-        name.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        name.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
+    name.push_str(&key.hex());
     name
 }
 

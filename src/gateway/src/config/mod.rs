@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method};
 use secrecy::SecretString;
-use tollway_filter_api::{ConfigError, VirtualKey};
+use tollway_filter_api::ConfigError;
 use tollway_store::redis_link::RedisServer;
 use tollway_wire::price::PicoDollars;
 
@@ -225,16 +225,11 @@ impl Config {
 
     /// Sets the master key where the config has none.
     pub(crate) fn set_master_key(&mut self, key: &SecretString) {
-        Arc::make_mut(&mut self.keys).add(master(key));
+        Arc::make_mut(&mut self.keys).add_master(key);
     }
 
     /// The mistake in this file that the builder of the filter at `at` has found.
     pub(crate) fn filter_mistake(&self, at: usize, error: &ConfigError) -> Mistake {
         filters::mistake(&self.report, &self.filters[at], error)
     }
-}
-
-/// A key that may do everything.
-fn master(key: &SecretString) -> VirtualKey {
-    VirtualKey { master: true, ..VirtualKey::new(keys::hash(key)) }
 }

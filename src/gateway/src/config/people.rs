@@ -38,7 +38,7 @@ pub(super) fn resolve(
             let message = "does not begin with `sk-`, which some of LiteLLM's clients ask for";
             report.warning("general_settings.master_key", message);
         }
-        keys.add(super::master(&key));
+        keys.add_master(&key);
     }
     let mut aliases = HashSet::new();
     for (at, key) in std::mem::take(&mut file.keys).into_iter().enumerate() {
