@@ -15,7 +15,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use http::header::USER_AGENT;
@@ -248,19 +247,19 @@ impl Metering {
         let mut address = String::new();
         let labels = self.labels(ctx, status, is_answered, &mut address);
         self.meters.with(&labels, self.bounds, |series| {
-            series.requests.fetch_add(1, Relaxed);
+            series.requests += 1;
             if !is_answered {
-                series.failures.fetch_add(1, Relaxed);
+                series.failures += 1;
                 if report.deployment.is_some() {
-                    series.deployment_failures.fetch_add(1, Relaxed);
+                    series.deployment_failures += 1;
                 }
             }
             if report.fallbacks > 0 {
                 let counter = match is_answered {
-                    true => &series.fallbacks_answered,
-                    false => &series.fallbacks_failed,
+                    true => &mut series.fallbacks_answered,
+                    false => &mut series.fallbacks_failed,
                 };
-                counter.fetch_add(1, Relaxed);
+                *counter += 1;
             }
             if let (Some(_), None, Some(cost)) = (&ctx.passage, &ctx.plan, &report.cost) {
                 series.calls().spend(cost.total());
@@ -329,41 +328,39 @@ impl Metering {
     }
 }
 
-fn count_usage(report: &Report, is_answered: bool, calls: &Calls) {
+fn count_usage(report: &Report, is_answered: bool, calls: &mut Calls) {
     if is_answered {
-        calls.answered.fetch_add(1, Relaxed);
+        calls.answered += 1;
     }
     // The tokens of an answer out of the cache were counted when it was made.
     if report.cache_hit {
         return;
     }
     let Some(usage) = &report.usage else {
-        calls.unmetered.fetch_add(1, Relaxed);
+        calls.unmetered += 1;
         return;
     };
     match &report.cost {
         Some(cost) => calls.spend(cost.total()),
         None => {
-            calls.unpriced.fetch_add(1, Relaxed);
+            calls.unpriced += 1;
         }
     }
     let cache_writes = usage.cache_write_tokens.saturating_add(usage.cache_write_1h_tokens);
     for (counter, tokens) in [
-        (&calls.cached, usage.cache_read_tokens),
-        (&calls.cache_writes, cache_writes),
-        (&calls.reasoning, usage.reasoning_tokens),
-        (&calls.audio_input, usage.audio_prompt_tokens),
-        (&calls.audio_output, usage.audio_completion_tokens),
+        (&mut calls.cached, usage.cache_read_tokens),
+        (&mut calls.cache_writes, cache_writes),
+        (&mut calls.reasoning, usage.reasoning_tokens),
+        (&mut calls.audio_input, usage.audio_prompt_tokens),
+        (&mut calls.audio_output, usage.audio_completion_tokens),
     ] {
-        if tokens > 0 {
-            counter.fetch_add(tokens, Relaxed);
-        }
+        *counter = counter.saturating_add(tokens);
     }
     calls.input.observe(&histogram::GENAI_TOKENS, usage.prompt_tokens);
     calls.output.observe(&histogram::GENAI_TOKENS, usage.completion_tokens);
 }
 
-fn count_times(ctx: &RequestCtx, now: Instant, calls: &Calls) {
+fn count_times(ctx: &RequestCtx, now: Instant, calls: &mut Calls) {
     let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let times = Times::of(ctx, now);
     calls.total_latency.observe(&histogram::LATENCY, nanos(times.total));

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
+use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 use tollway_filter_api::accounts::Kind;
@@ -122,13 +122,13 @@ static METRICS: &[Metric] = &[
         name: "litellm_proxy_total_requests_metric_total",
         help: "Requests, whatever became of them",
         labels: &[CALLER, CLIENT, TARGET, ANSWERED],
-        figure: Figure::Requests(|series| series.requests.load(Relaxed)),
+        figure: Figure::Requests(|series| series.requests),
     },
     Metric {
         name: "litellm_proxy_failed_requests_metric_total",
         help: "Requests that were refused or failed",
         labels: &[CALLER, CLIENT, TARGET, FAILED],
-        figure: Figure::Requests(|series| series.failures.load(Relaxed)),
+        figure: Figure::Requests(|series| series.failures),
     },
     Metric {
         name: "litellm_spend_metric_total",
@@ -140,7 +140,7 @@ static METRICS: &[Metric] = &[
         name: "litellm_requests_metric_total",
         help: "Model calls that were answered",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.answered.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.answered),
     },
     Metric {
         name: "litellm_total_tokens_metric_total",
@@ -164,73 +164,73 @@ static METRICS: &[Metric] = &[
         name: "litellm_input_cached_tokens_metric_total",
         help: "Input tokens read from the provider's prompt cache",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.cached.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.cached),
     },
     Metric {
         name: "litellm_input_cache_creation_tokens_metric_total",
         help: "Input tokens written to the provider's prompt cache",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.cache_writes.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.cache_writes),
     },
     Metric {
         name: "litellm_output_reasoning_tokens_metric_total",
         help: "Output tokens spent on thinking",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.reasoning.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.reasoning),
     },
     Metric {
         name: "litellm_provider_cache_read_input_tokens_metric_total",
         help: "Input tokens read from the provider's prompt cache",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.cached.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.cached),
     },
     Metric {
         name: "litellm_provider_cache_creation_input_tokens_metric_total",
         help: "Input tokens written to the provider's prompt cache",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.cache_writes.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.cache_writes),
     },
     Metric {
         name: "litellm_input_audio_tokens_metric_total",
         help: "Input tokens of audio",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.audio_input.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.audio_input),
     },
     Metric {
         name: "litellm_output_audio_tokens_metric_total",
         help: "Output tokens of audio",
         labels: &[CALLER, TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.audio_output.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.audio_output),
     },
     Metric {
         name: "litellm_llm_api_failed_requests_metric_total",
         help: "Requests that failed at a deployment",
         labels: &[CALLER, MODEL],
-        figure: Figure::Requests(|series| series.deployment_failures.load(Relaxed)),
+        figure: Figure::Requests(|series| series.deployment_failures),
     },
     Metric {
         name: "litellm_deployment_successful_fallbacks_total",
         help: "Requests that a fallback has answered",
         labels: &[FALLBACK],
-        figure: Figure::Requests(|series| series.fallbacks_answered.load(Relaxed)),
+        figure: Figure::Requests(|series| series.fallbacks_answered),
     },
     Metric {
         name: "litellm_deployment_failed_fallbacks_total",
         help: "Requests that no fallback could answer",
         labels: &[FALLBACK],
-        figure: Figure::Requests(|series| series.fallbacks_failed.load(Relaxed)),
+        figure: Figure::Requests(|series| series.fallbacks_failed),
     },
     Metric {
         name: "tollway_unpriced_requests_total",
         help: "Calls of models that a wildcard led to and whose price is not known",
         labels: &[TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.unpriced.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.unpriced),
     },
     Metric {
         name: "tollway_unmetered_requests_total",
         help: "Calls whose tokens the provider did not tell, so that no cost is known",
         labels: &[TARGET, MODEL],
-        figure: Figure::Calls(|calls| calls.unmetered.load(Relaxed)),
+        figure: Figure::Calls(|calls| calls.unmetered),
     },
     Metric {
         name: "litellm_request_total_latency_metric",
@@ -351,16 +351,17 @@ impl Metric {
     /// Prometheus takes no two lines with the same labels.
     fn collect<'a>(
         &self,
-        series: impl Iterator<Item = (&'a OwnedLabels, &'a Arc<Series>)>,
+        series: impl Iterator<Item = (&'a OwnedLabels, &'a Arc<Mutex<Series>>)>,
         keys: Option<&dyn KeyStore>,
     ) -> proto::MetricFamily {
         let mut sums: std::collections::HashMap<Vec<Cow<'a, str>>, Sum> = Default::default();
         for (labels, series) in series {
-            let calls = series.calls.get();
+            let series = series.lock();
+            let calls = series.calls.as_deref();
             let (amount, histogram) = match (&self.figure, calls) {
-                (Figure::Requests(read), _) => (u128::from(read(series)), None),
+                (Figure::Requests(read), _) => (u128::from(read(&series)), None),
                 (Figure::Calls(read), Some(calls)) => (u128::from(read(calls)), None),
-                (Figure::Spend, Some(calls)) => (calls.spent(), None),
+                (Figure::Spend, Some(calls)) => (calls.spent, None),
                 (Figure::Histogram(_, read), Some(calls)) => {
                     let histogram = read(calls);
                     (u128::from(histogram.sum()), Some(histogram))
@@ -501,11 +502,11 @@ mod tests {
 
     #[test]
     fn money_goes_on_where_64_bits_end() {
-        let calls = Calls::default();
+        let mut calls = Calls::default();
         calls.spend(PicoDollars::MAX);
         calls.spend(PicoDollars(2));
-        assert_eq!(calls.spent(), u128::from(u64::MAX) + 2);
-        assert_eq!(dollars(calls.spent()), 18_446_744.073_709_55);
+        assert_eq!(calls.spent, u128::from(u64::MAX) + 2);
+        assert_eq!(dollars(calls.spent), 18_446_744.073_709_55);
     }
 
     #[test]
@@ -515,7 +516,7 @@ mod tests {
             let mut labels = labels("k", "m", 200);
             labels.set(Value::UserAgent, Some(agent));
             meters.with(&labels, BOUNDS, |series| {
-                series.requests.fetch_add(1, Relaxed);
+                series.requests += 1;
                 series.calls().input.observe(&GENAI_TOKENS, 7);
             });
         }
@@ -532,7 +533,7 @@ mod tests {
         meters.know_model("house".into());
         let see = |model: &str, status| {
             meters.with(&labels("k", model, status), BOUNDS, |series| {
-                series.requests.fetch_add(1, Relaxed);
+                series.requests += 1;
             });
         };
         for n in 0..50 {
@@ -555,7 +556,7 @@ mod tests {
         meters.know_model("m".into());
         for n in 0..1000 {
             meters.with(&labels(&format!("{n:016}"), "m", 200), BOUNDS, |series| {
-                series.requests.fetch_add(1, Relaxed);
+                series.requests += 1;
             });
         }
         assert_eq!(count(&meters, TOTAL), BOUNDS.series_max + 1);

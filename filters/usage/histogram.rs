@@ -1,7 +1,5 @@
 //! Histograms of whole numbers.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use prometheus::proto;
 
 /// How many buckets a histogram may have.
@@ -56,28 +54,28 @@ pub(super) static GENAI_PER_TOKEN: Buckets = Buckets {
 /// that the count always is their sum.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
-    counts: [AtomicU64; BUCKETS_MAX],
-    sum: AtomicU64,
+    counts: [u64; BUCKETS_MAX],
+    sum: u64,
 }
 
 impl Histogram {
     /// Counts one value, in the unit that is counted: nanoseconds or tokens.
-    pub(super) fn observe(&self, buckets: &Buckets, value: u64) {
+    pub(super) fn observe(&mut self, buckets: &Buckets, value: u64) {
         let shown = value as f64 / buckets.unit;
         let bucket = buckets.bounds.partition_point(|bound| *bound < shown);
-        if let Some(count) = self.counts.get(bucket) {
-            count.fetch_add(1, Relaxed);
-            self.sum.fetch_add(value, Relaxed);
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count += 1;
+            self.sum = self.sum.saturating_add(value);
         }
     }
 
     pub(super) fn sum(&self) -> u64 {
-        self.sum.load(Relaxed)
+        self.sum
     }
 
     /// How many values fell into each bucket.
     pub(super) fn counts(&self) -> [u64; BUCKETS_MAX] {
-        self.counts.each_ref().map(|count| count.load(Relaxed))
+        self.counts
     }
 }
 
@@ -107,9 +105,9 @@ mod tests {
     #[test]
     fn histogram_values_fall_into_the_bucket_they_do_not_exceed() {
         let check = |nanos: u64, expect: usize| {
-            let histogram = Histogram::default();
+            let mut histogram = Histogram::default();
             histogram.observe(&LATENCY, nanos);
-            let hit = histogram.counts.iter().position(|count| count.load(Relaxed) == 1);
+            let hit = histogram.counts.iter().position(|count| *count == 1);
             assert_eq!(hit, Some(expect), "{nanos}");
         };
         check(0, 0);
