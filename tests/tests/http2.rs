@@ -97,6 +97,7 @@ async fn call_is_answered_over_http_2_in_the_clear() {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/json");
         assert!(response.headers().contains_key("x-litellm-call-id"));
+        assert!(!response.headers()["date"].is_empty());
         for name in ["connection", "transfer-encoding", "keep-alive"] {
             assert!(!response.headers().contains_key(name), "{name}");
         }

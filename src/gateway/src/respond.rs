@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TRANSFER_ENCODING};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
@@ -215,17 +217,19 @@ thread_local! {
 /// that is copied: sorting thirty names into a table takes three times as long.
 fn map_of(headers: Vec<(HeaderName, HeaderValue)>, last: &mut HeaderMap) -> HeaderMap {
     const NOTHING: HeaderValue = HeaderValue::from_static("");
-    let mut names = headers.iter().map(|(name, _)| name);
-    if last.len() == headers.len() && last.keys().all(|name| names.next() == Some(name)) {
+    // Pingora sets these two in any case: where they are there already the map does not have to grow.
+    const PINGORAS: [HeaderName; 2] = [DATE, CONNECTION];
+    let mut names = headers.iter().map(|(name, _)| name).chain(&PINGORAS);
+    if last.len() == headers.len() + 2 && last.keys().all(|name| names.next() == Some(name)) {
         let mut map = last.clone();
         for (slot, (_, value)) in map.values_mut().zip(headers) {
             *slot = value;
         }
         return map;
     }
-    // Pingora adds two: `date` and `connection`.
-    let mut map = HeaderMap::with_capacity(headers.len() + 2);
-    for (name, value) in headers {
+    let mut map = HeaderMap::with_capacity(headers.len() + PINGORAS.len());
+    let pingoras = PINGORAS.into_iter().map(|name| (name, NOTHING));
+    for (name, value) in headers.into_iter().chain(pingoras) {
         map.insert(name, value);
     }
     last.clone_from(&map);
@@ -260,6 +264,9 @@ mod tests {
             let mut expect = HeaderMap::new();
             for (name, value) in headers.clone() {
                 expect.insert(name, value);
+            }
+            for name in [DATE, CONNECTION] {
+                expect.insert(name, HeaderValue::from_static(""));
             }
             assert_eq!(map_of(headers, &mut last), expect);
             assert!(last.values().all(HeaderValue::is_empty), "no value outlives its answer");
