@@ -302,7 +302,10 @@ impl Queue {
     pub(super) fn next(&self) -> Order {
         let mut state = self.state.lock();
         let mut dozes = 0;
+        let mut others_wrote = false;
         let order = loop {
+            // They will write what they have left, too: the next call that begins does.
+            let is_spared = std::mem::take(&mut others_wrote) && !state.stop;
             let probe_at = state.trouble.as_ref().map(|trouble| trouble.probe_at);
             if let Some(at) = probe_at.filter(|at| *at <= Instant::now() && !state.stop) {
                 if let Some(trouble) = &mut state.trouble {
@@ -310,7 +313,7 @@ impl Queue {
                 }
                 break Order::Probe;
             }
-            if state.appended > state.written {
+            if state.appended > state.written && !is_spared {
                 break Order::Write;
             }
             if state.wanted > state.synced.max(state.unwritable).max(state.unsafe_to) {
@@ -322,10 +325,12 @@ impl Queue {
             if let Some(at) = probe_at {
                 state.parked = Parked::Asleep;
                 self.work.wait_until(&mut state, at);
-            } else if dozes < DOZES {
-                dozes += 1;
+            } else if dozes < DOZES || is_spared {
+                dozes += u32::from(!is_spared);
                 state.parked = Parked::Dozing;
+                let written = state.written;
                 self.work.wait_for(&mut state, DOZE);
+                others_wrote = state.parked == Parked::Dozing && state.written > written;
             } else {
                 state.parked = Parked::Asleep;
                 self.work.wait(&mut state);
