@@ -202,7 +202,7 @@ impl Filter for Budgets {
         };
         let mut account = account;
         loop {
-            let wait = match treasury.open(account.opening(&ctx.id)) {
+            let wait = match treasury.open(account.opening()) {
                 Opened::Wait(wait) => wait,
                 Opened::Ready(paid) => match self.again(ctx, &mut account, &paid) {
                     Ok(true) => continue,
@@ -218,7 +218,7 @@ impl Filter for Budgets {
                         Ok(false) => return self.concluded(ctx, account, paid),
                         Err(refused) => return Flow::Reject(refused),
                     }
-                    paid = treasury.open(account.opening(&ctx.id)).paid().await;
+                    paid = treasury.open(account.opening()).paid().await;
                 }
             }));
         }
@@ -579,12 +579,11 @@ impl Account {
         self.cap.is_some() || self.budgets.iter().any(|budget| budget.limit.is_some())
     }
 
-    fn opening<'a>(&'a self, id: &'a Arc<str>) -> Opening<'a> {
+    fn opening(&self) -> Opening<'_> {
         Opening {
             budgets: &self.budgets,
             most: self.most,
             least: if self.is_whole { self.most } else { self.least.min(self.most) },
-            request_id: id,
             draft: &self.draft,
             now: self.begun.unix,
         }

@@ -49,7 +49,6 @@ impl Budgets {
             budgets: &budgets,
             most: cost,
             least: cost,
-            request_id: &ctx.id,
             draft: &draft,
             now: begun.unix,
         });

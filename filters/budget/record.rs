@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use tollway_filter_api::clock::millis;
 use tollway_filter_api::ledger::SpendRecord;
-use tollway_filter_api::{Deployment, ModelGroup, Outcome, RequestCtx};
+use tollway_filter_api::{ModelGroup, Outcome, RequestCtx};
 use tollway_wire::operation::Operation;
+use tollway_wire::price::PicoDollars;
 use tollway_wire::usage::Usage;
 
 use super::bound::{Bound, Servers};
@@ -35,36 +36,37 @@ impl Begun {
 
 /// What is known of a call before it is made.
 pub(super) fn draft(ctx: &RequestCtx, servers: &Servers, begun: Begun) -> SpendRecord {
-    let mut record = SpendRecord {
+    let key = ctx.identity.as_deref();
+    let group = servers.groups.first();
+    // Where it will most likely go: what is charged to it if nobody lives to say more.
+    let deployment = group.and_then(|group| group.deployments.first());
+    let said = |text: Option<&Arc<str>>| text.map(Arc::clone).unwrap_or_default();
+    // Without `..`: a default that is replaced is counted up and down for nothing.
+    SpendRecord {
         request_id: Arc::clone(&ctx.id),
         operation: ctx.operation.map_or("", Operation::name).into(),
+        key: said(key.map(|key| &key.hash_hex)),
+        key_alias: key.and_then(|key| key.alias.clone()),
+        user: key.and_then(|key| key.user.clone()),
+        team: key.and_then(|key| key.team.clone()),
         end_user: ctx.end_user.clone(),
         tags: ctx.tags.clone(),
+        group: said(group.map(|group| &group.name)),
+        model: said(deployment.map(|deployment| &deployment.litellm_model)),
+        model_id: said(deployment.map(|deployment| &deployment.id)),
+        provider: deployment.map_or("", |deployment| deployment.provider).into(),
+        api_base: said(deployment.map(|deployment| &deployment.api_base)),
         started_ms: millis(begun.unix),
+        first_byte_ms: None,
+        ended_ms: 0,
+        usage: Usage::default(),
+        usage_estimated: false,
+        cost: PicoDollars::ZERO,
+        unpriced: false,
+        cache_hit: false,
+        status: 0,
         client: ctx.client.map(address),
-        ..SpendRecord::default()
-    };
-    if let Some(key) = &ctx.identity {
-        record.key = Arc::clone(&key.hash_hex);
-        record.key_alias = key.alias.clone();
-        record.user = key.user.clone();
-        record.team = key.team.clone();
     }
-    if let Some(group) = servers.groups.first() {
-        record.group = Arc::clone(&group.name);
-        // Where it will most likely go: what is charged to it if nobody lives to say more.
-        if let Some(deployment) = group.deployments.first() {
-            place(&mut record, deployment);
-        }
-    }
-    record
-}
-
-fn place(record: &mut SpendRecord, deployment: &Deployment) {
-    record.model = Arc::clone(&deployment.litellm_model);
-    record.model_id = Arc::clone(&deployment.id);
-    record.provider = deployment.provider.into();
-    record.api_base = Arc::clone(&deployment.api_base);
 }
 
 /// Writes down what became of a call. What it took is known now, or never.
@@ -89,14 +91,21 @@ pub(super) fn fill(
     record.unpriced = report.usage.is_some() && report.cost.is_none();
     record.cache_hit = report.cache_hit;
     record.status = status;
-    if let Some(deployment) = &report.deployment {
+    if let Some(deployment) = &report.deployment
+        // Mostly it went where it was thought to go.
+        && !(Arc::ptr_eq(&deployment.id, &record.model_id)
+            && Arc::ptr_eq(&deployment.litellm_model, &record.model))
+    {
         let has = |group: &&Arc<ModelGroup>| {
             group.deployments.iter().any(|other| other.id == deployment.id)
         };
         if let Some(group) = servers.groups.iter().find(has) {
             record.group = Arc::clone(&group.name);
         }
-        place(record, deployment);
+        record.model = Arc::clone(&deployment.litellm_model);
+        record.model_id = Arc::clone(&deployment.id);
+        record.provider = deployment.provider.into();
+        record.api_base = Arc::clone(&deployment.api_base);
     }
 }
 

@@ -290,9 +290,7 @@ pub struct Opening<'a> {
     /// The least it is worth making it for: where `most` does not fit but this does, what is left is
     /// granted. Equal to `most` where the call cannot be made smaller.
     pub least: PicoDollars,
-    /// The request's id.
-    pub request_id: &'a Arc<str>,
-    /// What is known of the call: who makes it, and where it goes. It is in the journal from the
+    /// What is known of the call: its id, who makes it, when, and where it goes. It is in the journal from the
     /// beginning, so that a call whose process dies is charged to whoever made it.
     pub draft: &'a SpendRecord,
     /// Since the Unix epoch. It decides in which period the call is paid for.

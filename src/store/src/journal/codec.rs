@@ -140,20 +140,23 @@ pub(crate) fn head(out: &mut Vec<u8>, salt: Salt, head: Head) {
     });
 }
 
-pub(crate) fn reserve(
-    out: &mut Vec<u8>,
+/// Appends the opening of a call: its number, what it may cost and when that was reserved. The payload
+/// that was written, for [`decode`].
+pub(crate) fn reserve<'a>(
+    out: &'a mut Vec<u8>,
     salt: Salt,
-    call: u64,
-    amount: PicoDollars,
-    at_ms: u64,
+    (call, amount, at_ms): (u64, PicoDollars, u64),
     draft: &SpendRecord,
-) {
+    started_ms: u64,
+) -> &'a [u8] {
+    let start = out.len();
     frame(out, salt, 2, |out| {
         varint::put(out, call);
         varint::put(out, amount.0);
         varint::put(out, at_ms);
-        put_record(out, draft);
+        put_record(out, draft, started_ms);
     });
+    &out[start + HEADER..]
 }
 
 pub(crate) fn extend(out: &mut Vec<u8>, salt: Salt, call: u64, amount: PicoDollars) {
@@ -175,7 +178,7 @@ pub(crate) fn settle(out: &mut Vec<u8>, salt: Salt, call: u64, seq: u64, record:
     frame(out, salt, 5, |out| {
         varint::put(out, call);
         varint::put(out, seq);
-        put_record(out, record);
+        put_record(out, record, record.started_ms);
     });
 }
 
@@ -188,7 +191,7 @@ pub fn encode(out: &mut Vec<u8>, salt: Salt, event: &Event) {
     match event {
         Event::Head(said) => head(out, salt, *said),
         Event::Reserve { call, amount, at_ms, draft } => {
-            reserve(out, salt, *call, *amount, *at_ms, draft);
+            reserve(out, salt, (*call, *amount, *at_ms), draft, draft.started_ms);
         }
         Event::Extend { call, amount } => extend(out, salt, *call, *amount),
         Event::Progress { call, cost, usage } => progress(out, salt, *call, *cost, usage),
@@ -341,7 +344,7 @@ fn take_usage(from: &mut &[u8]) -> Option<Usage> {
     Some(usage)
 }
 
-fn put_record(out: &mut Vec<u8>, record: &SpendRecord) {
+fn put_record(out: &mut Vec<u8>, record: &SpendRecord, started_ms: u64) {
     // Without `..`, so that a new field is not forgotten.
     let SpendRecord {
         request_id,
@@ -357,7 +360,7 @@ fn put_record(out: &mut Vec<u8>, record: &SpendRecord) {
         model_id,
         provider,
         api_base,
-        started_ms,
+        started_ms: _,
         first_byte_ms,
         ended_ms,
         usage,
@@ -377,13 +380,10 @@ fn put_record(out: &mut Vec<u8>, record: &SpendRecord) {
     let tags = &tags[..tags.len().min(LIST_MAX)];
     varint::put(out, tags.len() as u64);
     tags.iter().for_each(|tag| text(out, tag));
-    varint::put(out, *started_ms);
+    varint::put(out, started_ms);
     // Times after the start are small numbers.
-    varint::put(
-        out,
-        first_byte_ms.map_or(0, |at| at.saturating_sub(*started_ms).saturating_add(1)),
-    );
-    varint::put(out, ended_ms.saturating_sub(*started_ms));
+    varint::put(out, first_byte_ms.map_or(0, |at| at.saturating_sub(started_ms).saturating_add(1)));
+    varint::put(out, ended_ms.saturating_sub(started_ms));
     put_usage(out, usage);
     varint::put(out, cost.0);
     varint::put(out, u64::from(*status));

@@ -71,6 +71,15 @@ pub(crate) struct Journal {
     config: JournalConfig,
 }
 
+/// A call that is in the journal, or waits to be.
+pub(crate) struct Reserved {
+    pub(crate) call: u64,
+    /// Where the record ends.
+    pub(crate) at: u64,
+    /// What it says.
+    pub(crate) payload: Box<[u8]>,
+}
+
 impl Journal {
     /// Takes a folder and reads what is in it. Nothing is written to segments before
     /// [`Journal::start`].
@@ -144,19 +153,21 @@ impl Journal {
         self.queue.refusal()
     }
 
-    /// Opens a call: its number, and where the record is. It is to be waited for.
+    /// Opens a call that began then. It is to be waited for.
     pub(crate) fn reserve(
         &self,
         amount: PicoDollars,
         at_ms: u64,
         draft: &SpendRecord,
-    ) -> (u64, u64) {
-        self.queue.append(false, |out, salt, next| {
+        started_ms: u64,
+    ) -> Reserved {
+        let append = |out: &mut Vec<u8>, salt, next: &mut queue::Next| {
             let call = next.call;
             next.call += 1;
-            codec::reserve(out, salt, call, amount, at_ms, draft);
-            call
-        })
+            (call, codec::reserve(out, salt, (call, amount, at_ms), draft, started_ms).into())
+        };
+        let ((call, payload), at) = self.queue.append(false, append);
+        Reserved { call, at, payload }
     }
 
     /// Notes all that a call has reserved now.

@@ -13,6 +13,7 @@ use tollway_wire::usage::Usage;
 use super::Inner;
 use super::leases::{Lease, Use};
 use super::windows::{SubjectRef, is_charged};
+use crate::journal::codec::{self, Event};
 
 /// What had streamed is written at most so often.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -34,7 +35,8 @@ pub(super) struct LocalHold {
     pub(super) call: u64,
     pub(super) granted: PicoDollars,
     pub(super) held: Vec<Held>,
-    pub(super) draft: SpendRecord,
+    /// What the journal was told: what is known of the call.
+    pub(super) payload: Box<[u8]>,
     /// When it was opened.
     pub(super) opened_ms: u64,
     /// When the latest of its periods began: the call belongs to that, even if it began a little
@@ -185,7 +187,11 @@ impl Drop for LocalHold {
             HoldState::Closed => {}
             HoldState::Opening => self.end(None),
             HoldState::Open => {
-                let mut record = std::mem::take(&mut self.draft);
+                let mut record = match codec::decode(&self.payload) {
+                    Some(Event::Reserve { draft, .. }) => *draft,
+                    // It is charged in any case.
+                    _ => SpendRecord::default(),
+                };
                 record.cost = self.granted;
                 record.usage_estimated = true;
                 record.ended_ms = self.inner.clock.unix_ms();

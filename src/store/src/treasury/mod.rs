@@ -39,7 +39,7 @@ use self::load::{Loading, Missing};
 use self::windows::{Counter, SubjectRef, Window, Windows};
 use crate::journal::files::{Disk, Files};
 pub use crate::journal::{Fsync, IdentityError, Piece};
-use crate::journal::{Journal, JournalConfig, OpenCall};
+use crate::journal::{Journal, JournalConfig, OpenCall, Reserved};
 
 /// How long the ledger may take to answer before it counts as being away.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
@@ -441,11 +441,10 @@ impl Treasury for Books {
             Err(why) => {
                 let inner = Arc::clone(&self.inner);
                 let (budgets, draft) = (opening.budgets.to_vec(), opening.draft.clone());
-                let request_id = Arc::clone(opening.request_id);
                 let Opening { most, least, now, .. } = opening;
                 Opened::Wait(Box::pin(async move {
-                    let (budgets, request_id, draft) = (&budgets[..], &request_id, &draft);
-                    let opening = Opening { budgets, most, least, request_id, draft, now };
+                    let (budgets, draft) = (&budgets[..], &draft);
+                    let opening = Opening { budgets, most, least, draft, now };
                     inner.wait_and_open(opening, why).await
                 }))
             }
@@ -485,14 +484,6 @@ impl Inner {
             return Err(Unopened::Unpaid(Unpaid::Unavailable(why)));
         }
         let now_ms = millis(opening.now);
-        // Before the lock is taken.
-        let mut draft = opening.draft.clone();
-        if draft.request_id.is_empty() {
-            draft.request_id = Arc::clone(opening.request_id);
-        }
-        if draft.started_ms == 0 {
-            draft.started_ms = now_ms;
-        }
         let mut held = Vec::with_capacity(opening.budgets.len());
         let (mut granted, mut tightest, mut floor_ms) = (opening.most, None, 0);
         let mut guard = self.state.lock();
@@ -553,8 +544,13 @@ impl Inner {
             }
         }
         // The record of a call says when it began, and its period pays for it.
-        draft.started_ms = draft.started_ms.min(now_ms).max(floor_ms);
-        let (call, at) = self.journal.reserve(granted, now_ms, &draft);
+        let started_ms = match opening.draft.started_ms {
+            0 => now_ms,
+            started_ms => started_ms.min(now_ms),
+        };
+        let reserved =
+            self.journal.reserve(granted, now_ms, opening.draft, started_ms.max(floor_ms));
+        let Reserved { call, at, payload } = reserved;
         let is_alone = state.open.is_empty();
         state.open.insert(call);
         drop(guard);
@@ -563,7 +559,7 @@ impl Inner {
             call,
             granted,
             held,
-            draft,
+            payload,
             opened_ms: now_ms.max(floor_ms),
             floor_ms,
             progress_at: None,

@@ -9,6 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::hash_map::EntryRef;
 use hashbrown::{Equivalent, HashMap};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::{Dimension, SpendRecord};
@@ -216,10 +217,12 @@ impl Window {
     /// The counter of a period, unless that is long over.
     fn counter(&mut self, era: u32, subject: SubjectRef<'_>) -> Option<&mut Counter> {
         if era == self.era {
-            if !self.table.contains_key(&subject) {
-                self.table.insert(subject.owned(), Counter::default());
-            }
-            self.table.get_mut(&subject)
+            Some(match self.table.entry_ref(&subject) {
+                EntryRef::Occupied(counter) => counter.into_mut(),
+                EntryRef::Vacant(place) => {
+                    place.insert_with_key(subject.owned(), Counter::default())
+                }
+            })
         } else if era.wrapping_add(1) == self.era {
             self.before.get_mut(&subject)
         } else {

@@ -119,7 +119,6 @@ async fn a_dropped_hold_is_charged_whole_and_one_that_was_never_made_is_not() {
         budgets: &team,
         most: PicoDollars(40),
         least: PicoDollars(40),
-        request_id: &draft.request_id,
         draft: &draft,
         now: START,
     }));

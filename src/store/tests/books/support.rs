@@ -247,14 +247,8 @@ pub(crate) async fn open(
     least: u64,
 ) -> Paid {
     let draft = draft(request, now);
-    let opening = Opening {
-        budgets,
-        most: PicoDollars(most),
-        least: PicoDollars(least),
-        request_id: &draft.request_id,
-        draft: &draft,
-        now,
-    };
+    let opening =
+        Opening { budgets, most: PicoDollars(most), least: PicoDollars(least), draft: &draft, now };
     treasury.open(opening).paid().await?.written().await
 }
 
