@@ -112,7 +112,7 @@ impl Held {
 }
 
 impl Hold for Held {
-    fn written(self: Box<Self>) -> Pin<Box<dyn Future<Output = Paid> + Send>> {
+    fn written(self: Box<Self>, _: &SpendRecord) -> Pin<Box<dyn Future<Output = Paid> + Send>> {
         Box::pin(async move {
             {
                 let mut books = self.books.lock();

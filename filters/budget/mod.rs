@@ -225,10 +225,11 @@ impl Filter for Budgets {
     }
 
     fn call<'a>(&'a self, ctx: &'a mut RequestCtx) -> Step<'a> {
-        let open = ctx.slot_mut::<Open>(self.slot);
-        let Some(hold) = open.and_then(|open| open.hold.take()) else { return Step::next() };
+        let Some(open) = ctx.slot_mut::<Open>(self.slot) else { return Step::next() };
+        let Some(hold) = open.hold.take() else { return Step::next() };
+        let written = hold.written(&open.account.draft);
         Step::Wait(Box::pin(async move {
-            match hold.written().await {
+            match written.await {
                 Ok(hold) => {
                     if let Some(open) = ctx.slot_mut::<Open>(self.slot) {
                         open.hold = Some(hold);
@@ -584,7 +585,6 @@ impl Account {
             budgets: &self.budgets,
             most: self.most,
             least: if self.is_whole { self.most } else { self.least.min(self.most) },
-            draft: &self.draft,
             now: self.begun.unix,
         }
     }

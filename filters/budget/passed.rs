@@ -45,16 +45,11 @@ impl Budgets {
             };
         };
         let draft = passed(ctx, begun);
-        let opened = treasury.open(Opening {
-            budgets: &budgets,
-            most: cost,
-            least: cost,
-            draft: &draft,
-            now: begun.unix,
-        });
+        let opened =
+            treasury.open(Opening { budgets: &budgets, most: cost, least: cost, now: begun.unix });
         Step::Wait(Box::pin(async move {
             let written = match opened.paid().await {
-                Ok(hold) => hold.written().await,
+                Ok(hold) => hold.written(&draft).await,
                 Err(unpaid) => Err(unpaid),
             };
             self.keep(ctx, begun, cost, written)

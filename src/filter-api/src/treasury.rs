@@ -290,9 +290,6 @@ pub struct Opening<'a> {
     /// The least it is worth making it for: where `most` does not fit but this does, what is left is
     /// granted. Equal to `most` where the call cannot be made smaller.
     pub least: PicoDollars,
-    /// What is known of the call: its id, who makes it, when, and where it goes. It is in the journal from the
-    /// beginning, so that a call whose process dies is charged to whoever made it.
-    pub draft: &'a SpendRecord,
     /// Since the Unix epoch. It decides in which period the call is paid for.
     pub now: Duration,
 }
@@ -300,12 +297,14 @@ pub struct Opening<'a> {
 /// What is reserved for one call. Once it is written it must be closed: one that is dropped is charged
 /// whole, and one that was not written is given back, because nobody can have made the call.
 pub trait Hold: Send + Sync {
-    /// Waits until it is where a crash leaves it. To be done before anything is spent, and only then: what
-    /// needs no call, because the cache has the answer, waits for no disk.
+    /// Writes down what is known of the call (its id, who makes it, when, and where it goes), so that one
+    /// whose process dies is charged to whoever made it, and waits until a crash leaves that where it is.
+    /// To be done before anything is spent, and only then: what needs no call, because the cache has the
+    /// answer, takes no room on the disk and does not wait for it.
     ///
     /// # Errors
     /// When it cannot be written: nothing may be spent, and what was reserved is given back.
-    fn written(self: Box<Self>) -> Pin<Box<dyn Future<Output = Paid> + Send>>;
+    fn written(self: Box<Self>, draft: &SpendRecord) -> Pin<Box<dyn Future<Output = Paid> + Send>>;
 
     /// How much is reserved now.
     fn granted(&self) -> PicoDollars;

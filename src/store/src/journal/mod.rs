@@ -74,8 +74,6 @@ pub(crate) struct Journal {
 /// A call that is in the journal, or waits to be.
 pub(crate) struct Reserved {
     pub(crate) call: u64,
-    /// Where the record ends.
-    pub(crate) at: u64,
     /// What it says.
     pub(crate) payload: Box<[u8]>,
 }
@@ -153,21 +151,21 @@ impl Journal {
         self.queue.refusal()
     }
 
-    /// Opens a call that began then. It is to be waited for.
+    /// Opens a call that began then: what is written, and where that ends, which is to be waited for.
     pub(crate) fn reserve(
         &self,
         amount: PicoDollars,
         at_ms: u64,
         draft: &SpendRecord,
         started_ms: u64,
-    ) -> Reserved {
+    ) -> (Reserved, u64) {
         let append = |out: &mut Vec<u8>, salt, next: &mut queue::Next| {
             let call = next.call;
             next.call += 1;
             (call, codec::reserve(out, salt, (call, amount, at_ms), draft, started_ms).into())
         };
         let ((call, payload), at) = self.queue.append(false, append);
-        Reserved { call, at, payload }
+        (Reserved { call, payload }, at)
     }
 
     /// Notes all that a call has reserved now.
@@ -180,9 +178,11 @@ impl Journal {
         self.queue.append(true, |out, salt, _| codec::progress(out, salt, call, cost, usage));
     }
 
-    /// Closes a call.
-    pub(crate) fn settle(&self, call: u64, record: &SpendRecord) {
+    /// Closes a call. One that was never opened, because it needed nobody, gets its number here.
+    pub(crate) fn settle(&self, call: Option<u64>, record: &SpendRecord) {
         self.queue.append(true, |out, salt, next| {
+            let call = call.unwrap_or(next.call);
+            next.call = next.call.max(call + 1);
             codec::settle(out, salt, call, next.seq, record);
             next.seq += 1;
             next.backlog += 1;

@@ -13,6 +13,7 @@ use tollway_wire::usage::Usage;
 use super::Inner;
 use super::leases::{Lease, Use};
 use super::windows::{SubjectRef, is_charged};
+use crate::journal::Reserved;
 use crate::journal::codec::{self, Event};
 
 /// What had streamed is written at most so often.
@@ -32,45 +33,40 @@ pub(super) struct Held {
 /// A [`Hold`] of this node's.
 pub(super) struct LocalHold {
     pub(super) inner: Arc<Inner>,
-    pub(super) call: u64,
+    /// What the journal was told; nothing yet of a call that may come to need none.
+    pub(super) noted: Option<Reserved>,
     pub(super) granted: PicoDollars,
     pub(super) held: Vec<Held>,
-    /// What the journal was told: what is known of the call.
-    pub(super) payload: Box<[u8]>,
     /// When it was opened.
     pub(super) opened_ms: u64,
     /// When the latest of its periods began: the call belongs to that, even if it began a little
     /// before.
     pub(super) floor_ms: u64,
     pub(super) progress_at: Option<Instant>,
-    /// Where the journal is to have it.
-    pub(super) at: u64,
-    /// There was no other call when it was opened.
-    pub(super) is_alone: bool,
     pub(super) state: HoldState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HoldState {
-    /// The journal does not have it yet: nobody has made the call.
+    /// It is not in the journal, or not known to be: nobody has made the call.
     Opening,
     Open,
     Closed,
 }
 
 impl LocalHold {
-    async fn journaled(mut self: Box<Self>) -> Paid {
+    async fn journaled(mut self: Box<Self>, at: u64, is_alone: bool) -> Paid {
         // If this future is dropped, so is the hold, which then takes everything back.
         let inner = Arc::clone(&self.inner);
         // Whoever else is ready on this thread opens its call first: one write does for them all. Where
         // nobody else is about, that would only be a turn of the scheduler.
-        if !self.is_alone {
+        if !is_alone {
             yield_now().await;
         }
-        if !inner.journal.has_written(self.at) {
+        if !inner.journal.has_written(at) {
             inner.journal.write_at_once();
         }
-        inner.journal.written(self.at).await.map_err(Unpaid::Unavailable)?;
+        inner.journal.written(at).await.map_err(Unpaid::Unavailable)?;
         self.state = HoldState::Open;
         Ok(self)
     }
@@ -80,7 +76,10 @@ impl LocalHold {
         self.state = HoldState::Closed;
         let inner = Arc::clone(&self.inner);
         let mut state = inner.state.lock();
-        state.open.remove(&self.call);
+        let call = self.noted.as_ref().map(|noted| noted.call);
+        if let Some(call) = call {
+            state.open.remove(&call);
+        }
         match record {
             Some(mut record) => {
                 // The ledger goes by when a call began. It must find it in the period that pays.
@@ -92,9 +91,9 @@ impl LocalHold {
                 }
                 // With the lock still held: records are in the journal in the order in which they
                 // are counted.
-                inner.journal.settle(self.call, &record);
+                inner.journal.settle(call, &record);
             }
-            None => inner.journal.cancel(self.call),
+            None => call.into_iter().for_each(|call| inner.journal.cancel(call)),
         }
         for held in &self.held {
             let window = &mut state.windows.list[held.window];
@@ -110,8 +109,25 @@ impl LocalHold {
 }
 
 impl Hold for LocalHold {
-    fn written(self: Box<Self>) -> Pin<Box<dyn Future<Output = Paid> + Send>> {
-        Box::pin(self.journaled())
+    fn written(
+        mut self: Box<Self>,
+        draft: &SpendRecord,
+    ) -> Pin<Box<dyn Future<Output = Paid> + Send>> {
+        // The record of a call says when it began, and its period pays for it.
+        let started_ms = match draft.started_ms {
+            0 => self.opened_ms,
+            started_ms => started_ms.min(self.opened_ms).max(self.floor_ms),
+        };
+        let (at, is_alone) = {
+            let mut state = self.inner.state.lock();
+            let is_alone = state.open.is_empty();
+            let journal = &self.inner.journal;
+            let (noted, at) = journal.reserve(self.granted, self.opened_ms, draft, started_ms);
+            state.open.insert(noted.call);
+            self.noted = Some(noted);
+            (at, is_alone)
+        };
+        Box::pin(self.journaled(at, is_alone))
     }
 
     fn granted(&self) -> PicoDollars {
@@ -146,7 +162,9 @@ impl Hold for LocalHold {
             }
         }
         self.granted = total;
-        self.inner.journal.extend(self.call, total);
+        if let Some(noted) = &self.noted {
+            self.inner.journal.extend(noted.call, total);
+        }
         Ok(())
     }
 
@@ -155,7 +173,9 @@ impl Hold for LocalHold {
         let since = self.progress_at.map(|at| now.saturating_duration_since(at));
         if since.is_none_or(|since| since >= PROGRESS) {
             self.progress_at = Some(now);
-            self.inner.journal.progress(self.call, cost, usage);
+            if let Some(noted) = &self.noted {
+                self.inner.journal.progress(noted.call, cost, usage);
+            }
         }
     }
 
@@ -187,7 +207,8 @@ impl Drop for LocalHold {
             HoldState::Closed => {}
             HoldState::Opening => self.end(None),
             HoldState::Open => {
-                let mut record = match codec::decode(&self.payload) {
+                let payload = self.noted.as_ref().map(|noted| &noted.payload[..]);
+                let mut record = match payload.and_then(codec::decode) {
                     Some(Event::Reserve { draft, .. }) => *draft,
                     // It is charged in any case.
                     _ => SpendRecord::default(),

@@ -39,7 +39,7 @@ use self::load::{Loading, Missing};
 use self::windows::{Counter, SubjectRef, Window, Windows};
 use crate::journal::files::{Disk, Files};
 pub use crate::journal::{Fsync, IdentityError, Piece};
-use crate::journal::{Journal, JournalConfig, OpenCall, Reserved};
+use crate::journal::{Journal, JournalConfig, OpenCall};
 
 /// How long the ledger may take to answer before it counts as being away.
 const LEDGER_PATIENCE: Duration = Duration::from_secs(5);
@@ -284,7 +284,7 @@ impl Books {
             }
             let (number, bound) = (call.call, call.amount);
             let record = settlement(call, on_restart, now_ms);
-            journal.settle(number, &record);
+            journal.settle(Some(number), &record);
             report.open_calls += 1;
             report.charged += u128::from(record.cost.0);
             if report.recovered.len() < NAMED_MAX {
@@ -440,11 +440,10 @@ impl Treasury for Books {
             Err(Unopened::Unpaid(why)) => Opened::Ready(Err(why)),
             Err(why) => {
                 let inner = Arc::clone(&self.inner);
-                let (budgets, draft) = (opening.budgets.to_vec(), opening.draft.clone());
+                let budgets = opening.budgets.to_vec();
                 let Opening { most, least, now, .. } = opening;
                 Opened::Wait(Box::pin(async move {
-                    let (budgets, draft) = (&budgets[..], &draft);
-                    let opening = Opening { budgets, most, least, draft, now };
+                    let opening = Opening { budgets: &budgets, most, least, now };
                     inner.wait_and_open(opening, why).await
                 }))
             }
@@ -543,28 +542,15 @@ impl Inner {
                 self.touched(lease, &window.get(subject), Use::Open(opening.most.0.into()));
             }
         }
-        // The record of a call says when it began, and its period pays for it.
-        let started_ms = match opening.draft.started_ms {
-            0 => now_ms,
-            started_ms => started_ms.min(now_ms),
-        };
-        let reserved =
-            self.journal.reserve(granted, now_ms, opening.draft, started_ms.max(floor_ms));
-        let Reserved { call, at, payload } = reserved;
-        let is_alone = state.open.is_empty();
-        state.open.insert(call);
         drop(guard);
         let hold = LocalHold {
             inner: Arc::clone(self),
-            call,
+            noted: None,
             granted,
             held,
-            payload,
             opened_ms: now_ms.max(floor_ms),
             floor_ms,
             progress_at: None,
-            at,
-            is_alone,
             state: HoldState::Opening,
         };
         Ok(Box::new(hold))

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{DAY, MemoryLedger, START, budget, must_open, open, record};
+use crate::support::{DAY, MemoryLedger, START, budget, draft, must_open, open, record};
 use tollway_filter_api::Clock;
 use tollway_filter_api::ledger::{Ledger, SpendRecord};
-use tollway_filter_api::treasury::{Budget, BudgetScope, Period, PeriodUnit, Treasury, Unpaid};
+use tollway_filter_api::treasury::{
+    Budget, BudgetScope, Opening, Period, PeriodUnit, Treasury, Unpaid,
+};
 use tollway_store::treasury::{Books, BooksConfig, Fsync, OnRestart, RecoveryReport};
 use tollway_tests::gateway::Folder;
 use tollway_wire::price::PicoDollars;
@@ -107,27 +109,36 @@ async fn a_dropped_hold_is_charged_whole_and_one_that_was_never_made_is_not() {
     let (folder, ledger) = (Folder::fresh(), Arc::<MemoryLedger>::default());
     // Calls wait for the journal.
     let config = BooksConfig { fsync: Fsync::Always, ..config(&folder) };
-    let (books, _) = books_with(config, &ledger).await;
+    let (books, _) = books_with(config.clone(), &ledger).await;
     let team = [budget(BudgetScope::Team, "dev", DAY, Some(100))];
     drop(must_open(&books, &team, "a", START, 60).await);
     assert_eq!(spent(&books, &team[0], START), (60, 0));
     // The caller goes before the journal has it.
     let opening = open(&books, &team, "b", START, 40, 40);
     drop(Box::pin(opening));
-    let draft = crate::support::draft("c", START);
-    drop(books.open(tollway_filter_api::treasury::Opening {
-        budgets: &team,
-        most: PicoDollars(40),
-        least: PicoDollars(40),
-        draft: &draft,
-        now: START,
-    }));
+    let (most, least) = (PicoDollars(40), PicoDollars(40));
+    let opening = Opening { budgets: &team, most, least, now: START };
+    drop(books.open(opening.clone()));
+    let Ok(hold) = books.open(opening.clone()).paid().await else { panic!("there is room") };
+    drop(hold.written(&draft("c", START)));
+    assert_eq!(spent(&books, &team[0], START), (60, 0));
+    // One that needs no call, and is only recorded.
+    let Ok(hold) = books.open(opening).paid().await else { panic!("there is room") };
+    assert_eq!(spent(&books, &team[0], START), (60, 40));
+    hold.close(SpendRecord { cache_hit: true, ..record("d", START, 0) });
     assert_eq!(spent(&books, &team[0], START), (60, 0));
     feed(&books).await;
     let all = ledger.all();
-    assert_eq!(all.len(), 1);
-    assert_eq!((&*all[0].request_id, all[0].cost.0, all[0].usage_estimated), ("a", 60, true));
+    let lines = all.iter().map(|record| (&*record.request_id, record.cost.0, record.cache_hit));
+    assert_eq!(lines.collect::<Vec<_>>(), [("a", 60, false), ("d", 0, true)]);
+    assert!(all[0].usage_estimated);
     assert_eq!(books.status().dropped_calls, 1);
+    // None of them is open for whoever comes after a crash.
+    let copy = Folder::fresh();
+    copy_folder(&folder.0, &copy.0);
+    let copied = BooksConfig { folder: copy.0.join("journal"), ..config };
+    let (_, report) = books_with(copied, &Arc::default()).await;
+    assert_eq!(report.open_calls, 0);
 }
 
 #[tokio::test]

@@ -247,9 +247,8 @@ pub(crate) async fn open(
     least: u64,
 ) -> Paid {
     let draft = draft(request, now);
-    let opening =
-        Opening { budgets, most: PicoDollars(most), least: PicoDollars(least), draft: &draft, now };
-    treasury.open(opening).paid().await?.written().await
+    let opening = Opening { budgets, most: PicoDollars(most), least: PicoDollars(least), now };
+    treasury.open(opening).paid().await?.written(&draft).await
 }
 
 /// Opens a call that there is room for.
