@@ -161,7 +161,7 @@ impl RequestLog {
             line.dollars("cost_usd", cost.total());
         }
 
-        let now = self.clock.now();
+        let now = ctx.ended(&self.clock);
         let between = |from: Option<Instant>, to: Option<Instant>| {
             from.zip(to).map(|(from, to)| to.saturating_duration_since(from))
         };

@@ -236,7 +236,7 @@ impl Metering {
     }
 
     fn count(&self, ctx: &RequestCtx, outcome: Outcome) {
-        let now = self.clock.now();
+        let now = ctx.ended(&self.clock);
         let report = &ctx.report;
         let status = match (report.status, outcome) {
             (Some(status), _) => status,

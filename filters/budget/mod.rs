@@ -313,7 +313,8 @@ impl Filter for Budgets {
         let Open { account, hold, .. } = *open;
         let Account { servers, mut bound, begun, draft, .. } = account;
         let mut record = draft;
-        record::fill(&mut record, ctx, outcome, &mut bound, &servers, begun, self.clock.now());
+        let now = ctx.ended(&self.clock);
+        record::fill(&mut record, ctx, outcome, &mut bound, &servers, begun, now);
         if let Some(hold) = hold {
             hold.close(record);
         }

@@ -81,7 +81,7 @@ impl Budgets {
         if record.cost > PicoDollars::ZERO {
             ctx.report.cost = Some(Cost { request: record.cost, ..Cost::default() });
         }
-        record.ended_ms = begun.millis_at(self.clock.now());
+        record.ended_ms = begun.millis_at(ctx.ended(&self.clock));
         record.first_byte_ms = ctx.report.first_byte.map(|at| begun.millis_at(at));
         hold.close(record);
     }

@@ -11,6 +11,7 @@ use tollway_wire::price::{Cost, PicoDollars};
 use tollway_wire::usage::Usage;
 
 use crate::cache::{CacheKey, Recorded};
+use crate::clock::Clock;
 use crate::identity::VirtualKey;
 use crate::model::{Deployment, Plan};
 use crate::trace::Span;
@@ -23,6 +24,8 @@ pub struct RequestCtx {
     pub id: Arc<str>,
     /// When the head was read.
     pub arrived: Instant,
+    /// When it was over; set by the gateway before the `end` phase.
+    pub ended: Option<Instant>,
     /// The route it matched, as a pattern: `/v1/chat/completions`, `/models/{id}`. Bounded, so that
     /// it can be a metric label.
     pub route: &'static str,
@@ -142,6 +145,7 @@ impl RequestCtx {
         RequestCtx {
             id,
             arrived,
+            ended: None,
             route,
             operation: None,
             dialect: Dialect::OpenAi,
@@ -184,6 +188,12 @@ impl RequestCtx {
     /// Takes what a filter kept out of its slot.
     pub fn take_slot<T: Any>(&mut self, slot: Slot) -> Option<Box<T>> {
         self.slots.get_mut(usize::from(slot.0))?.take()?.downcast().ok()
+    }
+
+    /// When it was over, for filters in their `end` phase: each looking at the clock would take longer
+    /// than what some of them do.
+    pub fn ended(&self, clock: &Clock) -> Instant {
+        self.ended.unwrap_or_else(|| clock.now())
     }
 
     /// How long the request has been with us.

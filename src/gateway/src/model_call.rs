@@ -187,7 +187,8 @@ async fn alone(
             result
         }
         Ok(Opened::Whole(answer)) => {
-            ctx.report.upstream_ended = Some(gateway.clock.now());
+            // It begins for us when it is complete.
+            ctx.report.upstream_ended = ctx.report.first_byte;
             if let Some(turn) = turn {
                 let knows = deployment_of(ctx).filter(|_| answer.is_native);
                 let response = answer.kept.as_ref().unwrap_or(&answer.body);

@@ -55,7 +55,8 @@ pub(crate) async fn lead(
         }
         Ok(Opened::Whole(answer)) => {
             ctx.held = Some(Box::new(lead));
-            ctx.report.upstream_ended = Some(gateway.clock.now());
+            // It begins for us when it is complete.
+            ctx.report.upstream_ended = ctx.report.first_byte;
             whole(session, &generation, ctx, answer.headers, answer.body).await
         }
         Err(reject) => {

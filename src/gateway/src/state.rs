@@ -177,6 +177,7 @@ impl RequestState {
     /// Runs the end phase, once.
     pub(crate) fn end(&mut self) {
         if let Some(mut ctx) = self.ctx.take() {
+            ctx.ended = Some(self.gateway.clock.now());
             self.generation.chain.end(&mut ctx, self.outcome);
             traces::end(&mut ctx, self.outcome);
         }

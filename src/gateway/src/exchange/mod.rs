@@ -256,7 +256,7 @@ impl Exchange {
 
     /// Tries the deployments of one group.
     async fn group(&self, call: &Call, group: &Arc<ModelGroup>) -> Result<Opened, Fault> {
-        let now = self.clock.now();
+        let mut now = self.clock.now();
         let order = self.order(call, group, now)?;
         let mut last: Option<Fault> = None;
         // How often each deployment was asked; `None` for one that refused for a reason of its own
@@ -283,7 +283,9 @@ impl Exchange {
                 break;
             }
             let deployment = order[at];
-            let now = self.clock.now();
+            if last.is_some() {
+                now = self.clock.now();
+            }
             {
                 let mut report = call.report.lock();
                 report.attempts += 1;
@@ -312,7 +314,7 @@ impl Exchange {
                     if let Some(span) = &mut span {
                         fault.tell(span);
                     }
-                    let now = self.clock.now();
+                    now = self.clock.now();
                     if fault.cause == Cause::Timeout && call.is_overdue(now) {
                         return Err(fault);
                     }
