@@ -1,7 +1,7 @@
 //! The books of one node: budgets in memory, the journal on its disk, and the way to the ledger.
 //!
 //! [`Books`] is a [`Treasury`]. What calls reserve and spend is counted under one lock, held for
-//! well below a microsecond (`windows`), and appended to the journal in the same order. What was
+//! well below a microsecond (`windows`); what they spend is in the journal in the same order. What was
 //! spent before this process is asked of the ledger when a budget is first met (`load`). The
 //! feeder (`feeder`) brings what is settled to the ledger.
 
