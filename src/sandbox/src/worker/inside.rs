@@ -1,9 +1,10 @@
 //! The process inside: puts up the layers around itself, then is the guest or starts it.
 
 use std::fs::File;
-use std::io::{Write, stdout};
+use std::io::{ErrorKind, Write, stdout};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
@@ -79,6 +80,10 @@ fn be(start: &Start, input: &[u8], natives: &[(&'static str, Native)]) -> Word {
     }
 }
 
+/// How long a program is tried to be started while the user has too many processes, and how often.
+const CROWDED_MAX: Duration = Duration::from_secs(2);
+const CROWDED: Duration = Duration::from_millis(10);
+
 /// Runs a program of the system in the working folder.
 fn run(command: &mut Command) -> Word {
     let home = std::env::current_dir().unwrap_or_else(|_| ".".into());
@@ -92,9 +97,21 @@ fn run(command: &mut Command) -> Word {
         .env("OMP_NUM_THREADS", "1")
         .env("OPENBLAS_NUM_THREADS", "1")
         .stdin(Stdio::null());
-    let child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => return Word::Failed(format!("{}: {error}", command.get_program().display())),
+    let begun = Instant::now();
+    let child = loop {
+        match command.spawn() {
+            Ok(child) => break child,
+            // Where several runs are one user, the kernel counts another one's fork bomb as ours until
+            // its watch has ended it.
+            Err(error)
+                if error.kind() == ErrorKind::WouldBlock && begun.elapsed() < CROWDED_MAX =>
+            {
+                std::thread::sleep(CROWDED);
+            }
+            Err(error) => {
+                return Word::Failed(format!("{}: {error}", command.get_program().display()));
+            }
+        }
     };
     loop {
         let ended = match wait() {

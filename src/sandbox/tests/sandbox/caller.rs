@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 use tollway_sandbox::Limits;
@@ -80,15 +81,17 @@ impl Caller {
         if (way.as_root && !is_root()) || (way.modes != "landlock" && !has_namespaces()) {
             return None;
         }
-        let id = std::process::id();
-        let folder = std::env::temp_dir().join(format!("tollway-sandbox-test-{id}"));
+        // Tests may be threads of one process.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let (id, number) = (std::process::id(), NEXT.fetch_add(1, Relaxed));
+        let folder = std::env::temp_dir().join(format!("tollway-sandbox-test-{id}-{number}"));
         std::fs::create_dir(&folder).expect("a folder");
         let mut command = Command::new(program(&folder));
         let runs = folder.join("runs");
         std::fs::create_dir(&runs).expect("a folder");
         if is_root() && !way.as_root {
             // Of its own, so that nobody else's processes count.
-            let user = 10_000 + id % 10_000;
+            let user = 10_000 + id.wrapping_mul(64).wrapping_add(number) % 50_000;
             chown(&runs, Some(user), Some(user)).expect("we are root");
             command.uid(user).gid(user);
         }
