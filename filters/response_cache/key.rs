@@ -6,7 +6,7 @@
 //! 1. whose answer it is (see [`Scope`]) and which end user the request is for,
 //! 2. the operation, the name of the model group, and the namespace,
 //! 3. the members of the body except those of [`does_not_matter`], sorted by name, each as it
-//!    stands in the body but for white space outside of strings (see [`put_json`]).
+//!    stands in the body but for white space outside of strings (see [`KeyedHash::put_json`]).
 //!
 //! So neither the order of the top-level members nor the layout matters, nor by which of the group's
 //! names the model was asked for, nor whether the answer is to be streamed. What does matter, though
