@@ -14,8 +14,8 @@
 //! `"é"`, a default that is spelled out. Such requests miss where they might have hit; no two
 //! requests that differ in meaning share a key.
 //!
-//! HighwayHash is as good as its key is secret: callers see hashes, but nobody without the master key
-//! can look for two requests that share one. For that it takes a sixth of BLAKE3's time for a
+//! HighwayHash is as good as its key is secret: callers see hashes, but nobody without
+//! [`tollway_filter_api::Deps::secret`] can look for two requests that share one. For that it takes a sixth of BLAKE3's time for a
 //! kilobyte, and half of it for a megabyte. Its authors know of no attack
 //! (<https://arxiv.org/abs/1612.06257>, 2026-11).
 
@@ -74,8 +74,7 @@ pub(super) struct KeyRules {
     pub(super) hash: KeyedHash,
 }
 
-/// HighwayHash with a key that only gateways of one master key have: those find each other's answers
-/// in a Redis.
+/// HighwayHash with a key that only the gateways have that find each other's answers.
 pub(super) struct KeyedHash(Key);
 
 impl KeyedHash {

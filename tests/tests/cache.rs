@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tollway_simulator::{Reply, Simulator};
 use tollway_tests::servers::Redis;
-use tollway_tests::setup::eventually;
+use tollway_tests::setup::{config, eventually};
 use tollway_tests::{Response, Setup, chat, post, stream};
 
 const CACHE: &str = "
@@ -332,6 +332,25 @@ async fn memory_of_the_cache_is_bounded_in_bytes() {
         hits += usize::from(is_hit(&ask(&setup, &body).await));
     }
     assert!((1..=12).contains(&hits), "{hits} of 50 were kept");
+}
+
+#[tokio::test]
+async fn names_of_answers_in_memory_tell_nothing_of_the_master_key() {
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let setup = Setup::with(CACHE).await;
+        ask(&setup, &chat("gpt-4o-mini", "Hi")).await;
+        let first = setup.chat(&chat("gpt-4o-mini", "Hi")).await;
+        setup.gateway.reload(&config(CACHE, &setup.simulator));
+        setup.gateway.stderr_line(|line| line.contains("config reloaded")).await;
+        let again = setup.chat(&chat("gpt-4o-mini", "Hi")).await;
+        let name = |hit: &Response| hit.header("x-litellm-cache-key").expect("a hit").to_owned();
+        // What is kept is found after a reload.
+        assert_eq!(name(&first), name(&again));
+        names.push(name(&first));
+    }
+    // The master key and the request are the same: whoever knows the one could try the other.
+    assert_ne!(names[0], names[1]);
 }
 
 fn redis_config(redis: &Redis) -> String {

@@ -33,8 +33,8 @@ pub struct Deps {
     pub metrics: Arc<Metrics>,
     /// Where the request log goes.
     pub log: Arc<dyn LogSink>,
-    /// What callers do not know, and all gateways with the same master key do. It does not tell that
-    /// key. To be hashed with the name of what it is used for.
+    /// What callers do not know, and all gateways do that share `cache`: for hashes that callers see.
+    /// To be hashed with the name of what it is used for.
     pub secret: Arc<SecretBox<[u8; 32]>>,
 }
 

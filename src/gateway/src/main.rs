@@ -10,6 +10,7 @@ mod background;
 mod batches;
 mod body;
 mod broadcast;
+mod cache_secret;
 mod calendar;
 mod chain;
 mod cli;

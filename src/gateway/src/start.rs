@@ -39,6 +39,7 @@ use crate::alerts;
 use crate::background::Background;
 use crate::batches::{self, Batches};
 use crate::body::BodyMemory;
+use crate::cache_secret::{CacheSecret, CacheSecrets};
 use crate::chain::Chain;
 use crate::cli::{CheckArgs, ServeArgs, say};
 use crate::config::{
@@ -133,6 +134,7 @@ async fn serve_on(
             runtime,
             tallies: Tallies::default(),
             cache: None,
+            cache_secrets: CacheSecrets::default(),
             directory: None,
             treasury: None,
             oidc: None,
@@ -273,6 +275,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<(), StartError> {
             runtime: runtime.handle().clone(),
             tallies: Tallies::default(),
             cache: None,
+            cache_secrets: CacheSecrets::default(),
             directory: None,
             treasury: None,
             oidc: None,
@@ -339,6 +342,7 @@ struct Stores {
     tallies: Tallies,
     /// The cache of the last generation, and what it was made from.
     cache: Option<(String, Arc<dyn CacheStore>)>,
+    cache_secrets: CacheSecrets,
     /// The stored keys; none where nothing is served.
     directory: Option<Arc<Directory>>,
     /// Who keeps the budgets; nobody where nothing is spent.
@@ -495,7 +499,7 @@ impl Loader {
             treasury: self.stores.treasury.clone(),
             metrics: Arc::clone(&self.stores.metrics),
             log: Arc::clone(&self.stores.log),
-            secret: config.keys.secret(),
+            secret: self.cache_secret(&config)?,
         };
         let mut filters = Vec::with_capacity(config.filters.len());
         let mut mistakes = Vec::new();
@@ -586,6 +590,17 @@ impl Loader {
         };
         self.stores.cache = Some((made_from, Arc::clone(&store)));
         Ok(Some(store))
+    }
+
+    /// What the names of its answers are hashed with.
+    fn cache_secret(&mut self, config: &Config) -> Result<CacheSecret, StartError> {
+        let secrets = &mut self.stores.cache_secrets;
+        match config.cache.as_ref().map(|settings| &settings.store) {
+            Some(CacheStoreSettings::Redis(_)) => Ok(secrets.shared(config.keys.master())),
+            Some(CacheStoreSettings::Memory { .. }) | None => secrets
+                .own()
+                .map_err(|error| StartError::new(format!("the machine's random numbers: {error}"))),
+        }
     }
 }
 

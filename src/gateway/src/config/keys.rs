@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use secrecy::{ExposeSecret, SecretBox, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use tollway_filter_api::accounts::Kind;
 use tollway_filter_api::identity::{Account, KeyStore};
@@ -22,21 +22,20 @@ pub(crate) struct Keys {
     listed: Vec<Arc<VirtualKey>>,
     /// Teams and users.
     accounts: HashMap<Kind, HashMap<Arc<str>, Arc<Account>>>,
-    /// [`tollway_filter_api::Deps::secret`]; zeros as long as there is no master key.
-    secret: Arc<SecretBox<[u8; 32]>>,
+    /// Empty as long as there is none.
+    master: SecretString,
 }
 
 impl Keys {
-    /// Adds the key that may do everything, and makes the gateway's secret of it.
+    /// Adds the key that may do everything.
     pub(super) fn add_master(&mut self, key: &SecretString) {
-        let secret =
-            Sha256::new().chain_update(b"tollway secret\0").chain_update(key.expose_secret());
-        self.secret = Arc::new(SecretBox::new(Box::new(secret.finalize().into())));
+        self.master = key.clone();
         self.add(VirtualKey { master: true, ..VirtualKey::new(hash(key)) });
     }
 
-    pub(crate) fn secret(&self) -> Arc<SecretBox<[u8; 32]>> {
-        Arc::clone(&self.secret)
+    /// The key that may do everything.
+    pub(crate) fn master(&self) -> &SecretString {
+        &self.master
     }
 
     /// Adds a key, unless it is there already.
