@@ -5,8 +5,10 @@
 //! a stream has a follower, a task of its own reads it, at nobody's pace, and the one that led
 //! follows as well. The call goes on for as long as anybody is there.
 
-use std::collections::HashMap;
+use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::future::Future;
+use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue};
 use memchr::memmem;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tollway_filter_api::cache::{CacheKey, Recorded};
 use tollway_filter_api::ctx::Report;
@@ -31,7 +33,7 @@ const OPEN_BYTES_MAX: usize = 4 << 20;
 const KEPT_BYTES_MAX: usize = 64 << 20;
 
 /// What requests that may share a call have in common: all that can change what is written.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FlightKey {
     /// The request itself, its group and its tenant.
     pub(crate) request: CacheKey,
@@ -43,13 +45,36 @@ pub(crate) struct FlightKey {
 
 /// The calls in flight that can be shared.
 pub(crate) struct Flights {
-    listed: Mutex<HashMap<FlightKey, Arc<Flight>, RandomState>>,
+    listed: Mutex<HashSet<Listed, RandomState>>,
     budget: Arc<Budget>,
 }
 
 impl Default for Flights {
     fn default() -> Flights {
         Flights { listed: Mutex::default(), budget: Budget::new(KEPT_BYTES_MAX) }
+    }
+}
+
+/// A call that is found by its key.
+struct Listed(Arc<Flight>);
+
+impl Borrow<FlightKey> for Listed {
+    fn borrow(&self) -> &FlightKey {
+        &self.0.key
+    }
+}
+
+impl PartialEq for Listed {
+    fn eq(&self, other: &Listed) -> bool {
+        self.0.key == other.0.key
+    }
+}
+
+impl Eq for Listed {}
+
+impl Hash for Listed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key.hash(state);
     }
 }
 
@@ -65,15 +90,16 @@ impl Flights {
     /// Finds the call of this request, or begins it.
     pub(crate) fn board(self: &Arc<Self>, key: FlightKey) -> Seat {
         let mut listed = self.listed.lock();
-        if let Some(flight) = listed.get(&key)
+        if let Some(Listed(flight)) = listed.get(&key)
             && let Some(follower) = Follower::join(flight)
         {
             return Seat::Follow(follower);
         }
         let (followed, joined) = oneshot::channel();
-        let flight = Arc::new(Flight::new(self, key.clone(), followed));
-        listed.insert(key, Arc::clone(&flight));
-        Seat::Lead(Lead { listing: Listing::new(flight), joined })
+        let flight = Arc::new(Flight::new(self, key, followed));
+        // In the place of one that takes no followers, if there is one.
+        listed.replace(Listed(Arc::clone(&flight)));
+        Seat::Lead(Lead { flight, joined })
     }
 }
 
@@ -137,7 +163,7 @@ impl Flight {
             log: EventLog::new(&flights.budget),
             end: None,
             followers: 0,
-            listings: 0,
+            listings: 1,
             followed: Some(followed),
             closed: false,
             unpaid: false,
@@ -147,8 +173,30 @@ impl Flight {
     }
 
     fn write(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state.lock());
-        self.changed.notify_waiters();
+        let mut state = self.state.lock();
+        // Only they wait for anything, and whoever reads for them.
+        let has_followers = state.followers > 0;
+        change(&mut state);
+        drop(state);
+        if has_followers {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Somebody who kept it where others find it does so no longer. Nobody joins once the last one
+    /// has gone.
+    fn unlist(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        state.listings -= 1;
+        if state.listings > 0 {
+            return;
+        }
+        state.closed = true;
+        drop(state);
+        let mut listed = self.flights.listed.lock();
+        // Another one may have begun since: one that takes no followers is replaced.
+        if listed.get(&self.key).is_some_and(|Listed(listed)| Arc::ptr_eq(listed, self)) {
+            listed.remove(&self.key);
+        }
     }
 
     fn followers(&self) -> usize {
@@ -165,40 +213,25 @@ impl Recorded for Flight {
     }
 }
 
-/// Keeps a call where others find it. Nobody joins once the last one of a call is dropped.
-struct Listing {
-    flight: Arc<Flight>,
-}
+/// Keeps a call where others find it, after its leader has gone.
+struct Listing(Arc<Flight>);
 
 impl Listing {
     fn new(flight: Arc<Flight>) -> Listing {
         flight.state.lock().listings += 1;
-        Listing { flight }
+        Listing(flight)
     }
 }
 
 impl Drop for Listing {
     fn drop(&mut self) {
-        let flight = &self.flight;
-        {
-            let mut state = flight.state.lock();
-            state.listings -= 1;
-            if state.listings > 0 {
-                return;
-            }
-            state.closed = true;
-        }
-        let mut listed = flight.flights.listed.lock();
-        // Another one may have begun since: one that takes no followers is replaced.
-        if listed.get(&flight.key).is_some_and(|listed| Arc::ptr_eq(listed, flight)) {
-            listed.remove(&flight.key);
-        }
+        self.0.unlist(self.0.state.lock());
     }
 }
 
 /// The request that makes the call.
 pub(crate) struct Lead {
-    listing: Listing,
+    flight: Arc<Flight>,
     joined: oneshot::Receiver<()>,
 }
 
@@ -206,10 +239,6 @@ pub(crate) struct Lead {
 pub(crate) type Opening = Pin<Box<dyn Future<Output = Result<Opened, Rejection>> + Send>>;
 
 impl Lead {
-    fn flight(&self) -> &Arc<Flight> {
-        &self.listing.flight
-    }
-
     /// The answer has begun, or has failed to.
     pub(crate) fn opened(
         &self,
@@ -217,7 +246,7 @@ impl Lead {
         deployment: Option<&Arc<Deployment>>,
     ) {
         let deployment = deployment.cloned();
-        self.flight().write(|state| match opened {
+        self.flight.write(|state| match opened {
             Ok(Opened::Whole(answer)) => {
                 let headers = answer.headers.clone();
                 state.head =
@@ -239,7 +268,7 @@ impl Lead {
 
     /// What the stream says, for whoever wants to keep it.
     pub(crate) fn recorded(&self) -> Arc<dyn Recorded> {
-        Arc::clone(self.flight()) as _
+        Arc::clone(&self.flight) as _
     }
 
     /// Waits until somebody follows.
@@ -250,12 +279,12 @@ impl Lead {
 
     /// Whether anybody follows.
     pub(crate) fn is_followed(&self) -> bool {
-        self.flight().followers() > 0
+        self.flight.followers() > 0
     }
 
     /// The next events have come.
     pub(crate) fn sent(&self, events: &Bytes) {
-        let mut state = self.flight().state.lock();
+        let mut state = self.flight.state.lock();
         if state.end.is_some() || (state.closed && state.followers == 0) {
             return;
         }
@@ -267,7 +296,7 @@ impl Lead {
                 state.end = Some(End::failed(*reject));
             }
             drop(state);
-            self.flight().changed.notify_waiters();
+            self.flight.changed.notify_waiters();
         } else if state.closed {
             state.log.clear();
         }
@@ -275,7 +304,7 @@ impl Lead {
 
     /// The stream has ended: as it should, or not. What it took is what `report` says.
     pub(crate) fn ended(&self, report: &Report, broken: Option<&Reject>) {
-        self.flight().write(|state| {
+        self.flight.write(|state| {
             // One that was given up because of its size stays so.
             state.end.get_or_insert_with(|| End {
                 broken: broken.map(copy),
@@ -288,7 +317,7 @@ impl Lead {
     /// The leader's client has left before the answer began: whether the call goes on for others, to
     /// whom it is then to be handed over. One of them pays for it, unless `each_pays`.
     pub(crate) fn leaves(&self, each_pays: bool) -> bool {
-        let mut state = self.flight().state.lock();
+        let mut state = self.flight.state.lock();
         let goes_on = state.followers > 0;
         state.unpaid = goes_on && !each_pays;
         goes_on
@@ -299,11 +328,11 @@ impl Lead {
     pub(crate) fn step_back(self, stream: Box<AnswerStream>, is_text: bool) -> Follower {
         let mut reader = Reader::default();
         {
-            let mut state = self.flight().state.lock();
+            let mut state = self.flight.state.lock();
             state.followers += 1;
             state.log.read(&mut reader);
         }
-        let flight = Arc::clone(self.flight());
+        let flight = Arc::clone(&self.flight);
         let _listing = Some(Listing::new(Arc::clone(&flight)));
         self.hand_over(Rest::Stream(stream), is_text);
         Follower { flight, _listing, reader, has_left: false, began_it: true }
@@ -313,7 +342,7 @@ impl Lead {
     /// and is counted even where the provider does not.
     pub(crate) fn hand_over(self, rest: Rest, is_text: bool) {
         tokio::spawn(async move {
-            let flight = Arc::clone(self.flight());
+            let flight = Arc::clone(&self.flight);
             let work = self.carry_on(rest, is_text);
             tokio::pin!(work);
             loop {
@@ -356,13 +385,15 @@ impl Lead {
 /// A leader that goes without a word, as one that panics does, must not leave others waiting.
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.flight().write(|state| {
-            if state.end.is_none() {
-                state.closed = true;
-                let reject = Reject::internal("The shared call was given up.", "no leader");
-                state.end = Some(End::failed(*reject));
-            }
-        });
+        let mut state = self.flight.state.lock();
+        if state.end.is_none() {
+            state.closed = true;
+            let reject = Reject::internal("The shared call was given up.", "no leader");
+            state.end = Some(End::failed(*reject));
+            // They cannot do anything before the lock is given back.
+            self.flight.changed.notify_waiters();
+        }
+        self.flight.unlist(state);
     }
 }
 
@@ -545,7 +576,7 @@ mod tests {
         let events = Bytes::from(vec![b'x'; 1 << 20]);
         for _ in 0..200 {
             lead.sent(&events);
-            assert!(lead.flight().state.lock().log.held() <= KEPT_BYTES_MAX);
+            assert!(lead.flight.state.lock().log.held() <= KEPT_BYTES_MAX);
         }
         lead.ended(&Report::default(), None);
         let had = follower.next().await.expect("it has not ended").expect("it has not broken");
@@ -560,7 +591,7 @@ mod tests {
         for _ in 0..5 {
             lead.sent(&Bytes::from(vec![b'x'; 1 << 20]));
         }
-        assert_eq!(lead.flight().state.lock().log.held(), 0);
+        assert_eq!(lead.flight.state.lock().log.held(), 0);
         assert!(matches!(flights.board(key()), Seat::Lead(_)));
     }
 
