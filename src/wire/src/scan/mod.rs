@@ -156,6 +156,15 @@ pub struct Object {
     members: SmallVec<[Member; MEMBERS_INLINE]>,
     span: Span,
     names_files: bool,
+    /// The [`name_bit`]s of all members, at least: a name without its bit is not there.
+    names: u64,
+}
+
+/// Most names differ in their length or last letter.
+#[inline(always)]
+fn name_bit(name: &[u8]) -> u64 {
+    let letter = u32::from(name.last().copied().unwrap_or_default());
+    1u64.rotate_left(letter.wrapping_add((name.len() as u32).wrapping_mul(7)))
 }
 
 impl Object {
@@ -188,6 +197,10 @@ impl Object {
     /// The member of this name. Names are unique, and compared after unescaping.
     #[inline]
     pub fn get(&self, body: &[u8], name: &str) -> Option<&Member> {
+        // Nearly everything that is looked for is not there.
+        if self.names & name_bit(name.as_bytes()) == 0 {
+            return None;
+        }
         self.members.iter().find(|member| member.is_named(body, name))
     }
 
@@ -235,23 +248,24 @@ impl Object {
     }
 
     /// Two members of one name mean different things to different readers, so there may be none.
-    fn check_names(&self, body: &[u8]) -> Result<(), ScanError> {
+    fn check_names(&mut self, body: &[u8]) -> Result<(), ScanError> {
+        self.names = u64::MAX;
         let duplicate = if self.members.spilled() || self.iter().any(|m| m.key_escaped) {
             // Comparing each with each would take too long if there are many long ones.
             let mut names = HashSet::with_capacity(self.len());
-            self.iter().find(|member| !names.insert(member.name(body)))
+            self.iter().find(|member| !names.insert(member.name(body))).copied()
         } else {
-            let mut seen = 0u64;
+            let mut names = 0;
             let is_known = |(i, member): &(usize, &Member)| {
                 let key = member.key.of(body);
-                // The length and the last letter tell most names apart at once.
-                let letter = u32::from(key.last().copied().unwrap_or_default());
-                let bit = 1u64.rotate_left(letter.wrapping_add((key.len() as u32).wrapping_mul(7)));
-                let maybe = seen & bit != 0;
-                seen |= bit;
+                let bit = name_bit(key);
+                let maybe = names & bit != 0;
+                names |= bit;
                 maybe && self.iter().take(*i).any(|earlier| earlier.key.of(body) == key)
             };
-            self.iter().enumerate().find(is_known).map(|(_, member)| member)
+            let known = self.members.iter().enumerate().find(is_known).map(|(_, member)| *member);
+            self.names = names;
+            known
         };
         match duplicate {
             None => Ok(()),
@@ -339,7 +353,7 @@ fn scan_from(body: &[u8], start: usize, limits: &Limits) -> Result<Object, ScanE
         return Err(walker.expected("nothing after the object"));
     }
     walker.check_utf8()?;
-    let object = Object { members, span, names_files: walker.names_files() };
+    let mut object = Object { members, span, names_files: walker.names_files(), names: 0 };
     object.check_names(body)?;
     Ok(object)
 }

@@ -578,6 +578,7 @@ proptest! {
                 prop_assert_eq!(object.len(), members.len());
                 for (member, (name, value)) in object.iter().zip(&members) {
                     prop_assert_eq!(&member.name(&body), name);
+                    prop_assert_eq!(object.get(&body, name), Some(member));
                     let raw = member.value.of(&body);
                     let parsed: Value = serde_json::from_slice(raw).expect("valid alone, too");
                     prop_assert_eq!(&parsed, value);
