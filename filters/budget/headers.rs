@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
+use tollway_filter_api::header::number;
 use tollway_filter_api::treasury::{Budget, BudgetId, BudgetScope};
 use tollway_filter_api::{Reject, Rejection, RequestCtx, RequestHead, RequestView, ResponseHead};
 use tollway_wire::price::PicoDollars;
@@ -9,7 +10,7 @@ use tollway_wire::price::PicoDollars;
 use super::config::amount_mistake;
 use super::refusal::is_callers_own;
 use super::{Budgets, Open};
-use crate::text::{push_dollars, push_number};
+use crate::text::push_dollars;
 
 /// What a request may cost, as a member of its body.
 pub(super) const MAX_COST_MEMBER: &str = "max_cost";
@@ -91,9 +92,7 @@ impl Budgets {
         }
         let Some(open) = ctx.slot::<Open>(self.slot) else { return };
         if let Some(tokens) = open.clamped {
-            let mut text = Vec::new();
-            push_number(&mut text, tokens);
-            response.headers.push((CLAMPED.clone(), value(text)));
+            response.headers.push((CLAMPED.clone(), number(tokens)));
         }
         if response.streaming {
             let estimate =
@@ -129,5 +128,7 @@ fn amount(amount: PicoDollars) -> HeaderValue {
 }
 
 fn value(text: Vec<u8>) -> HeaderValue {
-    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+    // With nothing to spare, for which `Bytes` would allocate once more.
+    let text = Bytes::from(text.into_boxed_slice());
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
 }

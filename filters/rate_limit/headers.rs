@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use tollway_filter_api::ResponseHead;
+use tollway_filter_api::header::number;
 use tollway_filter_api::limits::{LimitUnit, Remaining};
 
 use super::{Held, Scope};
@@ -142,19 +143,14 @@ fn each_header(
 ) {
     let common = if common { common_names(unit) } else { None };
     let own = scope.and_then(own_names).map(|names| &names[unit_index(unit)]);
-    if common.is_none() && own.is_none() {
-        return;
-    }
-    let limit = HeaderValue::from(state.limit);
-    let remaining = HeaderValue::from(state.remaining);
     if let Some(names) = common {
-        set(&names.limit, limit.clone());
-        set(&names.remaining, remaining.clone());
+        set(&names.limit, number(state.limit));
+        set(&names.remaining, number(state.remaining));
         set(&names.reset, duration(state.reset));
     }
     if let Some((limit_name, remaining_name)) = own {
-        set(limit_name, limit);
-        set(remaining_name, remaining);
+        set(limit_name, number(state.limit));
+        set(remaining_name, number(state.remaining));
     }
 }
 

@@ -7,6 +7,7 @@ use foldhash::fast::RandomState;
 use http::{HeaderName, HeaderValue};
 use papaya::{Equivalent, HashMap};
 use smallvec::SmallVec;
+use tollway_filter_api::header::number;
 use tollway_filter_api::{Deployment, ResponseHead};
 use tollway_wire::price::{Cost, PicoDollars};
 
@@ -147,11 +148,11 @@ fn header(text: &[u8]) -> HeaderValue {
 }
 
 /// A small number. Nearly always 0, for which nothing is allocated.
-pub(super) fn count(number: u64) -> HeaderValue {
-    match number {
+pub(super) fn count(count: u64) -> HeaderValue {
+    match count {
         0 => HeaderValue::from_static("0"),
         1 => HeaderValue::from_static("1"),
-        _ => HeaderValue::from(number),
+        _ => number(count),
     }
 }
 

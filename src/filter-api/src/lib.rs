@@ -12,6 +12,7 @@ pub mod deps;
 pub mod documents;
 pub mod duration;
 pub mod filter;
+pub mod header;
 mod hex;
 pub mod identity;
 pub mod ledger;

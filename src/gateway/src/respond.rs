@@ -9,6 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use pingora_core::protocols::http::ServerSession;
 use pingora_http::ResponseHeader;
+use tollway_filter_api::header::number;
 use tollway_filter_api::{Answer, AnswerBody, Reject, RequestCtx, ResponseHead};
 use tollway_wire::client;
 use tollway_wire::openai::response::ErrorObject;
@@ -147,7 +148,7 @@ pub(crate) async fn full(
     ctx.report.status = Some(response.status);
     add_own_headers(ctx, &mut response);
     response.headers.push((CONTENT_TYPE, content_type));
-    response.headers.push((CONTENT_LENGTH, HeaderValue::from(bytes.len())));
+    response.headers.push((CONTENT_LENGTH, number(bytes.len() as u64)));
     session.write_response_header(header_of(response)).await?;
     if session.req_header().method != http::Method::HEAD {
         ctx.report.bytes_sent += bytes.len() as u64;

@@ -308,7 +308,8 @@ impl Prepared {
         let joined = if body.length() <= JOINED_BYTES_MAX { body.length() } else { 0 };
         let mut bytes = Vec::with_capacity(self.bytes.len() + 256 + joined);
         bytes.extend_from_slice(&self.bytes);
-        let length = HeaderValue::from(body.length());
+        let mut length = itoa::Buffer::new();
+        let length = length.format(body.length());
         push_header(&mut bytes, CONTENT_LENGTH.as_str(), length.as_bytes());
         // After those of the config: `anthropic-beta` may be there already.
         for (name, value) in &body.headers {
