@@ -236,9 +236,9 @@ fn host() -> String {
     host.expect("rustc says where it runs").to_owned()
 }
 
-/// The packages in `Cargo.lock`, those for other systems too, and what each depends on.
-fn locked() -> BTreeMap<String, BTreeSet<String>> {
-    let lock = std::fs::read_to_string(repository().join("Cargo.lock")).expect("Cargo.lock");
+/// The packages in a `Cargo.lock`, those for other systems too, and what each depends on.
+fn locked(lock: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let lock = std::fs::read_to_string(repository().join(lock)).expect(lock);
     let mut locked: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for package in lock.split("[[package]]\n").skip(1) {
         let name = package.strip_prefix("name = ").and_then(|rest| quoted(rest).next());
@@ -255,7 +255,7 @@ fn locked() -> BTreeMap<String, BTreeSet<String>> {
 
 #[test]
 fn denied_crates_are_not_locked_and_all_others_come_from_the_registry() {
-    let locked = locked();
+    let locked = locked("Cargo.lock");
     assert!(locked["tollway-gateway"].contains("pingora-core"), "Cargo.lock is not what it was");
     let denied = deny_list("deny");
     assert!(!denied.is_empty());
@@ -491,4 +491,21 @@ fn every_fuzz_target_is_declared() {
     assert_eq!(declared, there);
     // It is a workspace of its own, or else it would be built by every `cargo test`.
     assert!(manifest.contains("\n[workspace]\n"));
+}
+
+#[test]
+fn fuzz_targets_are_locked_to_what_the_crates_need() {
+    let crates = own_crates();
+    let locked = locked("tests/fuzz/Cargo.lock");
+    let mut seen = 0;
+    for (name, locked) in &locked {
+        let Some(needs) = name.strip_prefix("tollway-").and_then(|own| crates.get(own)) else {
+            continue;
+        };
+        seen += 1;
+        for (on, is_dev) in needs {
+            assert!(*is_dev || locked.contains(on), "{name}: run cargo check in tests/fuzz ({on})");
+        }
+    }
+    assert!(seen >= 3, "only {seen} of our crates are in it");
 }
