@@ -15,9 +15,9 @@
 //! requests that differ in meaning share a key.
 //!
 //! HighwayHash is as good as its key is secret: callers see hashes, but nobody without
-//! [`tollway_filter_api::Deps::secret`] can look for two requests that share one. For that it takes a sixth of BLAKE3's time for a
-//! kilobyte, and half of it for a megabyte. Its authors know of no attack
-//! (<https://arxiv.org/abs/1612.06257>, 2026-11).
+//! [`tollway_filter_api::Deps::secret`] can look for two requests that share one. For that it takes
+//! a sixth of BLAKE3's time for a kilobyte, and half of it for a megabyte. Its authors know of no
+//! attack (<https://arxiv.org/abs/1612.06257>, 2026-11).
 
 use highway::{HighwayHash, HighwayHasher, Key};
 use secrecy::{ExposeSecret, SecretBox};

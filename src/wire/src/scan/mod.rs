@@ -247,7 +247,8 @@ impl Object {
         }
     }
 
-    /// Two members of one name mean different things to different readers, so there may be none.
+    /// Two members of one name mean different things to different readers, so there may be none. What
+    /// bits the names have is found by the way.
     fn check_names(&mut self, body: &[u8]) -> Result<(), ScanError> {
         self.names = u64::MAX;
         let duplicate = if self.members.spilled() || self.iter().any(|m| m.key_escaped) {
