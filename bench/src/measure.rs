@@ -72,6 +72,10 @@ const READING_STREAMS: u32 = 2000;
 const READING_RAMP: u32 = 500;
 
 const CONNECTIONS: usize = 16;
+/// How long a proxy works before the other one does, where CPU per request is measured: a shared host
+/// keeps its pace for seconds and then changes it by a third, so that turns as long as a round would
+/// compare the host's paces.
+const SLICE: Duration = Duration::from_millis(60);
 const LATENCY_RATE: u32 = 500;
 const MEMORY_CONNECTIONS: usize = 64;
 const MEMORY_TIME: Duration = Duration::from_secs(10);
@@ -180,6 +184,7 @@ impl Ask {
 }
 
 /// What some requests took.
+#[derive(Default)]
 struct Cost {
     requests: u64,
     cpu: Spent,
@@ -199,6 +204,14 @@ impl Cost {
         let (start, before) = (Instant::now(), proxy.cpu()?);
         let requests = load.times(times).await?;
         Cost::since(start, before, proxy, requests)
+    }
+
+    /// Takes another slice in.
+    fn add(&mut self, slice: Cost) {
+        self.requests += slice.requests;
+        self.cpu.requests += slice.cpu.requests;
+        self.cpu.ledger += slice.cpu.ledger;
+        self.time += slice.time;
     }
 
     fn since(start: Instant, before: Cpu, proxy: &Proxy, requests: u64) -> Result<Cost, Failure> {
@@ -257,27 +270,35 @@ async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64
     }
     let _awake = Awake::begin();
     let (mut micros, mut ledger) = ([Vec::new(), Vec::new()], Vec::new());
+    let slices = bench.turn.div_duration_f64(SLICE).ceil() as u64;
     for round in 1..=bench.rounds {
-        for ((proxy, load), micros) in pair.proxies.iter().zip(&mut loads).zip(&mut micros) {
-            let answered_before = pair.upstream.requests();
-            let cost = Cost::of(proxy, load, bench.turn).await?;
-            let answered = pair.upstream.requests() - answered_before;
-            let cached = proxy.side() == Side::Tollway && !ask.unique;
-            let expected = if cached { 0 } else { cost.requests };
-            let side = proxy.side().name();
-            if answered != expected {
-                return Err(format!(
-                    "{side} sent {answered} requests upstream where {expected} were expected"
-                )
-                .into());
+        let mut costs = [Cost::default(), Cost::default()];
+        for _ in 0..slices {
+            for ((proxy, load), cost) in pair.proxies.iter().zip(&mut loads).zip(&mut costs) {
+                let answered_before = pair.upstream.requests();
+                let slice = Cost::of(proxy, load, bench.turn.min(SLICE)).await?;
+                let answered = pair.upstream.requests() - answered_before;
+                let cached = proxy.side() == Side::Tollway && !ask.unique;
+                let expected = if cached { 0 } else { slice.requests };
+                if answered != expected {
+                    let side = proxy.side().name();
+                    return Err(format!(
+                        "{side} sent {answered} requests upstream where {expected} were expected"
+                    )
+                    .into());
+                }
+                cost.add(slice);
             }
+        }
+        for ((proxy, cost), micros) in pair.proxies.iter().zip(&costs).zip(&mut micros) {
             micros.push(cost.micros_per_request());
             if proxy.side() == Side::Tollway {
                 ledger.push(cost.ledger_micros_per_request());
             }
             note(&format!(
-                "{name}, round {round}, {side}: {:.1} µs, and {:.1} µs for the ledger; {:.0} \
+                "{name}, round {round}, {}: {:.1} µs, and {:.1} µs for the ledger; {:.0} \
                  requests/s, {:.0} % busy",
+                proxy.side().name(),
                 cost.micros_per_request(),
                 cost.ledger_micros_per_request(),
                 cost.per_second(),
