@@ -72,9 +72,9 @@ const READING_STREAMS: u32 = 2000;
 const READING_RAMP: u32 = 500;
 
 const CONNECTIONS: usize = 16;
-/// How long a proxy works before the other one does, where CPU per request is measured: a shared host
-/// keeps its pace for seconds and then changes it by a third, so that turns as long as a round would
-/// compare the host's paces.
+/// Where CPU per request is measured, the two turns of a round are taken in slices of this time, one by
+/// one: a shared host keeps its pace for seconds and then changes it by a third, so that whole turns
+/// would compare the host's paces.
 const SLICE: Duration = Duration::from_millis(60);
 const LATENCY_RATE: u32 = 500;
 const MEMORY_CONNECTIONS: usize = 64;
@@ -206,14 +206,6 @@ impl Cost {
         Cost::since(start, before, proxy, requests)
     }
 
-    /// Takes another slice in.
-    fn add(&mut self, slice: Cost) {
-        self.requests += slice.requests;
-        self.cpu.requests += slice.cpu.requests;
-        self.cpu.ledger += slice.cpu.ledger;
-        self.time += slice.time;
-    }
-
     fn since(start: Instant, before: Cpu, proxy: &Proxy, requests: u64) -> Result<Cost, Failure> {
         let cpu = proxy.cpu()?.since(&before);
         Ok(Cost { requests, cpu, time: start.elapsed() })
@@ -270,16 +262,17 @@ async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64
     }
     let _awake = Awake::begin();
     let (mut micros, mut ledger) = ([Vec::new(), Vec::new()], Vec::new());
-    let slices = bench.turn.div_duration_f64(SLICE).ceil() as u64;
+    let slices = bench.turn.div_duration_f64(SLICE).ceil().max(1.0) as u64;
     for round in 1..=bench.rounds {
+        let before = [pair.proxies[0].cpu()?, pair.proxies[1].cpu()?];
         let mut costs = [Cost::default(), Cost::default()];
         for _ in 0..slices {
             for ((proxy, load), cost) in pair.proxies.iter().zip(&mut loads).zip(&mut costs) {
-                let answered_before = pair.upstream.requests();
-                let slice = Cost::of(proxy, load, bench.turn.min(SLICE)).await?;
+                let (start, answered_before) = (Instant::now(), pair.upstream.requests());
+                let requests = load.for_time(bench.turn.min(SLICE)).await?;
                 let answered = pair.upstream.requests() - answered_before;
                 let cached = proxy.side() == Side::Tollway && !ask.unique;
-                let expected = if cached { 0 } else { slice.requests };
+                let expected = if cached { 0 } else { requests };
                 if answered != expected {
                     let side = proxy.side().name();
                     return Err(format!(
@@ -287,11 +280,15 @@ async fn cpu_per_request(bench: &Bench, name: &str, ask: Ask) -> Result<[Vec<f64
                     )
                     .into());
                 }
-                cost.add(slice);
+                cost.requests += requests;
+                cost.time += start.elapsed();
             }
         }
-        for ((proxy, cost), micros) in pair.proxies.iter().zip(&costs).zip(&mut micros) {
-            micros.push(cost.micros_per_request());
+        for (at, proxy) in pair.proxies.iter().enumerate() {
+            let cost = &mut costs[at];
+            // What a proxy does while it is the other one's slice is its own work, done later.
+            cost.cpu = proxy.cpu()?.since(&before[at]);
+            micros[at].push(cost.micros_per_request());
             if proxy.side() == Side::Tollway {
                 ledger.push(cost.ledger_micros_per_request());
             }

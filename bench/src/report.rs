@@ -109,6 +109,8 @@ impl Display for Row {
         let (ratio, target) = match self.target {
             Target::Ratio(most) => (cell(self.ratio, RATIO), format!("ratio ≤ {most}")),
             Target::AtMost(most) => ("–".into(), format!("≤ {most} {}", self.unit.0)),
+            // Nothing to compare with where the bare proxy's figure is 0.
+            Target::None if !self.ratio.max.is_finite() => ("–".into(), "–".into()),
             Target::None => (cell(self.ratio, RATIO), "–".into()),
         };
         let met = match self.met() {
@@ -208,5 +210,7 @@ mod tests {
         check(Target::None, "| 1.10 (1.10..1.20) | – | – |");
         let row = Row::new("cut", COUNT, &[0.0], &[0.0], Target::AtMost(0.0));
         assert_eq!(row.to_string(), "| cut | 0 | 0 | – | ≤ 0 | yes |");
+        let row = Row::new("ledger", COUNT, &[0.0], &[3.0], Target::None);
+        assert_eq!(row.to_string(), "| ledger | 0 | 3 | – | – | – |");
     }
 }
