@@ -55,7 +55,7 @@ use std::process::ExitCode;
 use tollway_agent::tools::files::analyse::NATIVES;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tollway_allocator::Mimalloc = tollway_allocator::Mimalloc;
 
 /// What providers see us as.
 pub(crate) const USER_AGENT: &str = concat!("tollway/", env!("CARGO_PKG_VERSION"));
